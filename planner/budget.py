@@ -1,0 +1,62 @@
+"""Budgets: what an allocation costs in trainable parameters, and how people write what they are willing to spend."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from spectra import InputError
+
+_FORMS = "write parameters (2000000, 500k, 2M), a share of the model (1%) or experts (160 experts)"
+_NUMBER = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>|k|M|G|B|%|experts?)", re.IGNORECASE)
+_SCALES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cap:
+    """The most that may be spent, in trainable parameters or in experts."""
+
+    request: str
+    unit: Literal["parameters", "experts"]
+    amount: int
+
+
+def site_cost(shape: tuple[int, int], ranks: Sequence[int]) -> int:
+    """Trainable parameters of one site.
+
+    Args:
+        shape: (d_out, d_in) of the frozen weight.
+        ranks: one per expert.
+
+    Returns:
+        A and B of every expert, plus a router of shape (experts, d_in) where there is a choice between experts.
+    """
+    d_out, d_in = shape
+    router = len(ranks) * d_in if len(ranks) > 1 else 0
+    return sum(ranks) * (d_in + d_out) + router
+
+
+def parse_budget(text: str, model_parameters: int) -> Cap:
+    """Read a budget.
+
+    Args:
+        text: `2000000`, `500k`, `2M`, `1%` or `160 experts`.
+        model_parameters: what a share refers to.
+
+    Raises:
+        InputError: not one of these forms, or nothing to spend.
+    """
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None:
+        raise InputError(f"budget {text!r} cannot be read; {_FORMS}")
+    number, unit = float(match["number"]), match["unit"].lower()
+    if unit.startswith("expert"):
+        cap = Cap(request=text, unit="experts", amount=int(number))
+        whole = number.is_integer()
+    else:
+        amount = number / 100 * model_parameters if unit == "%" else number * _SCALES[unit]
+        cap = Cap(request=text, unit="parameters", amount=int(amount))
+        whole = unit != "" or number.is_integer()
+    if not whole or cap.amount < 1:
+        raise InputError(f"budget {text!r} is not a positive whole number of {cap.unit}; {_FORMS}")
+    return cap

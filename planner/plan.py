@@ -1,0 +1,141 @@
+"""The Plan: which module gets how many LoRA experts of what ranks. What `plan allocate` writes and the trainer builds."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from planner.budget import site_cost
+from spectra import Checkpoint, Document, InputError, Measured, ModelInfo, Value, resolve
+
+Rank = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=1)]
+
+
+class PlannedSite(Value):
+    """One linear module and the experts it gets. No ranks: the module stays as it is. One rank: a plain LoRA, no router."""
+
+    name: str
+    shape: tuple[Side, Side]
+    """(d_out, d_in)."""
+    ranks: tuple[Rank, ...]
+    """One per expert."""
+    top_k: Annotated[int, Field(ge=0)]
+    """Experts that a token uses; 0 where there are none."""
+    weight: float
+    """How much the strategy wanted capacity here, relative to the mean site."""
+    alpha: Measured
+    sensitivity: Measured
+    """The evidence behind the weight, NaN where none was given."""
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters of this site, router included."""
+        return site_cost(self.shape, self.ranks)
+
+    @model_validator(mode="after")
+    def _routes_to_existing_experts(self) -> Self:
+        if not min(1, len(self.ranks)) <= self.top_k <= len(self.ranks):
+            raise ValueError(f"{self.name}: top_k {self.top_k} does not fit {len(self.ranks)} experts")
+        if max(self.ranks, default=0) > min(self.shape):
+            raise ValueError(f"{self.name}: rank {max(self.ranks)} exceeds the smaller side of {list(self.shape)}")
+        return self
+
+
+class Budget(Value):
+    """What the plan was allowed and what it uses."""
+
+    request: str
+    """As the user wrote it: `1%`, `2M`, `160 experts`."""
+    unit: Literal["parameters", "experts"]
+    cap: int
+    spent: int
+    """In `unit`. Experts count as in AlphaLoRA: summed over layers, all projections of a layer sharing one count."""
+    parameters: int
+    """Trainable parameters of all adapters, routers included, whatever the unit."""
+
+
+class Optimum(Value):
+    """How good the allocation is for its own objective: no allocation within the cap can exceed `bound`."""
+
+    objective: float
+    bound: float
+    gap: float
+    """(bound - objective) / |bound|."""
+
+
+class Plan(Document):
+    """A complete allocation. Sites are in network order and include those that get nothing."""
+
+    kind: Literal["plan"] = "plan"
+    model: ModelInfo
+    strategy: str
+    settings: dict[str, str | int | float]
+    budget: Budget
+    optimum: Optimum | None
+    """None where counts follow a formula instead of an objective."""
+    sites: tuple[PlannedSite, ...]
+    notes: tuple[str, ...]
+    """What a reader should know before trusting the plan, for instance that it is the uniform one."""
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters of all adapters, routers included."""
+        return sum(site.parameters for site in self.sites)
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        names = [site.name for site in self.sites]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"site {repeated[0]!r} appears twice")
+        if self.parameters != self.budget.parameters:
+            raise ValueError(f"budget.parameters says {self.budget.parameters}, but the sites cost {self.parameters}")
+        if self.budget.unit == "parameters" and self.budget.spent != self.parameters:
+            raise ValueError(f"budget.spent says {self.budget.spent}, but the sites cost {self.parameters}")
+        if self.budget.spent > self.budget.cap:
+            raise ValueError(f"spent {self.budget.spent} {self.budget.unit} of a cap of {self.budget.cap}")
+        return self
+
+
+def mismatches(plan: Plan, checkpoint: Checkpoint) -> list[str]:
+    """Everything that keeps a plan from being trained on a model, one line each; empty if it fits.
+
+    Args:
+        plan: the plan.
+        checkpoint: the opened model; only its headers are looked at.
+    """
+    matrices = checkpoint.matrices()
+    try:
+        found = resolve((site.name for site in plan.sites), list(matrices))
+    except InputError as error:
+        return [str(error)]
+    faults = _architecture_fault(plan, checkpoint)
+    for site in plan.sites:
+        if site.name not in found:
+            faults.append(f"site {site.name!r}: no such module in {checkpoint.folder}")
+        elif matrices[found[site.name]] != site.shape:
+            faults.append(f"site {site.name!r}: planned for shape {list(site.shape)}, found {list(matrices[found[site.name]])}")
+    return faults
+
+
+def _architecture_fault(plan: Plan, checkpoint: Checkpoint) -> list[str]:
+    if plan.model.fingerprint in (None, checkpoint.fingerprint):
+        return []
+    sizes = f"{plan.model.parameters:,} parameters there, {checkpoint.parameters:,} here"
+    return [f"plan was made for another model: {plan.model.name!r} with fingerprint {plan.model.fingerprint} ({sizes})"]
+
+
+def require_match(plan: Plan, checkpoint: Checkpoint) -> None:
+    """Refuse a plan that does not fit.
+
+    Raises:
+        InputError: the first mismatch, and how many more there are.
+    """
+    if faults := mismatches(plan, checkpoint):
+        more = f" (and {len(faults) - 1} more; see plan check)" if len(faults) > 1 else ""
+        raise InputError(f"{checkpoint.folder}: {faults[0]}{more}")
+
+
+def adapted(sites: Sequence[PlannedSite]) -> list[PlannedSite]:
+    """The sites that get at least one expert."""
+    return [site for site in sites if site.ranks]

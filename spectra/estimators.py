@@ -1,0 +1,36 @@
+"""The table of tail estimators: eigenvalues in, TailFit out. A new estimator is one file and one line here."""
+
+from collections.abc import Callable, Mapping
+
+from numpy.typing import ArrayLike
+
+from spectra.clauset import clauset
+from spectra.fits import TailFit
+from spectra.values import InputError
+
+Estimator = Callable[[ArrayLike], TailFit]
+
+ESTIMATORS: Mapping[str, Estimator] = {
+    "clauset": clauset,
+}
+
+
+def fit(eigenvalues: ArrayLike, estimator: str = "clauset") -> TailFit:
+    """Fit the tail of a spectrum with a named estimator.
+
+    Args:
+        eigenvalues: squared singular values, any order.
+        estimator: a name from the table.
+
+    Raises:
+        InputError: no such estimator.
+
+    Example:
+        >>> import numpy as np
+        >>> pareto = (1 - np.random.default_rng(0).random(4000)) ** -0.5  # a density that falls like x^-3
+        >>> abs(fit(pareto).alpha - 3) < 0.2
+        True
+    """
+    if estimator not in ESTIMATORS:
+        raise InputError(f"estimator {estimator!r}: not one of {', '.join(ESTIMATORS)}")
+    return ESTIMATORS[estimator](eigenvalues)

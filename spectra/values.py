@@ -1,0 +1,121 @@
+"""Values and files: what every report and plan is made of, and how it reaches the disk.
+
+A value is frozen and refuses unknown keys. A document is a value with a kind and a schema version that is written as sorted JSON,
+one site per line, so that two versions of a file diff cleanly. Files appear whole or not at all.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used. The message is one line: what, where, the value, and what to do."""
+
+
+def _nan_if_none(value: object) -> object:
+    return math.nan if value is None else value
+
+
+# A measured quantity. NaN, never a sentinel, when it could not be measured; JSON has no NaN, so it is `null` on disk.
+Measured = Annotated[float, BeforeValidator(_nan_if_none)]
+
+
+class Value(BaseModel):
+    """Base of everything that crosses a package border: immutable, strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class Document(Value):
+    """A value with a file format of its own. A subclass gives `kind` its name; `schema_version` counts incompatible changes."""
+
+    kind: str
+    schema_version: Literal[1] = 1
+
+    def save(self, path: str | Path) -> None:
+        """Write the document to `path`, whole or not at all.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        write_atomic(path, self.to_json())
+
+    def to_json(self) -> str:
+        """The document as stable text: keys sorted, each element of a top-level list on a line of its own."""
+        lines = [f'"{key}": {_layout(value)}' for key, value in sorted(json.loads(self.model_dump_json()).items())]
+        return "{\n" + ",\n".join(lines) + "\n}\n"
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a document of this class.
+
+        Raises:
+            InputError: no such file, not JSON, another kind or version, or a field that is unknown, missing or wrong.
+        """
+        data = read_json(path)
+        expected, found = cls.model_fields["kind"].default, data.get("kind") if isinstance(data, dict) else None
+        if found != expected:
+            raise InputError(f"{path}: expected a {expected!r} file, found kind {found!r}")
+        if (version := data.get("schema_version")) != 1:
+            raise InputError(f"{path}: schema version {version!r} cannot be read by this loraplan (it reads 1); make the file again")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise InputError(f"{path}: {_first_fault(error)}") from None
+
+
+def _layout(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "[\n" + ",\n".join("  " + json.dumps(item, sort_keys=True) for item in value) + "\n]"
+    return json.dumps(value, sort_keys=True)
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in fault["loc"]) or "document"
+    shown = repr(fault["input"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where}: {fault['msg']}, got {shown if len(shown) <= 80 else shown[:77] + '...'}{more}"
+
+
+def read_json(path: str | Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        InputError: the file is missing, unreadable or not JSON (with the line).
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+
+
+def write_atomic(path: str | Path, content: str | bytes) -> None:
+    """Write `content` beside `path` and rename it into place, so that no reader ever sees half a file.
+
+    Raises:
+        InputError: the folder cannot be made or the file cannot be written (no permission, disk full).
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot write: {error.strerror}") from None
+    finally:
+        if beside.exists():
+            beside.unlink()
