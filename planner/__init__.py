@@ -8,15 +8,26 @@ from planner.reports import SensitivityReport, join
 from planner.strategies import STRATEGIES
 
 if TYPE_CHECKING:
-    from planner.sensitivity import probe
+    from planner.sensitivity import example_losses, probe
 
-__all__ = ["STRATEGIES", "Plan", "PlannedSite", "SensitivityReport", "allocate", "join", "mismatches", "probe", "require_match"]
+__all__ = [
+    "STRATEGIES",
+    "Plan",
+    "PlannedSite",
+    "SensitivityReport",
+    "allocate",
+    "example_losses",
+    "join",
+    "mismatches",
+    "probe",
+    "require_match",
+]
 
 
 def __getattr__(name: str) -> Any:
     # Reading or making a plan needs no torch; measuring gradients does.
-    if name == "probe":
-        from planner.sensitivity import probe
+    if name in ("probe", "example_losses"):
+        from planner import sensitivity
 
-        return probe
+        return getattr(sensitivity, name)
     raise AttributeError(f"module 'planner' has no attribute {name!r}")

@@ -75,7 +75,7 @@ def allocate(
         ranks = _count_experts(evidence, demand, cap, shape)
     else:
         ranks, solution = _spend_parameters(evidence, demand, cap, shape)
-    settings = {"expert_rank": rank, "max_experts": max_experts, "top_k": top_k, "utility": demand.utility}
+    settings: dict[str, str | int | float] = {"expert_rank": rank, "max_experts": max_experts, "top_k": top_k, "utility": demand.utility}
     return _plan(evidence, demand, cap, ranks, strategy, settings | {"granularity": demand.granularity}, solution)
 
 
@@ -93,8 +93,8 @@ def _mean_rank(evidence: Evidence, demand: Demand, cap: Cap) -> float:
 
 
 def _expert_rank(evidence: Evidence, demand: Demand, cap: Cap) -> int:
-    power = int(np.log2(max(1.0, _mean_rank(evidence, demand, cap) / 2)))
-    return min(DEFAULT_EXPERT_RANK, 2**power)
+    affordable = int(_mean_rank(evidence, demand, cap) / 2)
+    return min(DEFAULT_EXPERT_RANK, 1 << max(0, affordable.bit_length() - 1))
 
 
 def _groups(evidence: Evidence, demand: Demand) -> list[list[int]]:
@@ -116,9 +116,7 @@ def _ranks_at(step: int, position: int, demand: Demand, shape: Shape) -> tuple[i
     return (step,) * demand.experts[position]
 
 
-def _spend_parameters(
-    evidence: Evidence, demand: Demand, cap: Cap, shape: Shape
-) -> tuple[list[tuple[int, ...]], Solution]:
+def _spend_parameters(evidence: Evidence, demand: Demand, cap: Cap, shape: Shape) -> tuple[list[tuple[int, ...]], Solution]:
     groups = _groups(evidence, demand)
     menus = [_menu(evidence, group, demand, cap, shape) for group in groups]
     if (floor := int(sum(menu.costs[0] for menu in menus))) > cap.amount:
@@ -151,8 +149,8 @@ def _menu(evidence: Evidence, group: Sequence[int], demand: Demand, cap: Cap, sh
 
 
 def _count_experts(evidence: Evidence, demand: Demand, cap: Cap, shape: Shape) -> list[tuple[int, ...]]:
-    """AlphaLoRA's way to spend: a layer's share of all experts is its share of the weight, and all its projections get that count."""
-    layers = list(evidence.layers.values())
+    """AlphaLoRA's way to spend: a layer's share of all experts is its share of the weight, and all its projections get that
+    count.""" layers = list(evidence.layers.values())
     if cap.amount < len(layers):
         raise InputError(f"budget {cap.request!r} is too small for one expert in each of the {len(layers)} layers")
     weights = [float(np.mean([demand.weights[position] for position in members])) for members in layers]

@@ -8,7 +8,8 @@ import numpy as np
 def largest_remainder(weights: Sequence[float], total: int) -> list[int]:
     """Share out `total` in proportion to the weights, at least one each.
 
-    Everyone first gets the whole part of their exact share, or one; what is left goes to the largest fractions, ties to the earlier.
+    Everyone first gets the whole part of their exact share, or one; what is left goes to the largest fractions, ties to the
+    earlier.
 
     Args:
         weights: n non-negative numbers, not all zero.

@@ -147,7 +147,9 @@ def _joined(shapes: Mapping[str, Shape], known: Mapping[str, tuple[Shape, T]], r
             raise InputError(f"site {name!r} is missing from the {report} report")
         # Unordered: weightwatcher's table does not say which side is the input.
         if sorted(by_site[name][0]) != sorted(shape):
-            raise InputError(f"site {name!r} has shape {list(by_site[name][0])} in the {report} report, but {list(shape)} in the model")
+            raise InputError(
+                f"site {name!r} has shape {list(by_site[name][0])} in the {report} report, but {list(shape)} in the model"
+            )
     return {name: value for name, (_, value) in by_site.items()}
 
 

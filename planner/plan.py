@@ -83,6 +83,12 @@ class Plan(Document):
         """Trainable parameters of all adapters, routers included."""
         return sum(site.parameters for site in self.sites)
 
+    def without_adapters(self) -> "Plan":
+        """The control that adapts nothing: the same sites, all left alone, so that only a new task head is trained."""
+        sites = tuple(site.model_copy(update={"ranks": (), "top_k": 0}) for site in self.sites)
+        budget = self.budget.model_copy(update={"spent": 0, "parameters": 0})
+        return self.model_copy(update={"strategy": "none", "budget": budget, "optimum": None, "sites": sites, "notes": ()})
+
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
         names = [site.name for site in self.sites]

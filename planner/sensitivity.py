@@ -1,9 +1,9 @@
 """`planner.probe`: how strongly the loss of sampled examples pulls on every linear module.
 
-For one example the gradient of a linear layer's weight is G = sum_t d_t x_t^T over its tokens, with x the layer's inputs and d the
-gradients of its outputs. Its squared norm never needs G itself: |G|^2 = sum_{s,t} (x_s . x_t)(d_s . d_t), two small token-by-token
-products per example (Goodfellow, arXiv 1510.01799, extended over tokens). So nothing of the size of a weight is allocated, the
-weights need no gradients, and a batch still yields one number per example.
+For one example the gradient of a linear layer's weight is G = sum_t d_t x_t^T over its tokens, with x the layer's inputs and d
+the gradients of its outputs. Its squared norm never needs G itself: |G|^2 = sum_{s,t} (x_s . x_t)(d_s . d_t), two small
+token-by-token products per example (Goodfellow, arXiv 1510.01799, extended over tokens). So nothing of the size of a weight is
+allocated, the weights need no gradients, and a batch still yields one number per example.
 
 No clipping, no weight updates, dropout off, every site sees the same examples: what the released LoRA-SMoE code does differently
 (docs/method.md).
@@ -17,14 +17,19 @@ from torch import Tensor, nn
 
 from planner.evidence import is_adaptable
 from planner.reports import SensitivityReport, SiteSensitivity, Task
-from spectra import InputError, ModelInfo
+from spectra import Checkpoint, InputError, ModelInfo, model_info, resolve
 
 Batch = Mapping[str, Tensor]
 Progress = Callable[[int], None]
 
 
 def probe(
-    model: nn.Module, batches: Iterable[Batch], *, info: ModelInfo, task: str = "task", progress: Progress | None = None
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    checkpoint: Checkpoint | None = None,
+    task: str = "task",
+    progress: Progress | None = None,
 ) -> SensitivityReport:
     """Measure squared-gradient sensitivity.
 
@@ -32,16 +37,16 @@ def probe(
         model: a transformers model whose forward takes a batch without `labels` and returns `.logits`: of shape (batch, classes),
             or (batch, tokens, vocabulary) for a causal language model. Left exactly as it was found.
         batches: mappings of tensors, with `labels` of shape (batch,), or (batch, tokens) where -100 is ignored.
-        info: which checkpoint the model comes from.
+        checkpoint: where the model came from; the report then uses its names, which may lack a prefix that the live model adds.
         task: a name for this sample.
         progress: called with the number of examples done.
 
     Returns:
-        Per linear module inside a numbered layer, the mean over examples of |dL_i / dW|^2 and its standard error; L_i is the example's
-        mean loss per label.
+        Per linear module inside a numbered layer, the mean over examples of |dL_i / dW|^2 and its standard error; L_i is the
+        example's mean loss per label.
 
     Raises:
-        InputError: no linear modules, no examples, or a loss or gradient that is not finite.
+        InputError: no linear modules, no examples, a module unknown to the checkpoint, or a loss or gradient that is not finite.
     """
     sites = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and is_adaptable(name)}
     if not sites:
@@ -51,8 +56,25 @@ def probe(
         examples = _run(model, batches, progress)
     if examples == 0:
         raise InputError(f"task {task!r}: no examples to take gradients on")
-    measured = tuple(_site(name, module, torch.cat(norms[name])) for name, module in sites.items())
-    return SensitivityReport(model=info, tasks=(Task(name=task, examples=examples),), sites=measured)
+    names = _stored_names(sites, checkpoint)
+    measured = tuple(_site(names[name], module, torch.cat(norms[name])) for name, module in sites.items())
+    return SensitivityReport(model=_info(model, checkpoint), tasks=(Task(name=task, examples=examples),), sites=measured)
+
+
+def _stored_names(sites: Iterable[str], checkpoint: Checkpoint | None) -> Mapping[str, str]:
+    if checkpoint is None:
+        return {name: name for name in sites}
+    names = resolve(sites, list(checkpoint.matrices()))
+    if unknown := [name for name in sites if name not in names]:
+        raise InputError(f"module {unknown[0]!r} of the model is not in {checkpoint.folder}")
+    return names
+
+
+def _info(model: nn.Module, checkpoint: Checkpoint | None) -> ModelInfo:
+    if checkpoint is not None:
+        return model_info(checkpoint)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return ModelInfo(name=type(model).__name__, parameters=parameters, fingerprint=None)
 
 
 def _site(name: str, module: nn.Linear, per_example: Tensor) -> SiteSensitivity:
@@ -75,7 +97,7 @@ def _run(model: nn.Module, batches: Iterable[Batch], progress: Progress | None) 
         losses = example_losses(logits, labels)
         if not torch.isfinite(losses).all():
             raise InputError(f"loss of example {examples + int((~torch.isfinite(losses)).nonzero()[0]) + 1} is not finite")
-        losses.sum().backward()
+        losses.sum().backward()  # type: ignore[no-untyped-call]
         examples += len(labels)
         if progress:
             progress(examples)
@@ -86,7 +108,8 @@ def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of each example.
 
     Args:
-        logits: (batch, classes) with labels (batch,), or (batch, tokens, vocabulary) with labels (batch, tokens), which are shifted here.
+        logits: (batch, classes) with labels (batch,), or (batch, tokens, vocabulary) with labels (batch, tokens), which are
+            shifted here.
         labels: class or token ids; -100 is ignored.
 
     Returns:
@@ -129,7 +152,7 @@ def _recording(sites: Mapping[str, nn.Linear], norms: Mapping[str, list[Tensor]]
 
     def hook(into: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def record(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            output.register_hook(lambda gradient: into.append(squared_norms(inputs[0].detach(), gradient).cpu()))
+            output.register_hook(lambda gradient: into.append(squared_norms(inputs[0].detach(), gradient).cpu()))  # type: ignore[no-untyped-call]
 
         return record
 

@@ -22,7 +22,9 @@ RELATIVE_GAP = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Menu:
-    """The options of one group, cheapest first: costs and values strictly increase. The first one is always affordable by contract."""
+    """The options of one group, cheapest first: costs and values strictly increase. The first one is always affordable by
+    contract.
+    """
 
     costs: NDArray[np.float64]
     values: NDArray[np.float64]

@@ -9,5 +9,20 @@ from spectra.tables import load_spectra
 from spectra.values import Document, InputError, Measured, Value, read_json, write_atomic
 
 __all__ = [
-    "Checkpoint", "Document", "InputError", "Measured", "ModelInfo", "SpectraReport", "Value", "analyze", "fit", "load_spectra", "model_info", "open_checkpoint", "place", "read_json", "resolve", "write_atomic",
+    "Checkpoint",
+    "Document",
+    "InputError",
+    "Measured",
+    "ModelInfo",
+    "SpectraReport",
+    "Value",
+    "analyze",
+    "fit",
+    "load_spectra",
+    "model_info",
+    "open_checkpoint",
+    "place",
+    "read_json",
+    "resolve",
+    "write_atomic",
 ]

@@ -45,6 +45,11 @@ class Checkpoint:
     tensors: tuple[Tensor, ...]
 
     @property
+    def source(self) -> str:
+        """What finds this checkpoint again from anywhere: the absolute folder, or the hub id."""
+        return self.name if "/" in self.name else str(self.folder.resolve())
+
+    @property
     def parameters(self) -> int:
         """Number of stored floating-point values; a tied tensor is stored, and counted, once."""
         return sum(int(np.prod(tensor.shape)) for tensor in self.tensors if tensor.dtype in FLOATS)

@@ -6,7 +6,8 @@ bias-corrected exponent. Same answer as scoring every candidate in full, in a hu
 
 - With gaps g_m = ln(x_{m+1} / x_m) >= 0 every exponent is 1 + t_i / S_i, where S_i = sum_{m >= i} (n - 1 - m) g_m is one reverse
   cumulative sum of non-negative terms: nothing cancels.
-- The KS distance on a subset of the tail is a lower bound of the distance on all of it. Candidates whose bound exceeds the best full
+- The KS distance on a subset of the tail is a lower bound of the distance on all of it. Candidates whose bound exceeds the best
+full
   distance cannot win and are never scored in full.
 """
 

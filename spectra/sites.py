@@ -1,7 +1,7 @@
 """Site names: what a module's dotted name says about its place in the network, and which names mean the same module.
 
-`encoder.layer.3.attention.self.query` is projection `attention.self.query` of layer 3 of the stack `encoder.layer`. A module outside
-any numbered stack (an embedding, a pooler, a head) has no layer and is never adapted.
+`encoder.layer.3.attention.self.query` is projection `attention.self.query` of layer 3 of the stack `encoder.layer`. A module
+outside any numbered stack (an embedding, a pooler, a head) has no layer and is never adapted.
 """
 
 import re
@@ -39,8 +39,8 @@ def order(name: str) -> tuple[object, ...]:
 def resolve(names: Iterable[str], available: Sequence[str]) -> dict[str, str]:
     """Find each name among the available ones, whatever prefix either carries.
 
-    A checkpoint of a bare encoder says `encoder.layer.0...` where the same weights inside a classifier are `bert.encoder.layer.0...`.
-    Two names mean one module if they are equal or one is the other behind a prefix that ends in a dot.
+    A checkpoint of a bare encoder says `encoder.layer.0...` where the same weights inside a classifier are
+    `bert.encoder.layer.0...`. Two names mean one module if they are equal or one is the other behind a prefix that ends in a dot.
 
     Returns:
         name -> available name, only for the names that were found.

@@ -1,7 +1,8 @@
 """Spectra reports from tables: people who bring their own alphas, and weightwatcher's details table.
 
-Two layouts are read. The plain one has columns `name`, `rows`, `cols`, `alpha`. weightwatcher's has `longname`, `N`, `M`, `alpha`; it
-keeps the larger side as N and forgets which side is the input, so square matrices aside the shapes need the model to be exact.
+Two layouts are read. The plain one has columns `name`, `rows`, `cols`, `alpha`. weightwatcher's has `longname`, `N`, `M`,
+`alpha`; it keeps the larger side as N and forgets which side is the input, so square matrices aside the shapes need the model to
+be exact.
 """
 
 import csv

@@ -28,7 +28,19 @@ Measured = Annotated[float, BeforeValidator(_nan_if_none)]
 class Value(BaseModel):
     """Base of everything that crosses a package border: immutable, strict about its keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null", use_attribute_docstrings=True)
+
+    @classmethod
+    def checked(cls, data: object, source: str | Path) -> Self:
+        """Validate data that a user gave.
+
+        Raises:
+            InputError: the first fault, after the name of its source.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise InputError(f"{source}: {_first_fault(error)}") from None
 
 
 class Document(Value):
@@ -62,11 +74,10 @@ class Document(Value):
         if found != expected:
             raise InputError(f"{path}: expected a {expected!r} file, found kind {found!r}")
         if (version := data.get("schema_version")) != 1:
-            raise InputError(f"{path}: schema version {version!r} cannot be read by this loraplan (it reads 1); make the file again")
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            raise InputError(f"{path}: {_first_fault(error)}") from None
+            raise InputError(
+                f"{path}: schema version {version!r} cannot be read by this loraplan (it reads 1); make the file again"
+            )
+        return cls.checked(data, path)
 
 
 def _layout(value: Any) -> str:
@@ -77,9 +88,11 @@ def _layout(value: Any) -> str:
 
 def _first_fault(error: ValidationError) -> str:
     fault = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in fault["loc"]) or "document"
-    shown = repr(fault["input"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if fault["type"] == "value_error":  # raised by our own validators, whose messages name the place and the value
+        return f"{fault['ctx']['error']}{more}"
+    where = ".".join(str(part) for part in fault["loc"])
+    shown = repr(fault["input"])
     return f"{where}: {fault['msg']}, got {shown if len(shown) <= 80 else shown[:77] + '...'}{more}"
 
 

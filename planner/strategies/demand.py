@@ -10,8 +10,8 @@ Granularity = Literal["model", "layer", "site"]
 class Demand:
     """A strategy's wishes, before any budget.
 
-    The solver then maximises sum_m weights[m] * utility(total rank of m). Sites of one group (the model, a layer, or the site itself)
-    share one total rank, or one rank per expert where the number of experts is prescribed.
+    The solver then maximises sum_m weights[m] * utility(total rank of m). Sites of one group (the model, a layer, or the site
+    itself) share one total rank, or one rank per expert where the number of experts is prescribed.
     """
 
     weights: tuple[float, ...]

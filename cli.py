@@ -1,0 +1,331 @@
+"""The `plan` command: parse, call one function, show the result.
+
+Every import beyond click and the settings' table happens inside the command that needs it, so `plan --help`, `plan show` and
+`plan check` start without torch or transformers.
+"""
+
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import click
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from spectra import InputError
+from trainer import TrainSettings
+
+if TYPE_CHECKING:
+    from trainer import Evaluation, Score
+
+PATH = click.Path(path_type=Path)
+
+
+class _Cli(click.Group):
+    """Turns what a user can cause into one line: exit code 1 for bad input, 130 for Ctrl-C."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            raise click.ClickException(" ".join(str(error).split())) from None
+        except OSError as error:
+            raise click.ClickException(f"{error.filename or 'input/output'}: {error.strerror or error}") from None
+        except KeyboardInterrupt:
+            click.echo("Interrupted; what was finished is kept.", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="loraplan")
+def main() -> None:
+    """Decide how many LoRA experts, of what ranks, each layer of a model should get; train exactly that; see whether it paid."""
+
+
+def _show(*parts: RenderableType) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 132, highlight=False)
+    for part in parts:
+        console.print(part)
+
+
+@contextmanager
+def _bar(description: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on standard error; yields update(done, total, note)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(description, total=None, note="")
+        yield lambda done, total=None, note="": progress.update(task, completed=done, total=total, note=note)
+
+
+def _json_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of tables.")(command)
+
+
+@main.command()
+@click.argument("model")
+@click.option("-o", "--output", type=PATH, default=Path("spectra.json"), show_default=True, help="Where the report goes.")
+@_json_option
+def analyze(model: str, output: Path, as_json: bool) -> None:
+    """Fit the spectral density of every weight matrix of MODEL, a folder or a hub id."""
+    from spectra import analyze as run
+    from spectra import show
+
+    with _bar("spectra") as update:
+        report = run(model, progress=update)
+    report.save(output)
+    if as_json:
+        click.echo(report.to_json(), nl=False)
+        return
+    _show(show.alpha_table(report), show.elsewhere_table(report))
+    _show(
+        f"{len(report.sites)} matrices analysed, {len(report.skipped)} tensors skipped (reasons in the report); red: alpha below"
+        f" {show.OVER_TRAINED:g}, yellow: above {show.UNDER_TRAINED:g}"
+    )
+    for name, reason in show.failures(report).items():
+        _show(f"{name}: {reason}")
+    _show(f"wrote {output}")
+
+
+@main.command()
+@click.argument("model")
+@click.option("--data", "files", type=PATH, multiple=True, required=True, help="Dataset file; repeat for several tasks.")
+@click.option("-o", "--output", type=PATH, default=Path("sensitivity.json"), show_default=True, help="Where the report goes.")
+@click.option("--samples", type=click.IntRange(1), default=128, show_default=True, help="Examples per task.")
+@click.option("--max-length", type=click.IntRange(2), default=128, show_default=True, help="Tokens per text.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draw of examples and of a new head.")
+@_json_option
+def probe(model: str, files: tuple[Path, ...], output: Path, samples: int, max_length: int, seed: int, as_json: bool) -> None:
+    """Measure how strongly sampled examples pull on every linear module of MODEL; no weight changes."""
+    from planner import SensitivityReport, join, show
+    from planner import probe as run
+    from spectra import open_checkpoint
+    from trainer import load_sample
+
+    checkpoint = open_checkpoint(model)
+
+    def measure(file: Path) -> SensitivityReport:
+        sample = load_sample(checkpoint, file, samples=samples, max_length=max_length, seed=seed)
+        with _bar(f"gradients of {file.stem}") as update:
+            advance = partial(update, total=sample.examples)
+            return run(sample.model, sample.batches, checkpoint=checkpoint, task=file.stem, progress=advance)
+
+    report = join([measure(file) for file in files])
+    report.save(output)
+    if as_json:
+        click.echo(report.to_json(), nl=False)
+    else:
+        _show(show.sensitivity_table(report), f"{sum(task.examples for task in report.tasks)} examples; wrote {output}")
+
+
+@main.command()
+@click.option(
+    "--spectra", type=PATH, help="Report of plan analyze, or a CSV of alphas (name, rows, cols, alpha; or weightwatcher's table)."
+)
+@click.option("--sensitivity", type=PATH, multiple=True, help="Report of plan probe; repeat for several tasks.")
+@click.option("--model", help="Take module names and shapes from this model's checkpoint.")
+@click.option(
+    "--budget", required=True, help="Trainable parameters (2000000, 2M), a share of the model (1%) or experts (160 experts)."
+)
+@click.option("--strategy", default="combined", show_default=True, help="uniform, alphalora, lora-smoe or combined.")
+@click.option("--expert-rank", type=click.IntRange(1), help="Rank of one expert.  [default: 8, less if the budget is tight]")
+@click.option("--max-experts", type=click.IntRange(1), default=8, show_default=True, help="Most experts per module.")
+@click.option("--top-k", type=click.IntRange(1), default=2, show_default=True, help="Experts that a token uses.")
+@click.option("-o", "--output", type=PATH, default=Path("plan.json"), show_default=True, help="Where the plan goes.")
+@_json_option
+def allocate(
+    spectra: Path | None, sensitivity: tuple[Path, ...], model: str | None, output: Path, as_json: bool, **options: Any
+) -> None:
+    """Share a budget among the modules of a model: how many LoRA experts each gets, and of what ranks."""
+    import planner
+    from spectra import load_spectra, open_checkpoint
+
+    plan = planner.allocate(
+        spectra=load_spectra(spectra) if spectra else None,
+        sensitivity=planner.join([planner.SensitivityReport.load(path) for path in sensitivity]) if sensitivity else None,
+        model=open_checkpoint(model) if model else None,
+        **options,
+    )
+    plan.save(output)
+    _show_plan(plan, as_json)
+    if not as_json:
+        _show(f"wrote {output}")
+
+
+def _show_plan(plan: Any, as_json: bool) -> None:
+    from planner import show
+
+    if as_json:
+        click.echo(plan.to_json(), nl=False)
+    else:
+        _show(show.plan_table(plan), show.plan_summary(plan))
+
+
+@main.command("show")
+@click.argument("plan", type=PATH)
+@_json_option
+def show_(plan: Path, as_json: bool) -> None:
+    """Print a plan: what each module gets, and why."""
+    from planner import Plan
+
+    _show_plan(Plan.load(plan), as_json)
+
+
+@main.command()
+@click.argument("plan", type=PATH)
+@click.argument("model")
+def check(plan: Path, model: str) -> None:
+    """Say whether PLAN can be trained on MODEL, listing every mismatch at once."""
+    from planner import Plan, mismatches
+    from spectra import open_checkpoint
+
+    loaded = Plan.load(plan)
+    faults = mismatches(loaded, open_checkpoint(model))
+    for fault in faults:
+        click.echo(f"{plan}: {fault}", err=True)
+    if faults:
+        raise InputError(f"{plan} does not fit {model}: {len(faults)} mismatch{'es' * (len(faults) > 1)}")
+    click.echo(f"{plan} fits {model}: {len(loaded.sites)} sites, {loaded.parameters:,} trainable parameters")
+
+
+def _train_options(command: Callable[..., None]) -> Callable[..., None]:
+    """One option per training setting; name, default and help come from TrainSettings."""
+    for name, field in reversed(TrainSettings.model_fields.items()):
+        kind = (
+            click.Choice(get_args(field.annotation))
+            if getattr(field.annotation, "__origin__", None) is Literal
+            else field.annotation
+        )
+        option = click.option(
+            "--" + name.replace("_", "-"), type=kind, default=field.default, show_default=True, help=field.description
+        )
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("plan", type=PATH)
+@click.option("--model", required=True, help="The base model, a folder or a hub id.")
+@click.option(
+    "--data",
+    type=PATH,
+    required=True,
+    help="Dataset file: text and label columns for classification, text for language modelling.",
+)
+@click.option("-o", "--output", type=PATH, default=Path("run"), show_default=True, help="The run's folder.")
+@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint of an interrupted run.")
+@_json_option
+@_train_options
+def train(plan: Path, model: str, data: Path, output: Path, resume: bool, as_json: bool, **settings: Any) -> None:
+    """Build the mixture of LoRA experts that PLAN describes and fine-tune it."""
+    from planner import Plan
+    from trainer import train as run
+
+    chosen = TrainSettings.checked(settings, "training settings")
+    with _bar("training") as update:
+        report = run(
+            Plan.load(plan), model, data, output, chosen, resume=resume,
+            progress=lambda step, steps, loss: update(step, steps, f"loss {loss:.3f}"),
+        )  # fmt: skip
+    if as_json:
+        click.echo(report.to_json(), nl=False)
+        return
+    truncated = f", {report.truncated:,} of them cut to {report.settings.max_length} tokens" if report.truncated else ""
+    _show(
+        f"trained {report.adapter_parameters:,} adapter and {report.head_parameters:,} head parameters for {report.steps} steps"
+        f" on {report.examples:,} texts{truncated}; loss {report.curve[0].loss:.3f} -> {report.curve[-1].loss:.3f}; wrote {output}"
+    )
+
+
+@main.command()
+@click.argument("run", type=PATH)
+@click.option("--data", type=PATH, required=True, help="Held-out dataset file.")
+@click.option("--model", help="The base model, if it is no longer where the run found it.")
+@click.option("-o", "--output", type=PATH, help="Where the result goes.  [default: evaluation.json in RUN]")
+@_json_option
+def evaluate(run: Path, data: Path, model: str | None, output: Path | None, as_json: bool) -> None:
+    """Evaluate a run on held-out data, beside the untrained head and the majority class."""
+    from trainer import EVALUATION
+    from trainer import evaluate as measure
+
+    with _bar("evaluating") as update:
+        result = measure(run, data, base=model, progress=update)
+    result.save(output or run / EVALUATION)
+    if as_json:
+        click.echo(result.to_json(), nl=False)
+    else:
+        _show_scores(result)
+
+
+def _show_scores(result: "Evaluation", more: "Mapping[str, Score] | None" = None) -> None:
+    from trainer.show import score_table
+
+    rows = {"fine-tuned": result.trained, **(more or {}), "untrained": result.untrained, "majority class": result.majority}
+    _show(score_table(rows, result.examples))
+
+
+@main.command()
+@click.argument("files", type=PATH, nargs=-1, required=True)
+@click.option("-o", "--output", type=PATH, default=Path("plots"), show_default=True, help="Folder for the figures.")
+def plot(files: tuple[Path, ...], output: Path) -> None:
+    """Draw reports, plans and runs (FILES, in any mix) as PNG and SVG."""
+    from trainer.plots import draw
+
+    for file in files:
+        for path in draw(file, output):
+            click.echo(path)
+
+
+@main.command()
+@click.option("-o", "--output", type=PATH, default=Path("demo"), show_default=True, help="Folder for everything the demo makes.")
+def demo(output: Path) -> None:
+    """Run the whole path in a few minutes: a real pretrained MiniLM, and docstrings of the standard library sorted into
+    chapters.""" from planner import Plan
+    from trainer.demo import BUDGET, LENGTH, TRAINING, demo_model, write_corpus
+
+    model = str(demo_model())
+    train_file, test_file = map(str, write_corpus(output))
+    spectra, sensitivity, plan, control, run, head_only, plots = (
+        str(output / name)
+        for name in ("spectra.json", "sensitivity.json", "plan.json", "head-only.json", "run", "head-only", "plots")
+    )
+    for folder in (run, head_only):  # the demo starts over; nothing else writes these two
+        shutil.rmtree(folder, ignore_errors=True)
+    _step("analyze", model, "-o", spectra)
+    _step("probe", model, "--data", train_file, "--max-length", LENGTH, "-o", sensitivity)
+    _step("allocate", "--spectra", spectra, "--sensitivity", sensitivity, "--budget", BUDGET, "-o", plan)
+    _step("train", plan, "--model", model, "--data", train_file, *TRAINING, "-o", run)
+    _step("evaluate", run, "--data", test_file)
+    click.secho("\nThe control: the same head on frozen features, trained in the same way.", bold=True)
+    Plan.load(plan).without_adapters().save(control)
+    _step("train", control, "--model", model, "--data", train_file, *TRAINING, "-o", head_only)
+    _step("evaluate", head_only, "--data", test_file)
+    _step("plot", spectra, plan, run, "-o", plots)
+    _summary(output)
+
+
+def _step(*arguments: str) -> None:
+    """Run one command as a user would type it."""
+    click.secho("\n$ plan " + shlex.join(arguments), bold=True)
+    main.main(list(arguments), standalone_mode=False)
+
+
+def _summary(output: Path) -> None:
+    from planner import Plan, show
+    from trainer import EVALUATION, Evaluation
+
+    result, control = (Evaluation.load(output / name / EVALUATION) for name in ("run", "head-only"))
+    _show("\nPlanned", show.plan_summary(Plan.load(output / "plan.json")), "\nReached, on modules of the library it never saw")
+    _show_scores(result, {"same head, frozen features": control.trained})
+    _show(f"\nEverything is in {output}/: spectra.json, sensitivity.json, plan.json, run/ (adapters), plots/ (PNG and SVG)")

@@ -1,0 +1,65 @@
+"""Model + Plan -> model with mixtures of LoRA experts, everything else frozen."""
+
+import math
+from typing import TypeVar
+
+from torch import nn
+
+from planner import Plan, PlannedSite
+from spectra import InputError, resolve
+from trainer.mixture import MixtureLinear
+
+M = TypeVar("M", bound=nn.Module)
+# rsLoRA's rule (Kalajdzievski, arXiv 2312.03732): scaling ALPHA / sqrt(rank) keeps the update's size steady as the rank grows.
+ALPHA = 4.0
+
+
+def apply_plan(model: M, plan: Plan) -> M:
+    """Give every planned module its experts and freeze everything else, in place.
+
+    Afterwards exactly the plan's parameters are trainable; unfreeze a task head yourself. All sites are checked before any is
+    touched.
+
+    Args:
+        model: any torch module whose planned sites are nn.Linear; prefixes added by a task head are seen through.
+        plan: what to build.
+
+    Returns:
+        The same model.
+
+    Raises:
+        InputError: a site that matches no module, one that is not linear or has another shape.
+    """
+    modules = dict(model.named_modules())
+    found = resolve((site.name for site in plan.sites), list(modules))
+    for site in plan.sites:
+        _check(site, modules.get(found.get(site.name, "")), type(model).__name__)
+    model.requires_grad_(False)
+    for site in plan.sites:
+        if site.ranks:
+            parent, _, child = found[site.name].rpartition(".")
+            setattr(modules[parent], child, _mixture(modules[found[site.name]], site))
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    if trainable != plan.parameters:
+        raise InputError(
+            f"built {trainable} trainable parameters where the plan says {plan.parameters}; is a planned module shared?"
+        )
+    return model
+
+
+def _mixture(base: nn.Module, site: PlannedSite) -> MixtureLinear:
+    return MixtureLinear(base, site.ranks, site.top_k, [ALPHA / math.sqrt(rank) for rank in site.ranks])
+
+
+def _check(site: PlannedSite, module: nn.Module | None, model: str) -> None:
+    if module is None:
+        raise InputError(f"site {site.name!r}: no such module in {model}")
+    if not isinstance(module, nn.Linear):
+        raise InputError(f"site {site.name!r}: a {type(module).__name__} in {model}, not a linear layer")
+    if tuple(module.weight.shape) != site.shape:
+        raise InputError(f"site {site.name!r}: planned for shape {list(site.shape)}, found {list(module.weight.shape)}")
+
+
+def mixtures(model: nn.Module) -> dict[str, MixtureLinear]:
+    """The adapted modules by their name in the model."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, MixtureLinear)}

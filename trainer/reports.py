@@ -1,0 +1,72 @@
+"""What training and evaluation report, and the settings of a run. Loads no torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from spectra import Document, Measured, ModelInfo, Value
+
+REPORT, EVALUATION = "run.json", "evaluation.json"
+
+
+class TrainSettings(Value):
+    """How to train. Defaults suit adapters on a small encoder; the learning rate is the one to tune first."""
+
+    epochs: Annotated[float, Field(gt=0)] = 3.0
+    max_steps: Annotated[int, Field(ge=0)] = 0
+    """Optimiser steps; 0 means as many as the epochs take."""
+    batch_size: Annotated[int, Field(gt=0)] = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the steps over which the learning rate rises; afterwards it falls linearly to zero."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_length: Annotated[int, Field(gt=1)] = 128
+    """Tokens per text; longer texts lose their end, and the run reports how many."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of matrix products; `auto` is bf16 where the hardware has units for it. Weights, adapters and routing stay in float32."""
+    seed: int = 0
+
+
+class LogPoint(Value):
+    """One point of the training curve."""
+
+    step: int
+    loss: Measured
+    learning_rate: float
+
+
+class RunReport(Document):
+    """What a training run did."""
+
+    kind: Literal["run"] = "run"
+    model: ModelInfo
+    strategy: str
+    settings: TrainSettings
+    examples: int
+    truncated: int
+    steps: int
+    adapter_parameters: int
+    head_parameters: int
+    curve: tuple[LogPoint, ...]
+
+
+class Score(Value):
+    """How one way of answering did."""
+
+    loss: Measured
+    """Mean cross-entropy per example, in nats."""
+    accuracy: Measured
+    """Share of right answers; NaN for language modelling."""
+
+
+class Evaluation(Document):
+    """A run on held-out data, beside two answers that need no training."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    examples: int
+    truncated: int
+    trained: Score
+    untrained: Score
+    """The same model before its first step: frozen features under the untrained head, or the base language model."""
+    majority: Score
+    """Always the most frequent training label, with the training frequencies as probabilities; NaN for language modelling."""

@@ -1,0 +1,45 @@
+"""A base model and a sample of its task, in the form that `planner.probe` takes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from spectra import Checkpoint
+from trainer.data import Texts, batches, read_texts, tokenise
+from trainer.models import load_model, load_tokenizer
+
+PROBE_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A model with the head its task needs, and batches of sampled examples."""
+
+    model: Any
+    batches: Iterator[dict[str, Tensor]]
+    examples: int
+
+
+def load_sample(checkpoint: Checkpoint, data: str | Path, *, samples: int, max_length: int, seed: int) -> Sample:
+    """Load a model and draw examples without replacement.
+
+    Args:
+        checkpoint: the base model.
+        data: a dataset file; its columns decide the task and the head.
+        samples: how many examples; all of them if the file has fewer.
+        max_length: in tokens.
+        seed: of the draw and of a new head.
+
+    Raises:
+        InputError: an unusable file or model.
+    """
+    texts = read_texts(data)
+    labels = texts.labels if texts.kind == "classification" else ()
+    tokenizer = load_tokenizer(checkpoint.folder)
+    drawn = Texts(path=texts.path, rows=texts.rows.shuffle(seed=seed).select(range(min(samples, len(texts.rows)))))
+    examples = tokenise(drawn, tokenizer, max_length, labels)
+    model = load_model(checkpoint, texts.kind, labels, seed)
+    return Sample(model=model, batches=batches(examples, tokenizer, PROBE_BATCH), examples=len(examples.rows))
