@@ -244,7 +244,8 @@ def train(plan: Path, model: str, data: Path, output: Path, resume: bool, as_jso
     truncated = f", {report.truncated:,} of them cut to {report.settings.max_length} tokens" if report.truncated else ""
     _show(
         f"trained {report.adapter_parameters:,} adapter and {report.head_parameters:,} head parameters for {report.steps} steps"
-        f" on {report.examples:,} texts{truncated}; loss {report.curve[0].loss:.3f} -> {report.curve[-1].loss:.3f}; wrote {output}"
+        f" on {report.examples:,} texts{truncated}; loss {report.curve[0].loss:.3f} -> {report.curve[-1].loss:.3f}",
+        f"wrote {output}",
     )
 
 
@@ -290,8 +291,8 @@ def plot(files: tuple[Path, ...], output: Path) -> None:
 @main.command()
 @click.option("-o", "--output", type=PATH, default=Path("demo"), show_default=True, help="Folder for everything the demo makes.")
 def demo(output: Path) -> None:
-    """Run the whole path in a few minutes: a real pretrained MiniLM, and docstrings of the standard library sorted into
-    chapters.""" from planner import Plan
+    """Run the whole path in a few minutes, on a real pretrained MiniLM and the docstrings of Python's standard library."""
+    from planner import Plan
     from trainer.demo import BUDGET, LENGTH, TRAINING, demo_model, write_corpus
 
     model = str(demo_model())

@@ -75,8 +75,9 @@ def allocate(
         ranks = _count_experts(evidence, demand, cap, shape)
     else:
         ranks, solution = _spend_parameters(evidence, demand, cap, shape)
-    settings: dict[str, str | int | float] = {"expert_rank": rank, "max_experts": max_experts, "top_k": top_k, "utility": demand.utility}
-    return _plan(evidence, demand, cap, ranks, strategy, settings | {"granularity": demand.granularity}, solution)
+    settings: dict[str, str | int | float] = {"expert_rank": rank, "max_experts": max_experts, "top_k": top_k}
+    settings |= {"utility": demand.utility, "granularity": demand.granularity}
+    return _plan(evidence, demand, cap, ranks, strategy, settings, solution)
 
 
 def _rank_cost(sites: Sequence[SiteEvidence]) -> int:
@@ -149,8 +150,8 @@ def _menu(evidence: Evidence, group: Sequence[int], demand: Demand, cap: Cap, sh
 
 
 def _count_experts(evidence: Evidence, demand: Demand, cap: Cap, shape: Shape) -> list[tuple[int, ...]]:
-    """AlphaLoRA's way to spend: a layer's share of all experts is its share of the weight, and all its projections get that
-    count.""" layers = list(evidence.layers.values())
+    """AlphaLoRA's way to spend: a layer's share of the experts is its share of the weight; all its projections get that count."""
+    layers = list(evidence.layers.values())
     if cap.amount < len(layers):
         raise InputError(f"budget {cap.request!r} is too small for one expert in each of the {len(layers)} layers")
     weights = [float(np.mean([demand.weights[position] for position in members])) for members in layers]

@@ -2,31 +2,34 @@
 
 import math
 
+from rich import box
 from rich.table import Table
 
 from planner.plan import Plan, PlannedSite
 from planner.reports import SensitivityReport
 from spectra import place
 
-BAR = 24  # characters for the largest site
+BAR = 16  # characters for the largest site
 
 
 def plan_table(plan: Plan) -> Table:
     """One row per site: its ranks, what they cost, a bar, and the evidence behind them."""
-    table = Table(title=f"plan for {plan.model.name}: {plan.strategy}, budget {plan.budget.request}", title_justify="left")
+    title = f"plan for {plan.model.name}: {plan.strategy}, budget {plan.budget.request}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("site", no_wrap=True)
     for heading in ("ranks", "top-k", "parameters"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("total rank", no_wrap=True)
-    for heading in ("weight", "alpha", "sensitivity"):
-        table.add_column(heading, justify="right")
+    for heading in ("weight", "alpha", "g2/mean"):
+        table.add_column(heading, justify="right", no_wrap=True)
     largest = max(sum(site.ranks) for site in plan.sites) or 1
+    mean = sum(site.sensitivity for site in plan.sites) / len(plan.sites)
     for site in plan.sites:
-        table.add_row(*_row(site, largest))
+        table.add_row(*_row(site, largest, mean))
     return table
 
 
-def _row(site: PlannedSite, largest: int) -> tuple[str, ...]:
+def _row(site: PlannedSite, largest: int, mean: float) -> tuple[str, ...]:
     total = sum(site.ranks)
     bar = "█" * max(min(1, total), round(BAR * total / largest))
     routed = str(site.top_k) if len(site.ranks) > 1 else ""
@@ -38,7 +41,7 @@ def _row(site: PlannedSite, largest: int) -> tuple[str, ...]:
         f"{bar} {total}",
         f"{site.weight:.2f}",
         number(site.alpha, ".2f"),
-        number(site.sensitivity, ".1e"),
+        number(site.sensitivity / mean, ".2f"),
     )
 
 
@@ -77,7 +80,9 @@ def _span(plan: Plan) -> str:
 
 def sensitivity_table(report: SensitivityReport) -> Table:
     """The squared gradient of every site, per parameter, averaged over tasks and relative to the mean site."""
-    table = Table("layer", title="sensitivity: squared gradient per parameter, mean site = 1", title_justify="left")
+    table = Table(
+        "layer", title="sensitivity: squared gradient per parameter, mean site = 1", title_justify="left", box=box.SIMPLE_HEAD
+    )
     rows: dict[int, dict[str, float]] = {}
     for site in report.sites:
         where = place(site.name)

@@ -22,9 +22,7 @@ RELATIVE_GAP = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Menu:
-    """The options of one group, cheapest first: costs and values strictly increase. The first one is always affordable by
-    contract.
-    """
+    """The options of one group, cheapest first: costs and values strictly increase."""
 
     costs: NDArray[np.float64]
     values: NDArray[np.float64]
@@ -137,7 +135,7 @@ def _close_gap(
         result = milp(
             -values,
             constraints=[LinearConstraint(one_per_menu, 1, 1), LinearConstraint(costs[None], -np.inf, budget)],
-            integrality=np.ones(values.size),
+            integrality=np.ones(values.size, dtype=int),
             bounds=Bounds(0, 1),
             options={"mip_rel_gap": RELATIVE_GAP, "node_limit": NODE_LIMIT},
         )

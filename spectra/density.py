@@ -26,4 +26,4 @@ def eigenvalues(slabs: Iterable[NDArray[np.float64]], size: int) -> NDArray[np.f
         gram += slab.T @ slab
     if not np.isfinite(gram).all():
         return np.full(size, np.nan)
-    return np.linalg.eigvalsh(gram)
+    return np.asarray(np.linalg.eigvalsh(gram), dtype=np.float64)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -14,7 +15,7 @@ from spectra.values import write_atomic
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 MARKERS = "osD^vP<>"
 GREY = "#8a8a8a"
-STYLE = {
+STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
@@ -48,7 +49,11 @@ def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:
         The two paths.
     """
     paths = []
-    for suffix, options in (("png", {"dpi": 200, "metadata": {"Software": None}}), ("svg", {"metadata": {"Date": None}})):
+    formats: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("png", {"dpi": 200, "metadata": {"Software": None}}),
+        ("svg", {"metadata": {"Date": None}}),
+    )
+    for suffix, options in formats:
         content = BytesIO()
         with style():
             figure.savefig(content, format=suffix, bbox_inches="tight", **options)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -15,7 +16,11 @@ OVER_TRAINED, UNDER_TRAINED = 2.0, 6.0
 
 def alpha_table(report: SpectraReport) -> Table:
     """Alpha by layer and projection; other matrices below, failed fits as a dash."""
-    table = Table(title=f"alpha by layer and projection: {report.model.name}, estimator {report.estimator}", title_justify="left")
+    table = Table(
+        title=f"alpha by layer and projection: {report.model.name}, estimator {report.estimator}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     table.add_column("layer", justify="right")
     layers, projections = grid(report)
     for projection in projections:
@@ -31,7 +36,7 @@ def alpha_table(report: SpectraReport) -> Table:
 
 def elsewhere_table(report: SpectraReport) -> Table:
     """Matrices outside the numbered layers: embeddings, poolers, heads."""
-    table = Table("matrix", "shape", "alpha", "fit", title="outside the layers", title_justify="left")
+    table = Table("matrix", "shape", "alpha", "fit", title="outside the layers", title_justify="left", box=box.SIMPLE_HEAD)
     for site in report.sites:
         if place(site.name) is None:
             table.add_row(site.name, "x".join(map(str, site.shape)), cell(site.alpha), str(site.status))
@@ -52,8 +57,8 @@ def grid(report: SpectraReport) -> tuple[dict[str, dict[str, SiteSpectrum]], lis
 
 
 def short(projection: str) -> str:
-    """A projection's name without the words that say nothing: `attention.self.query` -> `query`, `self_attn.q_proj` ->
-    `q_proj`.""" parts = [part for part in projection.split(".") if part not in ("self", "dense", "self_attn", "mlp")]
+    """A projection's name without the words that say nothing: `attention.self.query` becomes `query`."""
+    parts = [part for part in projection.split(".") if part not in ("self", "dense", "self_attn", "mlp")]
     return parts[-1] if parts[-1] in ("query", "key", "value") else ".".join(parts)
 
 

@@ -7,6 +7,7 @@ outside any numbered stack (an embedding, a pooler, a head) has no layer and is 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from spectra.values import InputError
 
@@ -61,7 +62,7 @@ def resolve(names: Iterable[str], available: Sequence[str]) -> dict[str, str]:
             found[name] = fits[0]
     if len(set(found.values())) < len(found):
         taken = sorted(found.values())
-        twice = next(one for one, other in zip(taken, taken[1:], strict=False) if one == other)
+        twice = next(one for one, other in pairwise(taken) if one == other)
         raise InputError(f"module {twice!r} is named twice: {', '.join(name for name in found if found[name] == twice)}")
     return found
 

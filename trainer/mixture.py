@@ -1,5 +1,4 @@
-"""MixtureLinear: a frozen linear layer plus a mixture of LoRA experts of mixed ranks, at the cost of one LoRA of their total
-rank.
+"""MixtureLinear: a frozen linear layer plus LoRA experts of mixed ranks, at the cost of one LoRA of their total rank.
 
 All experts' A are stacked into one (R, d_in) matrix and all B into one (d_out, R), R being the sum of ranks:
 

@@ -12,8 +12,9 @@ Router = Callable[[Tensor, int], Tensor]
 
 
 def topk(logits_TE: Tensor, k: int) -> Tensor:
-    """Softmax over the k largest logits, zero elsewhere: softmax, top-k, renormalise in one step (Shazeer et al., arXiv
-    1701.06538).
+    """Softmax over the k largest logits, zero elsewhere.
+
+    That is softmax, top-k and renormalising in one step (Shazeer et al., arXiv 1701.06538).
 
     Args:
         logits_TE: (..., E), float32 or better.

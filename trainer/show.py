@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from rich import box
 from rich.table import Table
 
 from trainer.reports import Score
@@ -11,7 +12,7 @@ from trainer.reports import Score
 def score_table(rows: Mapping[str, Score], examples: int) -> Table:
     """Loss and accuracy (or perplexity, for a language model) of several answers to the same examples."""
     language = all(math.isnan(score.accuracy) for score in rows.values())
-    table = Table("answer", title=f"{examples:,} held-out texts", title_justify="left")
+    table = Table("answer", title=f"{examples:,} held-out texts", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("perplexity" if language else "accuracy", justify="right")
     table.add_column("loss", justify="right")
     for name, score in rows.items():
