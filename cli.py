@@ -293,9 +293,9 @@ def plot(files: tuple[Path, ...], output: Path) -> None:
 def demo(output: Path) -> None:
     """Run the whole path in a few minutes, on a real pretrained MiniLM and the docstrings of Python's standard library."""
     from planner import Plan
-    from trainer.demo import BUDGET, LENGTH, TRAINING, demo_model, write_corpus
+    from trainer.demo import BUDGET, LENGTH, TRAINING, link_model, write_corpus
 
-    model = str(demo_model())
+    model = str(link_model(output))
     train_file, test_file = map(str, write_corpus(output))
     spectra, sensitivity, plan, control, run, head_only, plots = (
         str(output / name)

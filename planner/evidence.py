@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.reports import SensitivityReport
-from spectra import Checkpoint, InputError, ModelInfo, SpectraReport, model_info, place, resolve
+from spectra import Checkpoint, InputError, SpectraReport
+from spectra.analysis import model_info
+from spectra.report import ModelInfo
+from spectra.sites import place, resolve
 
 T = TypeVar("T")
 Shape = tuple[int, int]

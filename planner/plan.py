@@ -6,7 +6,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from planner.budget import site_cost
-from spectra import Checkpoint, Document, InputError, Measured, ModelInfo, Value, resolve
+from spectra import Checkpoint, InputError
+from spectra.report import ModelInfo
+from spectra.sites import resolve
+from spectra.values import Document, Measured, Value
 
 Rank = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1)]

@@ -3,11 +3,13 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from planner.plan import Plan, PlannedSite
 from planner.show import ranks
-from spectra import InputError, place
+from spectra import InputError
 from spectra.figures import style
+from spectra.sites import place, short
 
 READABLE = 400  # cells; beyond that numbers inside them would be dust
 
@@ -31,11 +33,11 @@ def allocation_figure(plan: Plan) -> Figure:
         axes = figure.add_subplot()
         image = axes.imshow(totals, cmap="YlGnBu", aspect="auto", vmin=0)
         axes.grid(visible=False)
-        axes.set_xticks(range(len(projections)), [name.replace("attention.", "").replace(".dense", "") for name in projections])
+        axes.set_xticks(range(len(projections)), [short(name) for name in projections])
         axes.set_yticks(range(len(cells)), [str(layer) for _, layer in cells])
         axes.tick_params(length=0)
         axes.set(ylabel="layer", title=f"{plan.model.name}: {plan.strategy}, {plan.parameters:,} parameters")
-        figure.colorbar(image, ax=axes, label="total rank", shrink=0.9)
+        figure.colorbar(image, ax=axes, label="total rank", shrink=0.9, ticks=MaxNLocator(integer=True))
         if totals.size <= READABLE:
             _write_ranks(axes, cells, projections, float(np.nanmax(totals)))
     return figure

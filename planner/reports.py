@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from spectra import Document, InputError, Measured, ModelInfo, Value
+from spectra import InputError
+from spectra.report import ModelInfo
+from spectra.values import Document, Measured, Value
 
 
 class Task(Value):

@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 from planner.evidence import is_adaptable
 from planner.reports import SensitivityReport, SiteSensitivity, Task
-from spectra import Checkpoint, InputError, ModelInfo, model_info, resolve
+from spectra import Checkpoint, InputError
+from spectra.analysis import model_info
+from spectra.report import ModelInfo
+from spectra.sites import resolve
 
 Batch = Mapping[str, Tensor]
 Progress = Callable[[int], None]

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from planner.plan import Plan, PlannedSite
 from planner.reports import SensitivityReport
-from spectra import place
+from spectra.sites import place, short
 
 BAR = 16  # characters for the largest site
 
@@ -91,7 +91,7 @@ def sensitivity_table(report: SensitivityReport) -> Table:
     columns = list(dict.fromkeys(projection for row in rows.values() for projection in row))
     mean = sum(value for row in rows.values() for value in row.values()) / len(report.sites)
     for projection in columns:
-        table.add_column(projection.removeprefix("attention.").removesuffix(".dense"), justify="right")
+        table.add_column(short(projection), justify="right")
     for layer, row in rows.items():
         table.add_row(str(layer), *(f"{row[name] / mean:.3g}" if name in row else "" for name in columns))
     return table

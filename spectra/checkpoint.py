@@ -47,7 +47,7 @@ class Checkpoint:
     @property
     def source(self) -> str:
         """What finds this checkpoint again from anywhere: the absolute folder, or the hub id."""
-        return self.name if "/" in self.name else str(self.folder.resolve())
+        return self.name if "/" in self.name else str(self.folder.absolute())
 
     @property
     def parameters(self) -> int:
@@ -119,7 +119,7 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
             if tensor.name in tensors:
                 raise InputError(f"{file}: tensor {tensor.name!r} is also in {tensors[tensor.name].file.name}")
             tensors[tensor.name] = tensor
-    name = folder.resolve().name if Path(model).is_dir() else str(model)
+    name = folder.absolute().name if Path(model).is_dir() else str(model)
     return Checkpoint(name=name, folder=folder, tensors=tuple(tensors[name] for name in sorted(tensors, key=order)))
 
 

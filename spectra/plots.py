@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from spectra.figures import GREY, MARKERS, PALETTE, style
 from spectra.report import SiteSpectrum, SpectraReport
-from spectra.show import OVER_TRAINED, UNDER_TRAINED, grid, short
+from spectra.show import OVER_TRAINED, UNDER_TRAINED, grid
+from spectra.sites import place, short
 from spectra.values import InputError
 
 
@@ -25,7 +26,8 @@ def alpha_figure(report: SpectraReport) -> Figure:
     with style():
         figure = Figure(figsize=(7.2, 3.8), layout="constrained")
         axes = figure.add_subplot()
-        axes.axhspan(OVER_TRAINED, UNDER_TRAINED, color="#f2f5f7", zorder=0)
+        band = f"{OVER_TRAINED:g} to {UNDER_TRAINED:g}:\nwell trained\n(weightwatcher)"
+        axes.axhspan(OVER_TRAINED, UNDER_TRAINED, color="#edf1f4", zorder=0, label=band)
         positions = np.arange(len(layers))
         for number, projection in enumerate(projections):
             sites = [row.get(projection) for row in layers.values()]
@@ -38,21 +40,12 @@ def alpha_figure(report: SpectraReport) -> Figure:
         axes.set(title=f"{report.model.name}: power-law exponent by layer ({report.estimator})", xlabel="layer", ylabel="alpha")
         step = max(1, len(layers) // 16)
         axes.set_xticks(positions[::step], list(layers)[::step])
-        axes.text(
-            1.0,
-            1.01,
-            f"band: {OVER_TRAINED:g} to {UNDER_TRAINED:g}, weightwatcher's well-trained range",
-            transform=axes.transAxes,
-            ha="right",
-            fontsize=7,
-            color=GREY,
-        )
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 
 def density_figure(report: SpectraReport) -> Figure:
-    """Empirical spectral densities with their fitted tails: the sites with the smallest, the median and the largest alpha.
+    """Empirical spectral densities with their fitted tails: the smallest, the median and the largest alpha inside the layers.
 
     Raises:
         InputError: the report holds no densities with a fit, for instance because it was made from a table.
@@ -60,7 +53,8 @@ def density_figure(report: SpectraReport) -> Figure:
     fitted = [site for site in report.sites if site.density is not None and math.isfinite(site.ks)]
     if not fitted:
         raise InputError(f"{report.model.name}: no spectral density with a fit to plot")
-    ranked = sorted(fitted, key=lambda site: site.alpha)
+    inside = [site for site in fitted if place(site.name)]
+    ranked = sorted(inside or fitted, key=lambda site: site.alpha)
     shown = list({site.name: site for site in (ranked[0], ranked[len(ranked) // 2], ranked[-1])}.values())
     with style():
         figure = Figure(figsize=(3.3 * len(shown), 3.0), layout="constrained")
@@ -81,7 +75,7 @@ def _draw_density(axes: Axes, site: SiteSpectrum) -> None:
     axes.axvline(site.x_min, color=GREY, lw=0.9, ls="--")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_ylim(bottom=0.5)
+    axes.set_ylim(0.5, 6 * max(site.density.counts))  # room for the text above the bars
     axes.set_title(site.name, fontsize=7.5)
     axes.set_xlabel("eigenvalue of $W^T W$")
     axes.set_ylabel("count per bin")

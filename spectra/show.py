@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spectra.report import SiteSpectrum, SpectraReport
-from spectra.sites import place
+from spectra.sites import place, short
 
 # weightwatcher's bands (constants.py): below 2 a tail is heavier than a trained layer's should be, above 6 lighter.
 OVER_TRAINED, UNDER_TRAINED = 2.0, 6.0
@@ -54,12 +54,6 @@ def grid(report: SpectraReport) -> tuple[dict[str, dict[str, SiteSpectrum]], lis
             layers.setdefault(label, {})[where.projection] = site
             projections[where.projection] = None
     return layers, list(projections)
-
-
-def short(projection: str) -> str:
-    """A projection's name without the words that say nothing: `attention.self.query` becomes `query`."""
-    parts = [part for part in projection.split(".") if part not in ("self", "dense", "self_attn", "mlp")]
-    return parts[-1] if parts[-1] in ("query", "key", "value") else ".".join(parts)
 
 
 def cell(alpha: float) -> Text:

@@ -31,6 +31,12 @@ def place(name: str) -> Place | None:
     return Place(stack=match["stack"], layer=int(match["layer"]), projection=match["projection"])
 
 
+def short(projection: str) -> str:
+    """A projection's name without the words that say nothing: `attention.self.query` becomes `query`."""
+    parts = [part for part in projection.split(".") if part not in ("self", "dense", "self_attn", "mlp")]
+    return parts[-1] if parts[-1] in ("query", "key", "value") else ".".join(parts)
+
+
 def order(name: str) -> tuple[object, ...]:
     """Sort key: sites outside the stacks first, then by stack, layer number and projection; `layer.10` follows `layer.9`."""
     where = place(name)

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from planner import Plan, require_match
-from spectra import Checkpoint, InputError, Value, open_checkpoint, read_json, write_atomic
+from spectra import Checkpoint, InputError, open_checkpoint
+from spectra.values import Value, read_json, write_atomic
 from trainer.build import apply_plan
 from trainer.data import TaskKind
 from trainer.models import head, load_model

@@ -6,7 +6,8 @@ from typing import TypeVar
 from torch import nn
 
 from planner import Plan, PlannedSite
-from spectra import InputError, resolve
+from spectra import InputError
+from spectra.sites import resolve
 from trainer.mixture import MixtureLinear
 
 M = TypeVar("M", bound=nn.Module)
@@ -33,7 +34,7 @@ def apply_plan(model: M, plan: Plan) -> M:
     modules = dict(model.named_modules())
     found = resolve((site.name for site in plan.sites), list(modules))
     for site in plan.sites:
-        _check(site, modules.get(found.get(site.name, "")), type(model).__name__)
+        _check(site, modules[found[site.name]] if site.name in found else None, type(model).__name__)
     model.requires_grad_(False)
     for site in plan.sites:
         if site.ranks:

@@ -69,7 +69,8 @@ def read_texts(path: str | Path) -> Texts:
     rows = rows.select_columns([name for name in ("text", "label") if name in rows.column_names])
     if len(rows) == 0:
         raise InputError(f"{path}: no examples")
-    return Texts(path=path, rows=rows.map(_checked, fn_kwargs={"path": str(path)}, with_indices=True))
+    strings = datasets.Features({name: datasets.Value("string") for name in rows.column_names})
+    return Texts(path=path, rows=rows.map(_checked, fn_kwargs={"path": str(path)}, with_indices=True, features=strings))
 
 
 def _load(path: Path) -> Any:
@@ -77,7 +78,7 @@ def _load(path: Path) -> Any:
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
         return datasets.load_dataset(READERS[path.suffix], data_files=str(path), split="train")
-    except (datasets.exceptions.DatasetGenerationError, StopIteration) as error:
+    except (datasets.exceptions.DatasetGenerationError, StopIteration, ValueError) as error:
         raise InputError(_what_is_wrong(path, error)) from None
 
 

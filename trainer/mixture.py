@@ -71,7 +71,7 @@ class MixtureLinear(nn.Module):
         self.router = nn.Parameter(like.new_empty(len(ranks), d_in)) if len(ranks) > 1 else None
         owners = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(ranks, dtype=torch.long))
         # Derived from ranks and scaling, so not part of the state.
-        self.register_buffer("expert_of_column", nn.functional.one_hot(owners, len(ranks)).T.to(like), persistent=False)
+        self.register_buffer("expert_of_column", (owners == torch.arange(len(ranks))[:, None]).to(like), persistent=False)
         self.register_buffer("column_scale", torch.tensor(scalings, dtype=torch.float64)[owners].to(like), persistent=False)
         self.reset_parameters()
 

@@ -8,9 +8,10 @@ from matplotlib.figure import Figure
 
 from planner import Plan
 from planner.plots import allocation_figure
-from spectra import InputError, load_spectra, read_json
+from spectra import InputError, load_spectra
 from spectra.figures import GREY, PALETTE, save_figure, style
 from spectra.plots import alpha_figure, density_figure
+from spectra.values import read_json
 from trainer.reports import EVALUATION, REPORT, Evaluation, RunReport
 
 

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from spectra import Document, Measured, ModelInfo, Value
+from spectra.report import ModelInfo
+from spectra.values import Document, Measured, Value
 
 REPORT, EVALUATION = "run.json", "evaluation.json"
 

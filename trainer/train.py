@@ -17,7 +17,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer import TRAINER_STATE_NAME
 
 from planner import Plan, require_match
-from spectra import Checkpoint, InputError, model_info, open_checkpoint, read_json, write_atomic
+from spectra import Checkpoint, InputError, open_checkpoint
+from spectra.analysis import model_info
+from spectra.values import read_json, write_atomic
 from trainer.adapters import WEIGHTS, AdapterConfig, build, load_state, save_adapters, trained_state
 from trainer.data import Examples, Texts, collator, read_texts, tokenise
 from trainer.models import head, load_tokenizer

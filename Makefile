@@ -1,0 +1,36 @@
+# make demo   the whole path on a real model, a few minutes       make test    the tests
+# make check  lint, format, types                                 make bench   comparisons with other tools
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test test-all check format bench clean
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/plan demo
+
+test: setup
+	$(BIN)/pytest --quiet
+
+test-all: setup
+	$(BIN)/pytest --quiet -m 'slow or not slow'
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python benchmarks/spectra_vs_weightwatcher.py
+
+clean:
+	rm -rf .venv demo build *.egg-info

@@ -1,0 +1,29 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planner.apportion import largest_remainder
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=30), st.integers(0, 200))
+def test_shares_sum_to_the_total_and_leave_nobody_out(weights, more):
+    total = len(weights) + more
+    shares = largest_remainder(weights, total)
+    assert sum(shares) == total
+    assert min(shares) >= 1
+
+
+@given(st.lists(st.floats(0.5, 2), min_size=2, max_size=20))
+def test_more_weight_never_gets_less(weights):
+    shares = largest_remainder(weights, 10 * len(weights))
+    for one, share in zip(weights, shares, strict=True):
+        for other, others_share in zip(weights, shares, strict=True):
+            assert one <= other or share >= others_share
+
+
+@pytest.mark.parametrize(
+    ("weights", "total", "shares"),
+    [([1, 1, 1], 7, [3, 2, 2]), ([5, 3, 2], 10, [5, 3, 2]), ([98, 1, 1], 4, [2, 1, 1])],
+)
+def test_worked_examples(weights, total, shares):
+    assert largest_remainder(weights, total) == shares

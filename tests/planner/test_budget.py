@@ -1,0 +1,41 @@
+import pytest
+
+from planner.budget import parse_budget, site_cost
+from spectra import InputError
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "amount"),
+    [
+        ("2000000", "parameters", 2_000_000),
+        ("500k", "parameters", 500_000),
+        ("2M", "parameters", 2_000_000),
+        ("1.5 M", "parameters", 1_500_000),
+        ("1%", "parameters", 10_000),
+        ("0.25%", "parameters", 2_500),
+        ("160 experts", "experts", 160),
+        ("1 expert", "experts", 1),
+    ],
+)
+def test_how_budgets_are_written(text, unit, amount):
+    cap = parse_budget(text, 1_000_000)
+    assert (cap.unit, cap.amount) == (unit, amount)
+
+
+@pytest.mark.parametrize("text", ["", "much", "-5", "1.5", "2.5 experts", "0", "0%", "10 ranks", "1e6"])
+def test_other_writings_are_refused(text):
+    with pytest.raises(InputError, match="budget"):
+        parse_budget(text, 1_000_000)
+
+
+def test_cost_counts_the_router_only_where_there_is_a_choice():
+    assert site_cost((6, 4), ()) == 0
+    assert site_cost((6, 4), (3,)) == 3 * 10
+    assert site_cost((6, 4), (3, 1)) == 4 * 10 + 2 * 4
+
+
+def test_cost_of_a_llama_layer():
+    # 7 modules of LLaMA-2-7B at rank 8: the published arithmetic, 624,640 LoRA parameters per expert
+    shapes = [(4096, 4096)] * 4 + [(11008, 4096)] * 2 + [(4096, 11008)]
+    assert sum(site_cost(shape, (8,)) for shape in shapes) == 624_640
+    assert sum(site_cost(shape, (8, 8)) for shape in shapes) == 2 * (624_640 + 35_584)

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planner.solver import RELATIVE_GAP, Menu, solve, upper_hull
+from tests.reference.knapsack import best_value
+
+
+@st.composite
+def menus(draw, most=4, options=5):
+    """Small menus with strictly increasing costs and values."""
+    steps = st.lists(st.tuples(st.integers(1, 12), st.floats(0.01, 5)), min_size=1, max_size=options)
+    return [
+        [(float(cost), float(value)) for cost, value in np.cumsum(draw(steps), axis=0)]
+        for _ in range(draw(st.integers(1, most)))
+    ]
+
+
+def as_menus(options):
+    return [Menu(*(np.array(column) for column in zip(*menu, strict=True))) for menu in options]
+
+
+def floor(options):
+    return sum(menu[0][0] for menu in options)
+
+
+@settings(max_examples=150, deadline=None)
+@given(menus(), st.floats(0, 60))
+def test_optimal_against_brute_force(options, more):
+    budget = floor(options) + more
+    solution = solve(as_menus(options), budget)
+    best = best_value(options, budget)
+    assert sum(menu[pick][0] for menu, pick in zip(options, solution.picks, strict=True)) <= budget
+    assert solution.objective == pytest.approx(sum(menu[pick][1] for menu, pick in zip(options, solution.picks, strict=True)))
+    assert solution.objective >= best * (1 - 2 * RELATIVE_GAP) - 1e-9
+    assert solution.bound >= best - 1e-9
+
+
+@settings(max_examples=100, deadline=None)
+@given(menus(), st.floats(0, 60))
+def test_nothing_affordable_is_left_unspent(options, more):
+    budget = floor(options) + more
+    solution = solve(as_menus(options), budget)
+    left = budget - sum(menu[pick][0] for menu, pick in zip(options, solution.picks, strict=True))
+    upgrades = [
+        menu[pick + 1][0] - menu[pick][0]
+        for menu, pick in zip(options, solution.picks, strict=True)
+        if pick + 1 < len(menu)
+    ]
+    assert all(cost > left for cost in upgrades)
+
+
+@given(menus(most=1, options=8))
+def test_the_hull_is_concave_and_covers_every_option(options):
+    (menu,) = as_menus(options)
+    hull = upper_hull(menu)
+    slopes = np.diff(menu.values[hull]) / np.diff(menu.costs[hull])
+    assert (np.diff(slopes) < 0).all()
+    assert (np.interp(menu.costs, menu.costs[hull], menu.values[hull]) >= menu.values - 1e-9).all()
+
+
+def test_a_case_where_the_hull_alone_is_not_enough():
+    # the slope order takes the small step first and then cannot afford the large one
+    options = [[(0.0, 0.0), (4.0, 5.0)], [(0.0, 0.0), (9.0, 10.0)]]
+    solution = solve(as_menus(options), 10)
+    assert solution.picks == (0, 1)
+    assert solution.objective == 10.0
+
+
+def test_floors_beyond_the_budget_are_refused():
+    with pytest.raises(ValueError, match=r"cheapest options cost 5.0, more than the budget 4"):
+        solve(as_menus([[(5.0, 1.0)]]), 4)
+
+
+def test_solving_prints_nothing(capfd):
+    rng = np.random.default_rng(0)
+    menus = [Menu(np.cumsum(rng.integers(1, 50, 40)).astype(float), np.cumsum(rng.random(40))) for _ in range(60)]
+    solve(menus, 20_000)
+    assert capfd.readouterr().out == ""

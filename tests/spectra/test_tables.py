@@ -1,0 +1,49 @@
+import math
+import warnings
+
+import pytest
+
+from spectra import InputError, load_spectra
+
+GOOD = "name,rows,cols,alpha,note\nm.layers.0.q,8,4,2.5,x\nm.layers.0.v,2,4,-1,y\n"
+
+
+def test_a_plain_table_with_extra_columns(tmp_path):
+    path = tmp_path / "alphas.csv"
+    path.write_text(GOOD)
+    first, second = load_spectra(path).sites
+    assert (first.name, first.shape, first.alpha) == ("m.layers.0.q", (8, 4), 2.5)
+    assert math.isnan(second.alpha)  # weightwatcher's failed fit is no number
+
+
+def test_weightwatchers_details_table(tmp_path, minilm, spectra_report):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import weightwatcher
+
+        weightwatcher.WeightWatcher().analyze(model=str(minilm)).to_csv(tmp_path / "details.csv")
+    ours = spectra_report.by_name()
+    sites = load_spectra(tmp_path / "details.csv").sites
+    assert len(sites) == 39
+    for site in sites:
+        assert site.alpha == pytest.approx(ours[site.name].alpha, rel=1e-9)
+        assert sorted(site.shape) == sorted(ours[site.name].shape)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name,rows,alpha\na,1,2\n", r"column 'cols' is missing; needed are name, rows, cols, alpha"),
+        ("name,rows,cols,alpha\n", "no rows"),
+        ("", "column 'name' is missing"),
+        ("name,rows,cols,alpha\na,8,4,two\n", r"alphas.csv:2: 'two' is not a number"),
+        ("name,rows,cols,alpha\na,8,4,2\nb,0,4,2\n", r"alphas.csv:3: '0' is not the side of a matrix"),
+        ("name,rows,cols,alpha\na,8,4,2\na,8,4,3\n", "'a' appears 2 times"),
+        ("name,rows,cols,alpha\n,8,4,2\n", r"alphas.csv:2: the module has no name"),
+    ],
+)
+def test_bad_tables_are_named_by_line(tmp_path, content, message):
+    path = tmp_path / "alphas.csv"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        load_spectra(path)

@@ -1,0 +1,117 @@
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from spectra import InputError
+from tests.reference.mixture import reference_mixture
+from trainer import MixtureLinear
+
+
+def random_mixture(ranks, top_k, d_in=7, d_out=5, seed=0, scaling=None):
+    torch.manual_seed(seed)
+    base = nn.Linear(d_in, d_out).double()
+    layer = MixtureLinear(base, ranks, top_k, scaling or [0.5 + expert for expert in range(len(ranks))])
+    nn.init.normal_(layer.B)
+    return layer
+
+
+def experts(layer):
+    """Leaf copies of every expert's A and B, and of the router."""
+    A = [part.detach().clone().requires_grad_() for part in layer.A.split(list(layer.ranks))]
+    B = [part.detach().clone().requires_grad_() for part in layer.B.split(list(layer.ranks), dim=1)]
+    router = None if layer.router is None else layer.router.detach().clone().requires_grad_()
+    return A, B, router
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=5), st.data())
+def test_values_and_gradients_equal_the_loop_over_experts(ranks, data):
+    top_k = data.draw(st.integers(1, len(ranks)))
+    leading = data.draw(st.sampled_from([(3,), (2, 4), ()]))
+    layer = random_mixture(ranks, top_k, seed=data.draw(st.integers(0, 99)))
+    x = torch.randn(*leading, 7, dtype=torch.float64)
+    ours_x, reference_x = x.clone().requires_grad_(), x.clone().requires_grad_()
+    A, B, router = experts(layer)
+    base = copy.deepcopy(layer.base)
+    ours = layer(ours_x)
+    reference = reference_mixture(reference_x, base, A, B, router, top_k, [0.5 + expert for expert in range(len(ranks))])
+    close = {"rtol": 1e-12, "atol": 1e-12}
+    torch.testing.assert_close(ours, reference, **close)
+    weights = torch.randn_like(ours)
+    (ours * weights).sum().backward()
+    (reference * weights).sum().backward()
+    torch.testing.assert_close(ours_x.grad, reference_x.grad, **close)
+    if sum(ranks):
+        torch.testing.assert_close(layer.A.grad, torch.cat([part.grad for part in A]), **close)
+        torch.testing.assert_close(layer.B.grad, torch.cat([part.grad for part in B], dim=1), **close)
+        if router is not None:
+            torch.testing.assert_close(layer.router.grad, router.grad, **close)
+
+
+@pytest.mark.parametrize("ranks", [[4], [2, 1], [1, 0, 3, 2], [0, 0], []])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_new_mixture_is_bit_identical_to_its_base(ranks, dtype):
+    base = nn.Linear(16, 8).to(dtype)
+    layer = MixtureLinear(base, ranks, top_k=1)
+    x = torch.randn(5, 16, dtype=dtype)
+    assert torch.equal(layer(x), base(x))
+    assert layer(x).dtype == dtype
+
+
+def test_the_base_is_frozen_and_one_expert_has_no_router():
+    layer = MixtureLinear(nn.Linear(6, 4), [3], top_k=1)
+    assert [name for name, parameter in layer.named_parameters() if parameter.requires_grad] == ["A", "B"]
+    assert layer.router is None
+    assert (tuple(layer.A.shape), tuple(layer.B.shape)) == ((3, 6), (4, 3))
+    assert tuple(MixtureLinear(nn.Linear(6, 4), [3, 1], top_k=1).router.shape) == (2, 6)
+
+
+def test_one_scaling_stands_for_all():
+    one, many = random_mixture([2, 3], 1, scaling=1.5), random_mixture([2, 3], 1, scaling=[1.5, 1.5])
+    x = torch.randn(4, 7, dtype=torch.float64)
+    assert torch.equal(one(x), many(x))
+
+
+def test_derived_buffers_are_not_part_of_the_state():
+    assert sorted(random_mixture([2, 3], 1).state_dict()) == ["A", "B", "base.bias", "base.weight", "router"]
+
+
+def test_half_precision_bases_keep_adapters_and_routing_in_float32():
+    layer = MixtureLinear(nn.Linear(8, 8).bfloat16(), [2, 2], top_k=1)
+    assert layer.A.dtype == layer.router.dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        gates = layer.gates(torch.randn(64, 8))
+        assert layer(torch.randn(3, 8)).dtype == torch.bfloat16
+    assert gates.dtype == torch.float32
+    torch.testing.assert_close(gates.sum(-1), torch.ones(64))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"ranks": [-1]}, "rank -1 in"),
+        ({"ranks": [1, 1], "top_k": 3}, "top_k 3 does not fit 2 experts"),
+        ({"ranks": [1, 1], "top_k": 0}, "top_k 0 does not fit"),
+        ({"ranks": [1, 1], "scaling": [1.0]}, "1 scalings for 2 experts"),
+        ({"ranks": [1, 1], "router": "best"}, "router 'best': not one of topk"),
+    ],
+)
+def test_impossible_mixtures_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        MixtureLinear(nn.Linear(4, 4), **({"top_k": 1} | arguments))
+
+
+@pytest.mark.parametrize(("experts", "k"), [(4, 1), (4, 2), (4, 4), (1, 1)])
+def test_gates_are_positive_for_k_experts_and_sum_to_one(experts, k):
+    from trainer.routers import ROUTERS
+
+    logits = torch.randn(50, experts, dtype=torch.float64)
+    for router in ROUTERS.values():
+        gates = router(logits, k)
+        assert ((gates > 0).sum(-1) == k).all()
+        torch.testing.assert_close(gates.sum(-1), torch.ones(50, dtype=torch.float64))
+        assert (gates.argmax(-1) == logits.argmax(-1)).all()
