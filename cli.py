@@ -55,7 +55,7 @@ def _show(*parts: RenderableType) -> None:
 
 @contextmanager
 def _bar(description: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on standard error; yields update(done, total, note)."""
+    """A progress bar on standard error that appears with the first update(done, total, note)."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -64,9 +64,18 @@ def _bar(description: str) -> Iterator[Callable[..., None]]:
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(description, total=None, note="")
-        yield lambda done, total=None, note="": progress.update(task, completed=done, total=total, note=note)
+    progress = Progress(*columns, console=Console(stderr=True))
+    task = progress.add_task(description, total=None, note="")
+
+    def update(done: int, total: int | None = None, note: str = "") -> None:
+        progress.start()  # not before: input that is refused at once should not leave an empty bar
+        progress.update(task, completed=done, total=total, note=note)
+
+    try:
+        yield update
+    finally:
+        if progress.live.is_started:
+            progress.stop()
 
 
 def _json_option(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""Real models for all tests: the pretrained MiniLM of the demo, and tiny architectures that transformers itself builds and saves."""
+"""Real models for all tests: the demo's pretrained MiniLM, and tiny architectures that transformers builds and saves."""
 
 import importlib.util
 import json
@@ -9,7 +9,30 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for a network
 
-WORDS = "the a of to in is and file read write open close list dict set class method returns value error number string".split()
+WORDS = [
+    "the",
+    "a",
+    "of",
+    "to",
+    "in",
+    "is",
+    "and",
+    "file",
+    "read",
+    "write",
+    "open",
+    "close",
+    "list",
+    "dict",
+    "set",
+    "class",
+    "method",
+    "returns",
+    "value",
+    "error",
+    "number",
+    "string",
+]
 
 
 @pytest.fixture(scope="session")
@@ -58,9 +81,7 @@ def tiny_llama(tmp_path_factory) -> Path:
     vocabulary = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    )
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         hidden_size=32,

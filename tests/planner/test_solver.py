@@ -12,8 +12,7 @@ def menus(draw, most=4, options=5):
     """Small menus with strictly increasing costs and values."""
     steps = st.lists(st.tuples(st.integers(1, 12), st.floats(0.01, 5)), min_size=1, max_size=options)
     return [
-        [(float(cost), float(value)) for cost, value in np.cumsum(draw(steps), axis=0)]
-        for _ in range(draw(st.integers(1, most)))
+        [(float(cost), float(value)) for cost, value in np.cumsum(draw(steps), axis=0)] for _ in range(draw(st.integers(1, most)))
     ]
 
 
@@ -44,9 +43,7 @@ def test_nothing_affordable_is_left_unspent(options, more):
     solution = solve(as_menus(options), budget)
     left = budget - sum(menu[pick][0] for menu, pick in zip(options, solution.picks, strict=True))
     upgrades = [
-        menu[pick + 1][0] - menu[pick][0]
-        for menu, pick in zip(options, solution.picks, strict=True)
-        if pick + 1 < len(menu)
+        menu[pick + 1][0] - menu[pick][0] for menu, pick in zip(options, solution.picks, strict=True) if pick + 1 < len(menu)
     ]
     assert all(cost > left for cost in upgrades)
 

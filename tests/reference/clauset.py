@@ -4,7 +4,7 @@ import numpy as np
 
 
 def reference_clauset(values, threshold=1e-5):
-    """Return (alpha, x_min, n_tail, ks), or None where no fit exists. Skips degenerate tails, which weightwatcher scores as infinite."""
+    """Return (alpha, x_min, n_tail, ks) or None. Skips tails of equal values, which weightwatcher scores as infinite."""
     x = np.sort([value for value in np.ravel(values) if value > threshold])
     n = len(x)
     small = n < 20

@@ -4,7 +4,7 @@ import torch
 
 
 def reference_mixture(x, base, A_list, B_list, router, top_k, scalings):
-    """base(x) + sum over the chosen experts of gate * scaling * B_e A_e x; gates are the softmax over all experts, cut and renormalised."""
+    """base(x) + sum of gate * scaling * B_e A_e x; gates are the softmax over all experts, cut to top_k and renormalised."""
     y = base(x)
     if len(A_list) == 1:
         return y + scalings[0] * (x @ A_list[0].T @ B_list[0].T)

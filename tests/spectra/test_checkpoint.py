@@ -72,7 +72,7 @@ def test_blocks_stack_to_the_matrix_or_its_transpose(folder, block):
 def test_bad_folders_are_named(tmp_path):
     with pytest.raises(InputError, match=r"/no/such: no such folder"):
         open_checkpoint("/no/such")
-    with pytest.raises(InputError, match="no weights: no .*safetensors"):
+    with pytest.raises(InputError, match=r"no weights: no .*safetensors"):
         open_checkpoint(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
     with pytest.raises(InputError, match=r"pytorch_model.bin is a pickle"):

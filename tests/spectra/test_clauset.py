@@ -20,7 +20,9 @@ FAMILIES = {
     "exponential": lambda rng, n: rng.exponential(1, n) + 1e-3,
     "ties": lambda rng, n: np.round(rng.pareto(2, n) + 1, 1),
     "matrix": lambda rng, n: np.linalg.svd(rng.standard_t(3, (n, n + 5)), compute_uv=False) ** 2,
-    "rank-deficient": lambda rng, n: np.linalg.svd(rng.normal(size=(n, n // 2 + 1)) @ rng.normal(size=(n // 2 + 1, n)), compute_uv=False) ** 2,
+    "rank-deficient": lambda rng, n: (
+        np.linalg.svd(rng.normal(size=(n, n // 2 + 1)) @ rng.normal(size=(n // 2 + 1, n)), compute_uv=False) ** 2
+    ),
 }
 
 

@@ -42,7 +42,7 @@ def test_resolve_prefers_the_exact_name():
 def test_resolve_refuses_to_guess():
     with pytest.raises(InputError, match=r"'q' is ambiguous: it fits 'a.q' and 'b.q'"):
         resolve(["q"], ["a.q", "b.q"])
-    with pytest.raises(InputError, match="'a.q' is named twice"):
+    with pytest.raises(InputError, match=r"'a\.q' is named twice"):
         resolve(["a.q", "x.a.q"], ["a.q"])
 
 

@@ -1,0 +1,195 @@
+"""The command line, in process: exit codes, what is printed, what is written."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import cli
+
+ALPHAS = Path(__file__).parent / "data" / "llama-7b-alpha-peak.csv"
+QUICK = ["--max-steps", "4", "--batch-size", "8", "--max-length", "32"]
+
+
+@pytest.fixture
+def run():
+    def invoke(*arguments, code=0):
+        result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+        assert result.exit_code == code, result.output
+        assert "Traceback" not in result.output
+        return result
+
+    return invoke
+
+
+@pytest.fixture(scope="module")
+def workplace(minilm, small_corpus, spectra_report, tmp_path_factory):
+    """A folder with a model, data and the reports made so far."""
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "model").symlink_to(minilm)
+    for path in small_corpus:
+        shutil.copy(path, folder)
+    spectra_report.save(folder / "spectra.json")
+    return folder
+
+
+@pytest.fixture
+def here(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    return workplace
+
+
+def test_analyze_prints_a_table_and_writes_a_report(run, here):
+    output = run("analyze", "model", "-o", "again.json").output
+    assert "alpha by layer and projection" in output
+    assert "40 matrices analysed, 64 tensors skipped" in output
+    assert (here / "again.json").read_bytes() != b""
+    printed = json.loads(run("analyze", "model", "-o", "again.json", "--json").stdout)
+    assert printed == json.loads((here / "again.json").read_text())
+
+
+def test_the_whole_path(run, here):
+    run("probe", "model", "--data", "train.jsonl", "--samples", 16, "--max-length", 32)
+    plan = ["--spectra", "spectra.json", "--sensitivity", "sensitivity.json", "--budget", "1%"]
+    shown = run("allocate", *plan).output
+    assert re.search(r"budget: [\d,]+ of 227,132 parameters spent", shown)
+    assert "fits model: 36 sites" in run("check", "plan.json", "model").output
+    trained = run("train", "plan.json", "--model", "model", "--data", "train.jsonl", *QUICK).output
+    assert re.search(r"trained [\d,]+ adapter and 1,540 head parameters for 4 steps on 48 texts, \d+ of them cut", trained)
+    scores = run("evaluate", "run", "--data", "test.jsonl").output
+    assert all(row in scores for row in ("fine-tuned", "untrained", "majority class"))
+    assert json.loads((here / "run" / "evaluation.json").read_text())["examples"] == 32
+    drawn = run("plot", "spectra.json", "plan.json", "run", "-o", "plots").output.split()
+    assert len(drawn) == 8
+    for path in drawn:
+        content = (here / path).read_bytes()
+        assert content.startswith(b"\x89PNG" if path.endswith("png") else b"<?xml")
+        assert len(content) > 5000
+
+
+def test_show_json_has_sites_and_budget(run, here, uniform_plan):
+    uniform_plan.save("uniform.json")
+    data = json.loads(run("show", "uniform.json", "--json").stdout)
+    assert data["sites"][0].keys() >= {"name", "ranks", "top_k"}
+    assert data["sites"][0]["ranks"] == [1, 1]
+    assert data["budget"]["cap"] == 150_000
+    assert data["budget"]["spent"] == uniform_plan.parameters
+    assert "36 of 36 sites adapted, 36 of them as mixtures" in run("show", "uniform.json").output
+
+
+def test_people_bring_their_own_alphas(run, here):
+    arguments = ["--spectra", ALPHAS, "--strategy", "alphalora", "--budget", "160 experts", "-o", "llama.json", "--json"]
+    data = json.loads(run("allocate", *arguments).stdout)
+    counts = {int(site["name"].split(".")[2]): len(site["ranks"]) for site in data["sites"]}
+    assert len(counts) == 32
+    assert sum(counts.values()) == 160
+
+
+def test_training_resumes(run, here, uniform_plan):
+    uniform_plan.save("uniform.json")
+    arguments = ["train", "uniform.json", "--model", "model", "--data", "train.jsonl", *QUICK, "-o", "resumed"]
+    run(*arguments)
+    assert "already holds a run; add --resume" in run(*arguments, code=1).output
+    run(*arguments, "--resume")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["analyze", "/no/such/model"], "/no/such/model: no such folder"),
+        (["analyze", "empty"], "empty: no weights"),
+        (["analyze", "corrupt"], "model.safetensors: not a readable safetensors file"),
+        (["probe", "model", "--data", "nothing.jsonl"], "nothing.jsonl: empty file, no examples"),
+        (["allocate", "--model", "model", "--strategy", "uniform", "--budget", "100"], "too small for one rank"),
+        (["allocate", "--model", "model", "--strategy", "uniform", "--budget", "a lot"], "budget 'a lot' cannot be read"),
+        (["allocate", "--strategy", "uniform", "--budget", "1%"], "nothing to allocate from"),
+        (["show", "model"], "model: Is a directory"),
+        (["show", "spectra.json"], "expected a 'plan' file, found kind 'spectra'"),
+        (["train", "other.json", "--model", "model", "--data", "train.jsonl"], "made for another model"),
+        (["train", "ghost.json", "--model", "model", "--data", "train.jsonl"], "site 'encoder.layer.0.ghost': no such module"),
+        (["train", "uniform.json", "--model", "model", "--data", "train.jsonl", "--batch-size", "0"], "batch_size: .*got 0"),
+        (["evaluate", "model", "--data", "test.jsonl"], "model: not a finished run"),
+        (["plot", "train.jsonl"], "train.jsonl:2: not JSON"),
+        (["plot", "model/config.json"], "cannot plot a file of kind None"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_writes_nothing(run, here, uniform_plan, tiny_llama, arguments, message):
+    import planner
+    import spectra
+
+    uniform_plan.save("uniform.json")
+    other = planner.allocate(budget="4000", strategy="uniform", model=spectra.open_checkpoint(tiny_llama))
+    other.save("other.json")
+    first = uniform_plan.sites[0].model_copy(update={"name": "encoder.layer.0.ghost"})
+    uniform_plan.model_copy(update={"sites": (first, *uniform_plan.sites[1:])}).save("ghost.json")
+    for folder in ("empty", "corrupt"):
+        (here / folder).mkdir(exist_ok=True)
+    (here / "corrupt" / "model.safetensors").write_bytes(b"\xff" * 100)
+    (here / "nothing.jsonl").touch()
+    result = run(*arguments, *(["-o", "written"] if arguments[0] not in ("show",) else []), code=1)
+    assert re.search(message, result.stderr)
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (here / "written").exists()
+
+
+def test_check_lists_every_mismatch(run, here, uniform_plan, tiny_llama):
+    uniform_plan.save("uniform.json")
+    result = run("check", "uniform.json", tiny_llama, code=1)
+    assert result.stderr.count("no such module") == 36
+    assert result.stderr.strip().endswith("37 mismatches")
+
+
+def test_a_label_unknown_to_the_run(run, here, uniform_plan):
+    uniform_plan.save("uniform.json")
+    run("train", "uniform.json", "--model", "model", "--data", "train.jsonl", *QUICK, "-o", "labels")
+    (here / "strange.jsonl").write_text('{"text": "x", "label": "cooking"}\n')
+    message = run("evaluate", "labels", "--data", "strange.jsonl", code=1).stderr
+    assert "strange.jsonl: row 1: label 'cooking' is unknown to the run" in message
+
+
+def test_ctrl_c_is_exit_130(run, here, monkeypatch):
+    def interrupted(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spectra.analyze", interrupted)
+    result = run("analyze", "model", "-o", "never.json", code=130)
+    assert "Interrupted" in result.stderr
+    assert not (here / "never.json").exists()
+
+
+def test_usage_errors_are_exit_2(run):
+    run("allocate", code=2)
+    run("unknown", code=2)
+
+
+def test_the_options_of_every_command():
+    """Frozen: an option is a promise. Change this list on purpose only."""
+    options = {
+        name: sorted(option for parameter in command.params for option in parameter.opts if option.startswith("--"))
+        for name, command in cli.main.commands.items()
+    }
+    training = ["--batch-size", "--epochs", "--learning-rate", "--max-length", "--max-steps", "--precision", "--seed",
+                "--warmup", "--weight-decay"]  # fmt: skip
+    assert options == {
+        "allocate": ["--budget", "--expert-rank", "--json", "--max-experts", "--model", "--output", "--sensitivity",
+                     "--spectra", "--strategy", "--top-k"],
+        "analyze": ["--json", "--output"],
+        "check": [],
+        "demo": ["--output"],
+        "evaluate": ["--data", "--json", "--model", "--output"],
+        "plot": ["--output"],
+        "probe": ["--data", "--json", "--max-length", "--output", "--samples", "--seed"],
+        "show": ["--json"],
+        "train": sorted([*training, "--data", "--json", "--model", "--output", "--resume"]),
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_demo(run, tmp_path):
+    output = run("demo", "-o", tmp_path / "demo").output
+    reached = {name: float(value) for name, value in re.findall(r"^  (.+?) +([\d.]+)%", output.partition("Reached")[2], re.M)}
+    assert reached["fine-tuned"] > reached["same head, frozen features"] + 10
+    assert reached["fine-tuned"] > reached["majority class"] + 20
