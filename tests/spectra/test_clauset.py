@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectra import fit
-from spectra.clauset import _distance, _exponents, _lower_bounds, clauset
+from spectra.clauset import clauset
 from spectra.fits import FitStatus
+from spectra.tails import distance, exponents, lower_bounds, tails
 from tests.reference.clauset import reference_clauset
 
 with warnings.catch_warnings():
@@ -56,10 +57,12 @@ def test_equals_weightwatcher(family, n):
 
 def test_lower_bounds_never_exceed_the_distance():
     x = np.sort(FAMILIES["lognormal"](np.random.default_rng(0), 400))
-    spectrum, candidates = _exponents(x)
+    sample = tails(x)
+    alphas = exponents(sample)
+    starts = np.arange(alphas.size)
     for points in (3, 24, 192):
-        bounds = _lower_bounds(spectrum, candidates, points)
-        full = np.array([_distance(spectrum, start) for start in candidates])
+        bounds = lower_bounds(sample, alphas, starts, points)
+        full = np.array([distance(sample, alphas, start) for start in starts])
         assert (bounds <= full + 1e-14).all()
 
 
