@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from spectra import InputError
+from spectra.report import AnalysisSettings
+from spectra.values import Value
 from trainer import TrainSettings
 
 if TYPE_CHECKING:
@@ -82,29 +84,59 @@ def _json_option(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of tables.")(command)
 
 
+def _options_of(settings: type[Value]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """One option per setting; name, default and help come from the settings' own fields."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for name, field in reversed(settings.model_fields.items()):
+            option: dict[str, Any] = {"default": field.default, "show_default": True, "help": field.description}
+            if field.annotation is bool:
+                option = {"is_flag": True, "help": field.description}
+            elif get_origin(field.annotation) is Literal:
+                option["type"] = click.Choice(get_args(field.annotation))
+            else:
+                option["type"] = field.annotation
+            command = click.option("--" + name.replace("_", "-"), **option)(command)
+        return command
+
+    return decorate
+
+
 @main.command()
 @click.argument("model")
 @click.option("-o", "--output", type=PATH, default=Path("spectra.json"), show_default=True, help="Where the report goes.")
+@click.option("--csv", type=PATH, help="Also write the sites as a table, one row per matrix.")
+@click.option("--keep-eigenvalues", type=PATH, help="Safetensors file of all eigenvalues; if it is there, nothing is decomposed.")
+@click.option("--device", default="cpu", show_default=True, help="Where to decompose: cpu or cuda.")
 @_json_option
-def analyze(model: str, output: Path, as_json: bool) -> None:
-    """Fit the spectral density of every weight matrix of MODEL, a folder or a hub id."""
+@_options_of(AnalysisSettings)
+def analyze(
+    model: str, output: Path, csv: Path | None, keep_eigenvalues: Path | None, device: str, as_json: bool, **settings: Any
+) -> None:
+    """Fit the spectral density of every weight matrix of MODEL, a folder or a hub id.
+
+    An interrupted analysis goes on where it stopped when the same command is given again.
+    """
     from spectra import analyze as run
     from spectra import show
+    from spectra.journal import remove
+    from spectra.ranks import is_first
+    from spectra.tables import to_csv
 
+    chosen = AnalysisSettings.checked(settings, "analysis settings")
+    journal = output.with_name(f".{output.name}.journal")
     with _bar("spectra") as update:
-        report = run(model, progress=update)
+        report = run(model, chosen, journal=journal, eigenvalues=keep_eigenvalues, device=device, progress=update)
+    if not is_first():  # under torchrun one process writes and prints for all
+        return
     report.save(output)
+    if csv:
+        to_csv(report, csv)
+    remove(journal)
     if as_json:
         click.echo(report.to_json(), nl=False)
-        return
-    _show(show.alpha_table(report), show.elsewhere_table(report))
-    _show(
-        f"{len(report.sites)} matrices analysed, {len(report.skipped)} tensors skipped (reasons in the report); red: alpha below"
-        f" {show.OVER_TRAINED:g}, yellow: above {show.UNDER_TRAINED:g}"
-    )
-    for name, reason in show.failures(report).items():
-        _show(f"{name}: {reason}")
-    _show(f"wrote {output}")
+    else:
+        _show(*show.overview(report), f"wrote {output}")
 
 
 @main.command()
@@ -208,21 +240,6 @@ def check(plan: Path, model: str) -> None:
     click.echo(f"{plan} fits {model}: {len(loaded.sites)} sites, {loaded.parameters:,} trainable parameters")
 
 
-def _train_options(command: Callable[..., None]) -> Callable[..., None]:
-    """One option per training setting; name, default and help come from TrainSettings."""
-    for name, field in reversed(TrainSettings.model_fields.items()):
-        kind = (
-            click.Choice(get_args(field.annotation))
-            if getattr(field.annotation, "__origin__", None) is Literal
-            else field.annotation
-        )
-        option = click.option(
-            "--" + name.replace("_", "-"), type=kind, default=field.default, show_default=True, help=field.description
-        )
-        command = option(command)
-    return command
-
-
 @main.command()
 @click.argument("plan", type=PATH)
 @click.option("--model", required=True, help="The base model, a folder or a hub id.")
@@ -235,7 +252,7 @@ def _train_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("-o", "--output", type=PATH, default=Path("run"), show_default=True, help="The run's folder.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint of an interrupted run.")
 @_json_option
-@_train_options
+@_options_of(TrainSettings)
 def train(plan: Path, model: str, data: Path, output: Path, resume: bool, as_json: bool, **settings: Any) -> None:
     """Build the mixture of LoRA experts that PLAN describes and fine-tune it."""
     from planner import Plan

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from planner.reports import SensitivityReport
 from spectra import Checkpoint, InputError, SpectraReport
 from spectra.analysis import model_info
-from spectra.report import ModelInfo
+from spectra.report import ModelInfo, SiteSpectrum
 from spectra.sites import place, resolve
 
 T = TypeVar("T")
@@ -120,9 +120,11 @@ def _inventory(
     spectra: SpectraReport | None, sensitivity: SensitivityReport | None, checkpoint: Checkpoint | None
 ) -> tuple[ModelInfo, dict[str, Shape]]:
     if checkpoint is not None:
-        model, matrices = model_info(checkpoint), dict(checkpoint.matrices())
+        model, matrices = model_info(checkpoint), dict(checkpoint.modules())
     elif (report := spectra or sensitivity) is not None:
-        model, matrices = report.model, {site.name: site.shape for site in report.sites}
+        alphas = _alphas(spectra) if spectra else {}
+        model = report.model
+        matrices = {name: shape for name, (shape, _) in alphas.items()} or {site.name: site.shape for site in report.sites}
     else:
         raise InputError("nothing to allocate from: give --spectra, --sensitivity or --model")
     shapes = {name: shape for name, shape in matrices.items() if is_adaptable(name)}
@@ -132,7 +134,21 @@ def _inventory(
 
 
 def _alphas(spectra: SpectraReport) -> dict[str, tuple[Shape, float]]:
-    return {site.name: (site.shape, site.alpha) for site in spectra.sites if is_adaptable(site.name)}
+    """Module -> shape and alpha. The parts of a fused module, which an adapter cannot tell apart, count by their mean."""
+    parts: dict[str, list[SiteSpectrum]] = {}
+    for site in spectra.sites:
+        if is_adaptable(site.module):
+            parts.setdefault(site.module, []).append(site)
+    return {module: (_joint_shape(sites), _mean([site.alpha for site in sites])) for module, sites in parts.items()}
+
+
+def _joint_shape(parts: Sequence[SiteSpectrum]) -> Shape:
+    return sum(part.shape[0] for part in parts), parts[0].shape[1]
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if math.isfinite(value)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def _gradients(sensitivity: SensitivityReport) -> dict[str, tuple[Shape, tuple[float, ...]]]:

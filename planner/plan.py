@@ -113,7 +113,7 @@ def mismatches(plan: Plan, checkpoint: Checkpoint) -> list[str]:
         plan: the plan.
         checkpoint: the opened model; only its headers are looked at.
     """
-    matrices = checkpoint.matrices()
+    matrices = checkpoint.modules()
     try:
         found = resolve((site.name for site in plan.sites), list(matrices))
     except InputError as error:

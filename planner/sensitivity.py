@@ -67,7 +67,7 @@ def probe(
 def _stored_names(sites: Iterable[str], checkpoint: Checkpoint | None) -> Mapping[str, str]:
     if checkpoint is None:
         return {name: name for name in sites}
-    names = resolve(sites, list(checkpoint.matrices()))
+    names = resolve(sites, list(checkpoint.modules()))
     if unknown := [name for name in sites if name not in names]:
         raise InputError(f"module {unknown[0]!r} of the model is not in {checkpoint.folder}")
     return names

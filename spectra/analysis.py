@@ -1,55 +1,83 @@
-"""`spectra.analyze`: every matrix of a checkpoint, one at a time, into a SpectraReport."""
+"""`spectra.analyze`: every matrix of a checkpoint into a SpectraReport, resumable, on several cores or ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
-from spectra.checkpoint import Checkpoint, Tensor, blocks, open_checkpoint, why_not_a_matrix
-from spectra.clauset import WW_THRESHOLD
-from spectra.density import eigenvalues
-from spectra.estimators import fit
-from spectra.report import Density, ModelInfo, SiteSpectrum, Skipped, SpectraReport
+from spectra.checkpoint import Checkpoint, open_checkpoint
+from spectra.eigenvalue_file import load_eigenvalues, save_eigenvalues
+from spectra.journal import Journal
+from spectra.matrices import Matrix
+from spectra.ranks import Ranks
+from spectra.report import AnalysisSettings, ModelInfo, SiteSpectrum, Skipped, SpectraReport
+from spectra.site import analyse_matrix
 from spectra.values import InputError
 
-BINS = 100  # the resolution that the literature's histogram estimators use
+Floats = NDArray[np.float64]
 Progress = Callable[[int, int, str], None]
+WORKERS = 2
+# Up to this many eigenvalues one thread per matrix beats several, and several matrices at a time are small enough to hold.
+SMALL = 1024
 
 
-def analyze(model: str | Path, estimator: str = "clauset", progress: Progress | None = None) -> SpectraReport:
+def analyze(
+    model: str | Path,
+    settings: AnalysisSettings | None = None,
+    *,
+    journal: str | Path | None = None,
+    eigenvalues: str | Path | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> SpectraReport:
     """Fit the spectral density of every weight matrix of a checkpoint.
 
     Args:
         model: a folder in Hugging Face layout, or a hub id.
-        estimator: a name from the table in `spectra.estimators`.
-        progress: called as progress(done, total, name) before each matrix and once at the end.
+        settings: what to compute; by default Clauset's alpha from exact eigenvalues.
+        journal: where finished matrices are noted as they come, so that an interrupted analysis goes on; removed at the end.
+        eigenvalues: a safetensors file to keep all eigenvalues in; if it exists for this model, nothing is decomposed again.
+        device: `cpu`, or a torch device such as `cuda`.
+        progress: called as progress(done, total, name) after each matrix.
 
     Returns:
-        One site per two-dimensional floating-point tensor; every other tensor is listed as skipped with the reason.
+        One site per weight matrix; every other tensor is listed as skipped with the reason. Under torchrun each rank does its
+        share and all return the same report.
 
     Raises:
-        InputError: no such model, no weights, a corrupt file, or nothing to analyse.
+        InputError: no such model, no weights, a corrupt file, nothing to analyse, or a device that is not there.
     """
+    settings = settings or AnalysisSettings()
     checkpoint = open_checkpoint(model)
-    matrices = [tensor for tensor in checkpoint.tensors if not why_not_a_matrix(tensor)]
+    matrices, reasons = checkpoint.contents
     if not matrices:
         raise InputError(f"{checkpoint.folder}: no weights to analyse: none of its {len(checkpoint.tensors)} tensors is a matrix")
-    sites = []
-    for done, tensor in enumerate(matrices):
+    known = load_eigenvalues(eigenvalues, checkpoint, settings) if eigenvalues else {}
+    ranks = Ranks.here(device)
+    log = Journal(journal, f"{checkpoint.fingerprint} {settings.model_dump_json()} {eigenvalues is not None}", ranks.rank)
+    done = log.read()
+    todo = ranks.share([matrix for matrix in matrices if matrix.name not in done])
+    finished = len(matrices) - len(todo) if ranks.world == 1 else 0
+    for site, spectrum in _analysed(todo, settings, ranks.device, known):
+        done[site.name] = (site, spectrum)
+        log.add(site, spectrum if eigenvalues else None)
+        finished += 1
         if progress:
-            progress(done, len(matrices), tensor.name)
-        sites.append(_site(tensor, estimator))
-    if progress:
-        progress(len(matrices), len(matrices), "done")
-    skipped = tuple(Skipped(name=tensor.name, reason=why) for tensor in checkpoint.tensors if (why := why_not_a_matrix(tensor)))
-    return SpectraReport(
-        model=model_info(checkpoint),
-        estimator=estimator,
-        threshold=WW_THRESHOLD,
-        sites=tuple(sites),
-        skipped=skipped,
-    )
+            progress(finished, len(matrices) if ranks.world == 1 else len(todo), site.name)
+    done = ranks.gather(done)
+    if eigenvalues and ranks.rank == 0:
+        save_eigenvalues(eigenvalues, checkpoint, settings, {name: spectrum for name, (_, spectrum) in done.items()})
+    return _report(checkpoint, settings, [done[matrix.name][0] for matrix in matrices], reasons)
+
+
+def _report(
+    checkpoint: Checkpoint, settings: AnalysisSettings, sites: Sequence[SiteSpectrum], reasons: Mapping[str, str]
+) -> SpectraReport:
+    skipped = tuple(Skipped(name=name, reason=reason) for name, reason in reasons.items())
+    return SpectraReport(model=model_info(checkpoint), settings=settings, sites=tuple(sites), skipped=skipped)
 
 
 def model_info(checkpoint: Checkpoint) -> ModelInfo:
@@ -57,25 +85,16 @@ def model_info(checkpoint: Checkpoint) -> ModelInfo:
     return ModelInfo(name=checkpoint.name, parameters=checkpoint.parameters, fingerprint=checkpoint.fingerprint)
 
 
-def _site(tensor: Tensor, estimator: str) -> SiteSpectrum:
-    spectrum = eigenvalues(blocks(tensor), min(tensor.shape))
-    lambda_max, trace = float(spectrum[-1]), float(spectrum.sum())
-    return SiteSpectrum(
-        **fit(spectrum, estimator).model_dump(),
-        name=tensor.name.removesuffix(".weight"),
-        shape=(tensor.shape[0], tensor.shape[1]),
-        n_eigenvalues=spectrum.size,
-        n_cut=int((spectrum <= WW_THRESHOLD).sum()),
-        lambda_max=lambda_max,
-        frobenius_norm=float(np.sqrt(trace)),
-        stable_rank=trace / lambda_max if lambda_max > 0 else np.nan,
-        density=_density(spectrum[spectrum > WW_THRESHOLD]),
-    )
+def _analysed(
+    matrices: Sequence[Matrix], settings: AnalysisSettings, device: str, known: Mapping[str, Floats]
+) -> Iterator[tuple[SiteSpectrum, Floats]]:
+    """Analyse matrices, small ones side by side with one BLAS thread each, large ones one at a time with all threads."""
 
+    def one(matrix: Matrix) -> tuple[SiteSpectrum, Floats]:
+        return analyse_matrix(matrix, settings, device, known.get(matrix.name))
 
-def _density(positive: NDArray[np.float64]) -> Density | None:
-    if positive.size < 2:
-        return None
-    logs = np.log10(positive)
-    counts, edges = np.histogram(logs, bins=BINS)
-    return Density(log10_min=float(edges[0]), log10_max=float(edges[-1]), counts=tuple(counts.tolist()))
+    small = [matrix for matrix in matrices if min(matrix.shape) <= SMALL and device == "cpu"]
+    large = [matrix for matrix in matrices if min(matrix.shape) > SMALL or device != "cpu"]
+    with threadpool_limits(1), ThreadPoolExecutor(WORKERS) as pool:
+        yield from pool.map(one, small)
+    yield from map(one, large)

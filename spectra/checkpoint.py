@@ -1,41 +1,31 @@
-"""Checkpoints: find the tensors of a Hugging Face model folder and stream them, a block of rows at a time.
+"""Checkpoints: find the tensors of a Hugging Face model folder, and the matrices they hold.
 
-Only headers are read until a tensor's values are asked for, so looking at a checkpoint of any size is instant and needs no torch.
+Only headers are read until a matrix's values are asked for, so looking at a checkpoint of any size is instant and needs no torch.
 """
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
+from spectra.matrices import CODES, FLOATS, Matrix, expand
 from spectra.sites import order
+from spectra.tensors import Tensor, headers
 from spectra.values import InputError, read_json
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+PICKLE_INDEX, PICKLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
 # What a hub download needs: weights, configuration and tokenizer, and not the same weights in other formats.
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tensor:
-    """One stored tensor: its name, shape, safetensors dtype (`F32`, `BF16`, ...) and the file it lies in."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    file: Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """The tensors of one model folder, in network order."""
 
@@ -43,6 +33,10 @@ class Checkpoint:
     """What the user called it: the folder's name or the hub id."""
     folder: Path
     tensors: tuple[Tensor, ...]
+    aliases: Mapping[str, str]
+    """Tensors that share another one's storage, and which."""
+    config: Mapping[str, Any]
+    """The model's config.json; empty if there is none."""
 
     @property
     def source(self) -> str:
@@ -51,8 +45,8 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """Number of stored floating-point values; a tied tensor is stored, and counted, once."""
-        return sum(int(np.prod(tensor.shape)) for tensor in self.tensors if tensor.dtype in FLOATS)
+        """Number of stored weights; a tied tensor is stored, and counted, once."""
+        return sum(int(np.prod(tensor.shape)) for tensor in self.tensors if tensor.dtype in FLOATS or tensor.dtype in CODES)
 
     @property
     def fingerprint(self) -> str:
@@ -60,24 +54,21 @@ class Checkpoint:
         text = "\n".join(sorted(f"{tensor.name} {list(tensor.shape)}" for tensor in self.tensors))
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()[:32]
 
-    def matrices(self) -> Mapping[str, tuple[int, int]]:
-        """Module name -> (d_out, d_in) of every two-dimensional floating-point `weight`, in network order."""
-        return {
-            tensor.name.removesuffix(".weight"): (tensor.shape[0], tensor.shape[1])
-            for tensor in self.tensors
-            if not why_not_a_matrix(tensor)
-        }
+    @cached_property
+    def contents(self) -> tuple[tuple[Matrix, ...], Mapping[str, str]]:
+        """Every matrix in network order, and for every tensor that holds none the reason."""
+        matrices, reasons = expand(self.tensors, self.config)
+        shared = {name: f"tied: shares the storage of {owner}" for name, owner in self.aliases.items()}
+        return tuple(sorted(matrices, key=lambda matrix: order(matrix.name))), dict(sorted((reasons | shared).items()))
 
-
-def why_not_a_matrix(tensor: Tensor) -> str | None:
-    """The reason why a tensor has no spectrum to analyse, or None for a matrix."""
-    if tensor.dtype not in FLOATS:
-        return f"dtype {tensor.dtype} holds no floating-point weights"
-    if len(tensor.shape) != 2:
-        return f"{len(tensor.shape)}-D, not a matrix"
-    if min(tensor.shape) == 0:
-        return f"empty, shape {list(tensor.shape)}"
-    return None
+    def modules(self) -> Mapping[str, tuple[int, int]]:
+        """Linear module -> (d_out, d_in), in network order; fused parts count together, convolutions not at all."""
+        found: dict[str, tuple[int, int]] = {}
+        for matrix in self.contents[0]:
+            if not matrix.kernel:
+                outputs = found.get(matrix.module, (0, 0))[0] + matrix.shape[0]
+                found[matrix.module] = (outputs, matrix.shape[1])
+        return found
 
 
 def locate(model: str | Path) -> Path:
@@ -110,76 +101,54 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
     """Read the headers of every weight file of a model.
 
     Raises:
-        InputError: no such model, no safetensors weights, a missing shard, a corrupt file, or a tensor stored twice.
+        InputError: no such model, no weights, a missing shard, a corrupt file, or a tensor stored twice.
     """
     folder = locate(model)
     tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
     for file in _weight_files(folder):
-        for tensor in _headers(file):
+        for tensor, owner in headers(file):
             if tensor.name in tensors:
                 raise InputError(f"{file}: tensor {tensor.name!r} is also in {tensors[tensor.name].file.name}")
-            tensors[tensor.name] = tensor
+            if owner:
+                aliases[tensor.name] = owner
+            else:
+                tensors[tensor.name] = tensor
     name = folder.absolute().name if Path(model).is_dir() else str(model)
-    return Checkpoint(name=name, folder=folder, tensors=tuple(tensors[name] for name in sorted(tensors, key=order)))
+    ordered = tuple(tensors[name] for name in sorted(tensors, key=order))
+    return Checkpoint(name=name, folder=folder, tensors=ordered, aliases=aliases, config=_config(folder))
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    """The part of config.json that describes the text stack, which is all of it for a plain language model."""
+    if not (folder / "config.json").is_file():
+        return {}
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise InputError(f"{folder / 'config.json'}: expected an object, found {type(config).__name__}")
+    text = config.get("text_config")
+    return config | text if isinstance(text, dict) else config
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    if (folder / INDEX).is_file():
-        return _indexed_files(folder)
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickles = sorted(folder.glob("*.bin"))
-        hint = f"; {pickles[0].name} is a pickle, convert it with save_pretrained" if pickles else ""
-        raise InputError(f"{folder}: no weights: no *.safetensors file in this folder{hint}")
-    return files
+    """The files that hold the weights: safetensors if there are any, else torch pickles."""
+    for index, single, pattern in ((INDEX, SINGLE, "*.safetensors"), (PICKLE_INDEX, PICKLE, "pytorch_model*.bin")):
+        if (folder / index).is_file():
+            return _indexed_files(folder, index)
+        if (folder / single).is_file():
+            return [folder / single]
+        if files := sorted(folder.glob(pattern)):
+            return files
+    raise InputError(f"{folder}: no weights: neither *.safetensors nor pytorch_model*.bin in this folder")
 
 
-def _indexed_files(folder: Path) -> list[Path]:
-    index = read_json(folder / INDEX)
+def _indexed_files(folder: Path, name: str) -> list[Path]:
+    index = read_json(folder / name)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError(f"{folder / INDEX}: no weight_map in the index")
-    files = [folder / name for name in sorted(set(weight_map.values()))]
+        raise InputError(f"{folder / name}: no weight_map in the index")
+    files = [folder / shard for shard in sorted(set(weight_map.values()))]
     for file in files:
         if not file.is_file():
-            raise InputError(f"{file}: missing, though {INDEX} names it")
+            raise InputError(f"{file}: missing, though {name} names it")
     return files
-
-
-def _headers(file: Path) -> Iterator[Tensor]:
-    with _opened(file, "np") as stored:
-        for name in stored.keys():  # noqa: SIM118 - a safetensors file is no mapping
-            entry = stored.get_slice(name)
-            yield Tensor(name=name, shape=tuple(entry.get_shape()), dtype=str(entry.get_dtype()), file=file)
-
-
-@contextmanager
-def _opened(file: Path, framework: str) -> Iterator[Any]:
-    try:
-        with safe_open(file, framework=framework) as stored:
-            yield stored
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{file}: not a readable safetensors file: {error}") from None
-
-
-def blocks(tensor: Tensor, block: int = 2048) -> Iterator[NDArray[np.float64]]:
-    """Stream a matrix in float64 slabs along its longer side.
-
-    Args:
-        tensor: a matrix of shape (d_out, d_in).
-        block: slab thickness in rows (or columns, if d_in > d_out); bounds the memory beside the Gram matrix.
-
-    Yields:
-        Arrays of shape (at most `block`, min(d_out, d_in)): slabs of W, transposed where W is wide.
-
-    Raises:
-        InputError: the file ends early or cannot be read.
-    """
-    rows, cols = tensor.shape
-    with _opened(tensor.file, "pt") as stored:
-        entry = stored.get_slice(tensor.name)
-        for start in range(0, max(rows, cols), block):
-            slab = entry[start : start + block] if rows >= cols else entry[:, start : start + block].T
-            yield slab.double().numpy()

@@ -6,20 +6,30 @@ from numpy.typing import ArrayLike
 
 from spectra.clauset import clauset
 from spectra.fits import TailFit
+from spectra.hill import hill, peak, peak_meant
 from spectra.values import InputError
 
 Estimator = Callable[[ArrayLike], TailFit]
 
 ESTIMATORS: Mapping[str, Estimator] = {
     "clauset": clauset,
+    "hill": hill,
+    "peak": peak,
+    "peak-meant": peak_meant,
+    "farms": hill,
+    "farms-peak": peak,
 }
+# These take the pooled eigenvalues of fixed-aspect windows (spectra/farms.py) instead of the whole matrix's.
+WINDOWED = frozenset({"farms", "farms-peak"})
+# Computed from every spectrum, whatever is asked for: together they take about a millisecond.
+ALWAYS = ("clauset", "hill", "peak")
 
 
 def fit(eigenvalues: ArrayLike, estimator: str = "clauset") -> TailFit:
     """Fit the tail of a spectrum with a named estimator.
 
     Args:
-        eigenvalues: squared singular values, any order.
+        eigenvalues: squared singular values, any order; for `farms` and `farms-peak` those of all windows.
         estimator: a name from the table.
 
     Raises:

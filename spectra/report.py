@@ -1,10 +1,32 @@
 """SpectraReport: what `plan analyze` writes and the planner reads."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from spectra.fits import TailFit
+from spectra.metrics import Metrics
 from spectra.values import Document, Measured, Value
+
+
+class AnalysisSettings(Value):
+    """What to compute. Whatever it is, the same settings on the same checkpoint give the same bytes."""
+
+    estimator: Literal["clauset", "hill", "peak", "peak-meant", "farms", "farms-peak"] = "clauset"
+    """Whose exponent a site reports as its alpha; clauset, hill and peak are in the report in any case."""
+    precision: Literal["exact", "guarded"] = "exact"
+    """Of the eigenvalues: double, or single where its error cannot matter and double elsewhere."""
+    bootstrap: Annotated[int, Field(ge=0)] = 0
+    """Resamples for an interval of alpha; 0 for none."""
+    subsamples: Annotated[int, Field(ge=0)] = 0
+    """Random submatrices for the variation of alpha within the matrix; each costs a decomposition."""
+    goodness: Annotated[int, Field(ge=0)] = 0
+    """Replicas for the goodness-of-fit p-value of the Clauset fit."""
+    compare: bool = False
+    """Compare the power law with other distributions of the same tail."""
+    seed: int = 0
+    """Of resampling; each matrix has a stream of its own, so order does not matter."""
 
 
 class Density(Value):
@@ -15,22 +37,55 @@ class Density(Value):
     counts: tuple[int, ...]
 
 
+class Interval(Value):
+    """A percentile interval of alpha."""
+
+    low: Measured
+    high: Measured
+    coverage: float
+    replicas: int
+
+
+class Comparison(Value):
+    """The power law against one alternative distribution of the same tail."""
+
+    alternative: str
+    ratio: Measured
+    """Sum of log-likelihood differences; positive favours the power law."""
+    normalised_ratio: Measured
+    """The ratio over its standard deviation."""
+    iid_p: Measured
+    """Probability of a ratio this far from zero if neither were better, were the eigenvalues independent."""
+
+
+class Uncertainty(Value):
+    """What was asked for beyond the fit itself; NaN or empty where it was not."""
+
+    interval: Interval | None = None
+    subsample_variation: Measured = float("nan")
+    """Standard deviation over mean of alpha on random submatrices."""
+    iid_p: Measured = float("nan")
+    """Goodness of fit of the Clauset power law, were the eigenvalues independent."""
+    comparisons: tuple[Comparison, ...] = ()
+
+
 class SiteSpectrum(TailFit):
-    """The spectrum of one matrix: its tail fit, and what can be said without a fit."""
+    """The spectrum of one matrix: its tail fit by the chosen estimator, and everything else that is known about it."""
 
     name: str
-    """The module's name in the checkpoint, without `.weight`."""
+    """The module's name in the checkpoint, without `.weight`, and the part where a module fuses several matrices."""
+    module: str
+    """The linear module that holds the matrix."""
     shape: tuple[int, int]
     """(d_out, d_in)."""
     n_eigenvalues: int
     n_cut: int
-    """Eigenvalues at or below the threshold, left out of the fit."""
-    lambda_max: Measured
-    """Largest eigenvalue of W^T W: the squared spectral norm."""
-    frobenius_norm: Measured
-    stable_rank: Measured
-    """Squared Frobenius norm over lambda_max."""
+    """Eigenvalues at or below weightwatcher's absolute threshold of 1e-5, which the Clauset fit leaves out."""
+    fits: dict[str, TailFit]
+    """The fits of all estimators that were computed, by name."""
+    metrics: Metrics | None
     density: Density | None
+    uncertainty: Uncertainty
 
 
 class Skipped(Value):
@@ -54,10 +109,15 @@ class SpectraReport(Document):
 
     kind: Literal["spectra"] = "spectra"
     model: ModelInfo
-    estimator: str
-    threshold: Measured
+    settings: AnalysisSettings | None
+    """None where alphas come from a table."""
     sites: tuple[SiteSpectrum, ...]
     skipped: tuple[Skipped, ...]
+
+    @property
+    def estimator(self) -> str:
+        """Whose exponents the sites report."""
+        return self.settings.estimator if self.settings else "table"
 
     def by_name(self) -> Mapping[str, SiteSpectrum]:
         """The sites, by name."""

@@ -1,9 +1,10 @@
 """Spectra reports for people: a table with one row per layer and one column per projection."""
 
 import math
-from collections.abc import Mapping
+from collections import Counter
 
 from rich import box
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -12,6 +13,8 @@ from spectra.sites import place, short
 
 # weightwatcher's bands (constants.py): below 2 a tail is heavier than a trained layer's should be, above 6 lighter.
 OVER_TRAINED, UNDER_TRAINED = 2.0, 6.0
+LISTED = 5  # outliers, failures and reasons that are printed; the report has them all
+BAR = 12
 
 
 def alpha_table(report: SpectraReport) -> Table:
@@ -27,11 +30,18 @@ def alpha_table(report: SpectraReport) -> Table:
         table.add_column(short(projection), justify="right")
     if projections:
         table.add_column("mean", justify="right", style="bold")
+        table.add_column("")
+    largest = max((alpha for row in layers.values() if not math.isnan(alpha := _mean(row))), default=1.0)
     for label, row in layers.items():
-        known = [site.alpha for site in row.values() if not math.isnan(site.alpha)]
-        mean = f"{sum(known) / len(known):.2f}" if known else "-"
-        table.add_row(label, *(cell(row[name].alpha) if name in row else "" for name in projections), mean)
+        mean = _mean(row)
+        shown = ("-", "") if math.isnan(mean) else (f"{mean:.2f}", "█" * round(BAR * mean / largest))
+        table.add_row(label, *(cell(row[name].alpha) if name in row else "" for name in projections), *shown)
     return table
+
+
+def _mean(row: dict[str, SiteSpectrum]) -> float:
+    known = [site.alpha for site in row.values() if not math.isnan(site.alpha)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def elsewhere_table(report: SpectraReport) -> Table:
@@ -64,6 +74,38 @@ def cell(alpha: float) -> Text:
     return Text(f"{alpha:.2f}", style=style)
 
 
-def failures(report: SpectraReport) -> Mapping[str, str]:
-    """Sites without an alpha, with the reason."""
-    return {site.name: str(site.status) for site in report.sites if math.isnan(site.alpha)}
+def overview(report: SpectraReport) -> list[RenderableType]:
+    """What a person wants first: the outliers, a bar per layer, the grid, and what was skipped and why."""
+    parts: list[RenderableType] = [alpha_table(report)]
+    if any(place(site.name) is None for site in report.sites):
+        parts.append(elsewhere_table(report))
+    return [*parts, *_outliers(report), *_skipped(report)]
+
+
+def _outliers(report: SpectraReport) -> list[str]:
+    """Sentences about matrices outside the band, and those without a fit."""
+    known = [site for site in report.sites if not math.isnan(site.alpha)]
+    over = sorted((site for site in known if site.alpha < OVER_TRAINED), key=lambda site: site.alpha)
+    under = sorted((site for site in known if site.alpha > UNDER_TRAINED), key=lambda site: -site.alpha)
+    lines = []
+    if report.estimator == "clauset":  # the band is weightwatcher's and means nothing for another estimator
+        lines.append(f"over-trained, alpha below {OVER_TRAINED:g} (weightwatcher's band): {_listed(over)}")
+        lines.append(f"under-trained, alpha above {UNDER_TRAINED:g}: {_listed(under)}")
+    failed = [site for site in report.sites if math.isnan(site.alpha)]
+    return lines + [f"{site.name}: {site.status}" for site in failed[:LISTED]] + _more(failed)
+
+
+def _listed(sites: list[SiteSpectrum]) -> str:
+    named = ", ".join(f"{site.name} {site.alpha:.2f}" for site in sites[:LISTED])
+    return named + (f" and {len(sites) - LISTED} more" if len(sites) > LISTED else "") if sites else "none"
+
+
+def _more(failed: list[SiteSpectrum]) -> list[str]:
+    return [f"{len(failed) - LISTED} more fits failed; see the report"] if len(failed) > LISTED else []
+
+
+def _skipped(report: SpectraReport) -> list[str]:
+    reasons = Counter(tensor.reason for tensor in report.skipped)
+    counted = "; ".join(f"{count} {reason}" for reason, count in reasons.most_common(LISTED))
+    ending = f" ({counted})" if counted else ""
+    return [f"{len(report.sites)} matrices analysed, {len(report.skipped)} tensors skipped{ending}"]

@@ -6,16 +6,38 @@ be exact.
 """
 
 import csv
+import io
 import math
 from collections import Counter
 from pathlib import Path
 
 from spectra.fits import FitStatus
-from spectra.report import ModelInfo, SiteSpectrum, SpectraReport
-from spectra.values import InputError
+from spectra.report import ModelInfo, SiteSpectrum, SpectraReport, Uncertainty
+from spectra.values import InputError, write_atomic
 
 PLAIN = ("name", "rows", "cols", "alpha")
 WEIGHTWATCHER = ("longname", "N", "M", "alpha")
+
+
+def to_csv(report: SpectraReport, path: str | Path) -> None:
+    """Write a report's sites as a table that `load_spectra` reads again: name, rows, cols, alpha, and everything else.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    text = io.StringIO()
+    rows = [_row(site) for site in report.sites]
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())
+
+
+def _row(site: SiteSpectrum) -> dict[str, object]:
+    own = site.model_dump(include={"alpha", "x_min", "n_tail", "ks", "sigma", "status", "n_eigenvalues", "n_cut"})
+    fits = {f"alpha_{name}": fit.alpha for name, fit in site.fits.items()}
+    about = {"name": site.name, "rows": site.shape[0], "cols": site.shape[1]}
+    return about | own | fits | (site.metrics.model_dump() if site.metrics else {})
 
 
 def load_spectra(path: str | Path) -> SpectraReport:
@@ -41,7 +63,7 @@ def from_table(path: str | Path) -> SpectraReport:
         raise InputError(f"{path}: {name!r} appears {times} times")
     parameters = sum(site.shape[0] * site.shape[1] for site in sites)
     model = ModelInfo(name=Path(path).stem, parameters=parameters, fingerprint=None)
-    return SpectraReport(model=model, estimator="table", threshold=math.nan, sites=sites, skipped=())
+    return SpectraReport(model=model, settings=None, sites=sites, skipped=())
 
 
 def _read(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -63,6 +85,7 @@ def _site(where: str, name: str, rows: str, cols: str, alpha: str) -> SiteSpectr
     value = _number(where, alpha) if alpha else math.nan
     return SiteSpectrum(
         name=name,
+        module=name,
         shape=shape,
         alpha=value if value > 0 else math.nan,
         x_min=math.nan,
@@ -72,10 +95,10 @@ def _site(where: str, name: str, rows: str, cols: str, alpha: str) -> SiteSpectr
         status=FitStatus.NOT_GIVEN if value > 0 else FitStatus.NO_EXPONENT,
         n_eigenvalues=min(shape),
         n_cut=0,
-        lambda_max=math.nan,
-        frobenius_norm=math.nan,
-        stable_rank=math.nan,
+        fits={},
+        metrics=None,
         density=None,
+        uncertainty=Uncertainty(),
     )
 
 

@@ -176,7 +176,8 @@ def test_the_options_of_every_command():
     assert options == {
         "allocate": ["--budget", "--expert-rank", "--json", "--max-experts", "--model", "--output", "--sensitivity",
                      "--spectra", "--strategy", "--top-k"],
-        "analyze": ["--json", "--output"],
+        "analyze": ["--bootstrap", "--compare", "--csv", "--device", "--estimator", "--goodness", "--json", "--keep-eigenvalues",
+                    "--output", "--precision", "--seed", "--subsamples"],
         "check": [],
         "demo": ["--output"],
         "evaluate": ["--data", "--json", "--model", "--output"],

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from spectra import InputError, open_checkpoint
-from spectra.checkpoint import blocks, locate
+from spectra.checkpoint import locate
+from spectra.stream import slabs
 
 WEIGHTS = {
     "layers.0.q.weight": torch.randn(6, 4),
@@ -26,7 +27,7 @@ def folder(tmp_path):
 
 def test_tensors_come_in_network_order(folder):
     checkpoint = open_checkpoint(folder)
-    assert list(checkpoint.matrices().items()) == [
+    assert list(checkpoint.modules().items()) == [
         ("layers.0.q", (6, 4)),
         ("layers.9.q", (5, 5)),
         ("layers.10.q", (4, 6)),
@@ -62,20 +63,19 @@ def test_fingerprint_is_the_architecture(folder, tmp_path):
 
 @pytest.mark.parametrize("block", [1, 3, 100])
 def test_blocks_stack_to_the_matrix_or_its_transpose(folder, block):
-    for tensor in open_checkpoint(folder).tensors:
-        if len(tensor.shape) == 2 and tensor.dtype != "I64":
-            expected = WEIGHTS[tensor.name].double().numpy()
-            expected = expected if tensor.shape[0] >= tensor.shape[1] else expected.T
-            np.testing.assert_array_equal(np.concatenate(list(blocks(tensor, block))), expected)
+    for matrix in open_checkpoint(folder).contents[0]:
+        expected = WEIGHTS[matrix.tensor.name].double().numpy()
+        expected = expected if matrix.shape[0] >= matrix.shape[1] else expected.T
+        np.testing.assert_array_equal(np.concatenate(list(slabs(matrix, block))), expected)
 
 
 def test_bad_folders_are_named(tmp_path):
     with pytest.raises(InputError, match=r"/no/such: no such folder"):
         open_checkpoint("/no/such")
-    with pytest.raises(InputError, match=r"no weights: no .*safetensors"):
+    with pytest.raises(InputError, match=r"no weights: neither .*safetensors nor"):
         open_checkpoint(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(InputError, match=r"pytorch_model.bin is a pickle"):
+    with pytest.raises(InputError, match=r"pytorch_model.bin: not a readable torch checkpoint"):
         open_checkpoint(tmp_path)
     with pytest.raises(InputError, match="a file; give the model's folder"):
         locate(tmp_path / "pytorch_model.bin")
