@@ -356,3 +356,7 @@ def _summary(output: Path) -> None:
     _show("\nPlanned", show.plan_summary(Plan.load(output / "plan.json")), "\nReached, on modules of the library it never saw")
     _show_scores(result, {"same head, frozen features": control.trained})
     _show(f"\nEverything is in {output}/: spectra.json, sensitivity.json, plan.json, run/ (adapters), plots/ (PNG and SVG)")
+
+
+if __name__ == "__main__":
+    main()

@@ -92,8 +92,8 @@ def marchenko_pastur_median(ratio: float, points: int = 20_001) -> float:
     In the angle theta with t = centre - radius cos theta the density has no singularity, not even at ratio 1.
     """
     centre, radius = 1 + ratio, 2 * ratio**0.5
-    theta = np.linspace(0, np.pi, points)[1:]
-    t = centre - radius * np.cos(theta)
-    density = radius**2 * np.sin(theta) ** 2 / (2 * np.pi * ratio * t)
-    mass = np.concatenate(([0.0], np.cumsum((density[1:] + density[:-1]) / 2)))
-    return float(np.interp(mass[-1] / 2, mass, t))
+    edges = np.linspace(0, np.pi, points)
+    theta = (edges[1:] + edges[:-1]) / 2
+    density = radius**2 * np.sin(theta) ** 2 / (2 * np.pi * ratio * (centre - radius * np.cos(theta)))
+    mass = np.concatenate(([0.0], np.cumsum(density)))
+    return float(centre - radius * np.cos(np.interp(mass[-1] / 2, mass, edges)))

@@ -16,7 +16,7 @@ class AnalysisSettings(Value):
     estimator: Literal["clauset", "hill", "peak", "peak-meant", "farms", "farms-peak"] = "clauset"
     """Whose exponent a site reports as its alpha; clauset, hill and peak are in the report in any case."""
     precision: Literal["exact", "guarded"] = "exact"
-    """Of the eigenvalues: double, or single where its error cannot matter and double elsewhere."""
+    """Of the eigenvalues: double, or single where its error cannot matter (for clauset and hill) and double elsewhere."""
     bootstrap: Annotated[int, Field(ge=0)] = 0
     """Resamples for an interval of alpha; 0 for none."""
     subsamples: Annotated[int, Field(ge=0)] = 0
