@@ -309,9 +309,8 @@ def plot(files: tuple[Path, ...], output: Path) -> None:
     """Draw reports, plans and runs (FILES, in any mix) as PNG and SVG."""
     from trainer.plots import draw
 
-    for file in files:
-        for path in draw(file, output):
-            click.echo(path)
+    for path in draw(files, output):
+        click.echo(path)
 
 
 @main.command()

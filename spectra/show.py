@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from spectra.grid import grid
 from spectra.report import SiteSpectrum, SpectraReport
 from spectra.sites import place, short
 
@@ -18,30 +19,22 @@ BAR = 12
 
 
 def alpha_table(report: SpectraReport) -> Table:
-    """Alpha by layer and projection; other matrices below, failed fits as a dash."""
-    table = Table(
-        title=f"alpha by layer and projection: {report.model.name}, estimator {report.estimator}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
+    """Alpha by layer and projection, experts by their mean, with a bar per layer; failed fits as a dash."""
+    title = f"alpha by layer and projection: {report.model.name}, estimator {report.estimator}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("layer", justify="right")
-    layers, projections = grid(report)
-    for projection in projections:
-        table.add_column(short(projection), justify="right")
-    if projections:
-        table.add_column("mean", justify="right", style="bold")
-        table.add_column("")
-    largest = max((alpha for row in layers.values() if not math.isnan(alpha := _mean(row))), default=1.0)
-    for label, row in layers.items():
-        mean = _mean(row)
-        shown = ("-", "") if math.isnan(mean) else (f"{mean:.2f}", "█" * round(BAR * mean / largest))
-        table.add_row(label, *(cell(row[name].alpha) if name in row else "" for name in projections), *shown)
+    cells = grid(report)
+    for projection in cells.projections:
+        table.add_column(short(projection), justify="right", overflow="fold")
+    table.add_column("mean", justify="right", style="bold")
+    table.add_column("")
+    largest = max((alpha for layer in cells.rows if not math.isnan(alpha := cells.mean(layer))), default=1.0)
+    for layer, row in cells.rows.items():
+        alphas = (cell(cells.mean(layer, name)) if name in row else "" for name in cells.projections)
+        whole = cells.mean(layer)
+        bar = "" if math.isnan(whole) else "█" * round(BAR * whole / largest)
+        table.add_row(layer, *alphas, cell(whole), bar)
     return table
-
-
-def _mean(row: dict[str, SiteSpectrum]) -> float:
-    known = [site.alpha for site in row.values() if not math.isnan(site.alpha)]
-    return sum(known) / len(known) if known else math.nan
 
 
 def elsewhere_table(report: SpectraReport) -> Table:
@@ -51,19 +44,6 @@ def elsewhere_table(report: SpectraReport) -> Table:
         if place(site.name) is None:
             table.add_row(site.name, "x".join(map(str, site.shape)), cell(site.alpha), str(site.status))
     return table
-
-
-def grid(report: SpectraReport) -> tuple[dict[str, dict[str, SiteSpectrum]], list[str]]:
-    """Layer label -> projection -> site, and all projections, both in network order."""
-    layers: dict[str, dict[str, SiteSpectrum]] = {}
-    projections: dict[str, None] = {}  # a dict keeps the order in which the network has them
-    stacks = {where.stack for site in report.sites if (where := place(site.name))}
-    for site in report.sites:
-        if where := place(site.name):
-            label = f"{where.stack} {where.layer}" if len(stacks) > 1 else str(where.layer)
-            layers.setdefault(label, {})[where.projection] = site
-            projections[where.projection] = None
-    return layers, list(projections)
 
 
 def cell(alpha: float) -> Text:
@@ -76,7 +56,7 @@ def cell(alpha: float) -> Text:
 
 def overview(report: SpectraReport) -> list[RenderableType]:
     """What a person wants first: the outliers, a bar per layer, the grid, and what was skipped and why."""
-    parts: list[RenderableType] = [alpha_table(report)]
+    parts: list[RenderableType] = [alpha_table(report)] if grid(report).rows else []
     if any(place(site.name) is None for site in report.sites):
         parts.append(elsewhere_table(report))
     return [*parts, *_outliers(report), *_skipped(report)]

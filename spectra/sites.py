@@ -33,7 +33,7 @@ def place(name: str) -> Place | None:
 
 def short(projection: str) -> str:
     """A projection's name without the words that say nothing: `attention.self.query` becomes `query`."""
-    parts = [part for part in projection.split(".") if part not in ("self", "dense", "self_attn", "mlp")]
+    parts = [part for part in projection.split(".") if part not in ("self", "dense", "self_attn", "mlp", "*")]
     return parts[-1] if parts[-1] in ("query", "key", "value") else ".".join(parts)
 
 

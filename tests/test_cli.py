@@ -63,7 +63,7 @@ def test_the_whole_path(run, here):
     assert all(row in scores for row in ("fine-tuned", "untrained", "majority class"))
     assert json.loads((here / "run" / "evaluation.json").read_text())["examples"] == 32
     drawn = run("plot", "spectra.json", "plan.json", "run", "-o", "plots").output.split()
-    assert len(drawn) == 8
+    assert len(drawn) == 10
     for path in drawn:
         content = (here / path).read_bytes()
         assert content.startswith(b"\x89PNG" if path.endswith("png") else b"<?xml")

@@ -1,6 +1,8 @@
 """The training curve of a run, beside what it reached on held-out data; and `draw`, which draws whatever a path holds."""
 
 import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -8,9 +10,10 @@ from matplotlib.figure import Figure
 
 from planner import Plan
 from planner.plots import allocation_figure
-from spectra import InputError, load_spectra
+from spectra import InputError, SpectraReport, load_spectra
 from spectra.figures import GREY, PALETTE, save_figure, style
-from spectra.plots import alpha_figure, density_figure
+from spectra.plots import alpha_figure, comparison_figure, density_figure, heat_figure
+from spectra.sites import resolve
 from spectra.values import read_json
 from trainer.reports import EVALUATION, REPORT, Evaluation, RunReport
 
@@ -33,26 +36,41 @@ def run_figure(run: str | Path) -> Figure:
     return figure
 
 
-def draw(source: str | Path, folder: str | Path) -> list[Path]:
-    """Draw whatever a path holds: a spectra report, a plan, or the folder of a run.
+def draw(sources: Sequence[str | Path], folder: str | Path) -> Iterator[Path]:
+    """Draw whatever some paths hold: spectra reports, plans, folders of runs; two reports are also compared.
 
-    Returns:
+    Yields:
         The files written, PNG and SVG of each figure.
 
     Raises:
-        InputError: none of these.
+        InputError: a path that holds none of these.
     """
-    source = Path(source)
-    if source.is_dir():
-        return save_figure(run_figure(source), folder, f"{source.resolve().name}-training")
-    kind = _kind(source)
-    if kind == "plan":
-        return save_figure(allocation_figure(Plan.load(source)), folder, f"{source.stem}-allocation")
-    report = load_spectra(source)
-    paths = save_figure(alpha_figure(report), folder, f"{source.stem}-alpha")
+    reports: list[tuple[str, SpectraReport]] = []
+    for name, source in zip(_names(sources), map(Path, sources), strict=True):
+        if source.is_dir():
+            yield from save_figure(run_figure(source), folder, f"{name}-training")
+        elif _kind(source) == "plan":
+            yield from save_figure(allocation_figure(Plan.load(source)), folder, f"{name}-allocation")
+        else:
+            reports.append((name, load_spectra(source)))
+            yield from _draw_report(*reports[-1], folder)
+    for (name, one), (others_name, other) in pairwise(reports):
+        if resolve(one.by_name(), list(other.by_name())):  # two models of one architecture, not just two models
+            yield from save_figure(comparison_figure(one, other), folder, f"{name}-{others_name}-comparison")
+
+
+def _draw_report(name: str, report: SpectraReport, folder: str | Path) -> Iterator[Path]:
+    yield from save_figure(alpha_figure(report), folder, f"{name}-alpha")
+    yield from save_figure(heat_figure(report), folder, f"{name}-heatmap")
     if any(site.density for site in report.sites):
-        paths += save_figure(density_figure(report), folder, f"{source.stem}-density")
-    return paths
+        yield from save_figure(density_figure(report), folder, f"{name}-density")
+
+
+def _names(sources: Sequence[str | Path]) -> list[str]:
+    """What each source's figures are called: its own name, after its folder's where two sources share one."""
+    paths = [Path(source).absolute() for source in sources]
+    names = [path.name if path.is_dir() else path.stem for path in paths]
+    return [f"{path.parent.name}-{name}" if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)]
 
 
 def _kind(source: Path) -> str:
