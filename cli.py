@@ -4,6 +4,7 @@ Every import beyond click and the settings' table happens inside the command tha
 `plan check` start without torch or transformers.
 """
 
+import math
 import shlex
 import shutil
 import sys
@@ -19,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from spectra import InputError
 from spectra.report import AnalysisSettings
-from spectra.values import Value
+from spectra.values import Value, require_writable
 from trainer import TrainSettings
 
 if TYPE_CHECKING:
@@ -37,9 +38,12 @@ class _Cli(click.Group):
         except InputError as error:
             raise click.ClickException(" ".join(str(error).split())) from None
         except OSError as error:
-            raise click.ClickException(f"{error.filename or 'input/output'}: {error.strerror or error}") from None
+            raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from None
         except KeyboardInterrupt:
-            click.echo("Interrupted; what was finished is kept.", err=True)
+            click.echo(
+                "Interrupted; nothing half-written is left. To go on: analyze with the same command, train with --resume.",
+                err=True,
+            )
             ctx.exit(130)
 
 
@@ -124,6 +128,8 @@ def analyze(
     from spectra.tables import to_csv
 
     chosen = AnalysisSettings.checked(settings, "analysis settings")
+    for path in filter(None, (output, csv, keep_eigenvalues)):
+        require_writable(path)
     journal = output.with_name(f".{output.name}.journal")
     with _bar("spectra") as update:
         report = run(model, chosen, journal=journal, eigenvalues=keep_eigenvalues, device=device, progress=update)
@@ -145,7 +151,9 @@ def analyze(
 @click.option("-o", "--output", type=PATH, default=Path("sensitivity.json"), show_default=True, help="Where the report goes.")
 @click.option("--samples", type=click.IntRange(1), default=128, show_default=True, help="Examples per task.")
 @click.option("--max-length", type=click.IntRange(2), default=128, show_default=True, help="Tokens per text.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draw of examples and of a new head.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the draw of examples and of a new head."
+)
 @_json_option
 def probe(model: str, files: tuple[Path, ...], output: Path, samples: int, max_length: int, seed: int, as_json: bool) -> None:
     """Measure how strongly sampled examples pull on every linear module of MODEL; no weight changes."""
@@ -154,6 +162,7 @@ def probe(model: str, files: tuple[Path, ...], output: Path, samples: int, max_l
     from spectra import open_checkpoint
     from trainer import load_sample
 
+    require_writable(output)
     checkpoint = open_checkpoint(model)
 
     def measure(file: Path) -> SensitivityReport:
@@ -262,7 +271,7 @@ def train(plan: Path, model: str, data: Path, output: Path, resume: bool, as_jso
     with _bar("training") as update:
         report = run(
             Plan.load(plan), model, data, output, chosen, resume=resume,
-            progress=lambda step, steps, loss: update(step, steps, f"loss {loss:.3f}"),
+            progress=lambda step, steps, loss: update(step, steps, "" if math.isnan(loss) else f"loss {loss:.3f}"),
         )  # fmt: skip
     if as_json:
         click.echo(report.to_json(), nl=False)
@@ -286,6 +295,7 @@ def evaluate(run: Path, data: Path, model: str | None, output: Path | None, as_j
     from trainer import EVALUATION
     from trainer import evaluate as measure
 
+    require_writable(output or run / EVALUATION)
     with _bar("evaluating") as update:
         result = measure(run, data, base=model, progress=update)
     result.save(output or run / EVALUATION)

@@ -8,6 +8,7 @@ from planner.reports import SensitivityReport, join
 from planner.strategies import STRATEGIES
 
 if TYPE_CHECKING:
+    from planner.linear import linear_shape
     from planner.sensitivity import example_losses, probe
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "allocate",
     "example_losses",
     "join",
+    "linear_shape",
     "mismatches",
     "probe",
     "require_match",
@@ -30,4 +32,8 @@ def __getattr__(name: str) -> Any:
         from planner import sensitivity
 
         return getattr(sensitivity, name)
+    if name == "linear_shape":
+        from planner.linear import linear_shape
+
+        return linear_shape
     raise AttributeError(f"module 'planner' has no attribute {name!r}")

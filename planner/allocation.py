@@ -69,6 +69,8 @@ def allocate(
     cap = parse_budget(budget, evidence.model.parameters)
     demand = STRATEGIES[strategy](evidence)
     rank = expert_rank or (DEFAULT_EXPERT_RANK if cap.unit == "experts" else _expert_rank(evidence, demand, cap))
+    if rank > (side := min(min(site.shape) for site in evidence.sites)):
+        raise InputError(f"expert rank {rank} exceeds the smallest side of a site, {side}")
     shape = Shape(expert_rank=rank, max_experts=max_experts, top_k=top_k)
     solution = None
     if cap.unit == "experts":
@@ -150,14 +152,19 @@ def _menu(evidence: Evidence, group: Sequence[int], demand: Demand, cap: Cap, sh
 
 
 def _count_experts(evidence: Evidence, demand: Demand, cap: Cap, shape: Shape) -> list[tuple[int, ...]]:
-    """AlphaLoRA's way to spend: a layer's share of the experts is its share of the weight; all its projections get that count."""
-    layers = list(evidence.layers.values())
-    if cap.amount < len(layers):
-        raise InputError(f"budget {cap.request!r} is too small for one expert in each of the {len(layers)} layers")
-    weights = [float(np.mean([demand.weights[position] for position in members])) for members in layers]
+    """AlphaLoRA's way to spend: a layer's share of the experts is its share of the weight; its wanted sites share that count."""
+    layers = [[position for position in layer if demand.weights[position] > 0] for layer in evidence.layers.values()]
+    layers = [layer for layer in layers if layer]
+    low, high = len(layers), len(layers) * shape.max_experts
+    if not low <= cap.amount <= high:
+        raise InputError(
+            f"budget {cap.request!r} does not fit {low} layers of 1 to {shape.max_experts} experts, which is {low} to {high}"
+            "; see --max-experts"
+        )
+    weights = [float(np.mean([demand.weights[position] for position in layer])) for layer in layers]
     ranks: list[tuple[int, ...]] = [()] * len(evidence.sites)
-    for members, count in zip(layers, largest_remainder(weights, cap.amount), strict=True):
-        for position in members:
+    for layer, count in zip(layers, largest_remainder(weights, cap.amount, shape.max_experts), strict=True):
+        for position in layer:
             ranks[position] = (shape.expert_rank,) * count
     return ranks
 
@@ -185,7 +192,11 @@ def _plan(
         for site, weight, given in zip(evidence.sites, demand.weights, ranks, strict=True)
     )
     parameters = sum(site.parameters for site in sites)
-    spent = parameters if cap.unit == "parameters" else sum(len(ranks[members[0]]) for members in evidence.layers.values())
+    spent = (
+        parameters
+        if cap.unit == "parameters"
+        else sum(max(len(ranks[member]) for member in layer) for layer in evidence.layers.values())
+    )
     return Plan(
         model=evidence.model,
         strategy=strategy,
@@ -193,7 +204,7 @@ def _plan(
         budget=Budget(request=cap.request, unit=cap.unit, cap=cap.amount, spent=spent, parameters=parameters),
         optimum=_optimum(solution),
         sites=sites,
-        notes=_notes(strategy, sites),
+        notes=(*evidence.notes, *_notes(strategy, sites, cap, parameters)),
     )
 
 
@@ -204,7 +215,9 @@ def _optimum(solution: Solution | None) -> Optimum | None:
     return Optimum(objective=solution.objective, bound=solution.bound, gap=gap)
 
 
-def _notes(strategy: str, sites: Sequence[PlannedSite]) -> tuple[str, ...]:
+def _notes(strategy: str, sites: Sequence[PlannedSite], cap: Cap, parameters: int) -> tuple[str, ...]:
+    if cap.unit == "parameters" and parameters < cap.amount / 2:
+        return ("most of the budget is left: it buys less than one more rank per group, or ranks are as large as modules allow",)
     if strategy != "uniform" and len({site.ranks for site in sites}) == 1:
         return ("after rounding, this plan is the uniform one: the evidence made no difference at this budget",)
     return ()

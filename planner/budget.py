@@ -46,7 +46,7 @@ def parse_budget(text: str, model_parameters: int) -> Cap:
     Raises:
         InputError: not one of these forms, or nothing to spend.
     """
-    match = _NUMBER.fullmatch(text.strip())
+    match = _NUMBER.fullmatch(text.strip().replace(",", ""))
     if match is None:
         raise InputError(f"budget {text!r} cannot be read; {_FORMS}")
     number, unit = float(match["number"]), match["unit"].lower()

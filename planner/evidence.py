@@ -45,6 +45,8 @@ class Evidence:
 
     model: ModelInfo
     sites: tuple[SiteEvidence, ...]
+    notes: tuple[str, ...] = ()
+    """What a plan made from this should say."""
 
     @property
     def layers(self) -> Mapping[tuple[str, int], list[int]]:
@@ -68,9 +70,12 @@ class Evidence:
         """Raise an InputError if a strategy lacks the evidence it lives on; `what` is `spectra` or `sensitivity`."""
         missing = {"spectra": all(math.isnan(site.alpha) for site in self.sites), "sensitivity": not self.sites[0].sensitivity}
         if missing[what]:
-            raise InputError(f"strategy {strategy!r} needs --{what}: make it with plan {MAKERS[what]}")
+            raise InputError(f"strategy {strategy!r} needs --{what} with measured values: make it with plan {MAKERS[what]}")
+        if what == "sensitivity" and not any(value > 0 for site in self.sites for value in site.sensitivity):
+            raise InputError(f"strategy {strategy!r}: every gradient in the sensitivity report is zero")
 
 
+UNSURE_OF_SHAPES = "shapes come from a table of alphas, which may not say which side is the input; make sure with plan check"
 MAKERS = {"spectra": "analyze", "sensitivity": "probe"}
 
 
@@ -82,7 +87,9 @@ def is_adaptable(name: str) -> bool:
 def gather(
     spectra: SpectraReport | None = None, sensitivity: SensitivityReport | None = None, checkpoint: Checkpoint | None = None
 ) -> Evidence:
-    """Join what is known. Sites, names and shapes come from the checkpoint if given, else from spectra, else from sensitivity.
+    """Join what is known.
+
+    Sites, names and shapes come from the checkpoint if given, else from a report made from one, else from a table of alphas.
 
     Raises:
         InputError: nothing given, no adaptable site, reports of different models, or a site that only one side knows.
@@ -92,7 +99,8 @@ def gather(
     alphas = _joined(shapes, _alphas(spectra), "spectra") if spectra else {}
     gradients = _joined(shapes, _gradients(sensitivity), "sensitivity") if sensitivity else {}
     sites = tuple(_site(name, shapes[name], alphas.get(name, math.nan), gradients.get(name, ())) for name in shapes)
-    return Evidence(model=model, sites=sites)
+    known_by_table = model.fingerprint is None and any(site.shape[0] != site.shape[1] for site in sites)
+    return Evidence(model=model, sites=sites, notes=(UNSURE_OF_SHAPES,) if known_by_table else ())
 
 
 def _site(name: str, shape: Shape, alpha: float, sensitivity: tuple[float, ...]) -> SiteEvidence:
@@ -121,10 +129,10 @@ def _inventory(
 ) -> tuple[ModelInfo, dict[str, Shape]]:
     if checkpoint is not None:
         model, matrices = model_info(checkpoint), dict(checkpoint.modules())
-    elif (report := spectra or sensitivity) is not None:
-        alphas = _alphas(spectra) if spectra else {}
-        model = report.model
-        matrices = {name: shape for name, (shape, _) in alphas.items()} or {site.name: site.shape for site in report.sites}
+    elif spectra is not None and (spectra.model.fingerprint or sensitivity is None):
+        model, matrices = spectra.model, {name: shape for name, (shape, _) in _alphas(spectra).items()}
+    elif sensitivity is not None:
+        model, matrices = sensitivity.model, {site.name: site.shape for site in sensitivity.sites}
     else:
         raise InputError("nothing to allocate from: give --spectra, --sensitivity or --model")
     shapes = {name: shape for name, shape in matrices.items() if is_adaptable(name)}

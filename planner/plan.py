@@ -77,7 +77,7 @@ class Plan(Document):
     budget: Budget
     optimum: Optimum | None
     """None where counts follow a formula instead of an objective."""
-    sites: tuple[PlannedSite, ...]
+    sites: Annotated[tuple[PlannedSite, ...], Field(min_length=1)]
     notes: tuple[str, ...]
     """What a reader should know before trusting the plan, for instance that it is the uniform one."""
 

@@ -33,8 +33,12 @@ def allocation_figure(plan: Plan) -> Figure:
         axes = figure.add_subplot()
         image = axes.imshow(totals, cmap="YlGnBu", aspect="auto", vmin=0)
         axes.grid(visible=False)
-        axes.set_xticks(range(len(projections)), [short(name) for name in projections])
-        axes.set_yticks(range(len(cells)), [str(layer) for _, layer in cells])
+        axes.set_xticks(
+            range(len(projections)), [short(name) for name in projections], rotation=25, ha="right", rotation_mode="anchor"
+        )
+        several = len({stack for stack, _ in cells}) > 1
+        labels = [f"{stack} {layer}" if several else str(layer) for stack, layer in cells]
+        axes.set_yticks(range(len(cells)), labels)
         axes.tick_params(length=0)
         axes.set(ylabel="layer", title=f"{plan.model.name}: {plan.strategy}, {plan.parameters:,} parameters")
         figure.colorbar(image, ax=axes, label="total rank", shrink=0.9, ticks=MaxNLocator(integer=True))

@@ -1,7 +1,9 @@
 """SensitivityReport: what `plan probe` writes and `plan allocate` reads. Loads no torch."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
 
 from spectra import InputError
 from spectra.report import ModelInfo
@@ -26,6 +28,14 @@ class SiteSensitivity(Value):
     standard_error: tuple[Measured, ...]
     """Of that mean, from the spread between examples; NaN with a single example."""
 
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        if len(self.squared_gradient) != len(self.standard_error):
+            raise ValueError(
+                f"{self.name}: {len(self.squared_gradient)} gradients but {len(self.standard_error)} standard errors"
+            )
+        return self
+
     @property
     def per_parameter(self) -> tuple[float, ...]:
         """Squared gradient over the number of weights, which makes matrices of unequal size comparable."""
@@ -38,7 +48,14 @@ class SensitivityReport(Document):
     kind: Literal["sensitivity"] = "sensitivity"
     model: ModelInfo
     tasks: tuple[Task, ...]
-    sites: tuple[SiteSensitivity, ...]
+    sites: Annotated[tuple[SiteSensitivity, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _one_value_per_task(self) -> Self:
+        for site in self.sites:
+            if len(site.squared_gradient) != len(self.tasks):
+                raise ValueError(f"{site.name}: {len(site.squared_gradient)} gradients for {len(self.tasks)} tasks")
+        return self
 
     def by_name(self) -> Mapping[str, SiteSensitivity]:
         """The sites, by name."""

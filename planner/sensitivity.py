@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from planner.evidence import is_adaptable
+from planner.linear import linear_shape
 from planner.reports import SensitivityReport, SiteSensitivity, Task
 from spectra import Checkpoint, InputError
 from spectra.analysis import model_info
@@ -51,7 +52,7 @@ def probe(
     Raises:
         InputError: no linear modules, no examples, a module unknown to the checkpoint, or a loss or gradient that is not finite.
     """
-    sites = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and is_adaptable(name)}
+    sites = {name: module for name, module in model.named_modules() if linear_shape(module) and is_adaptable(name)}
     if not sites:
         raise InputError(f"{type(model).__name__}: no linear module inside a numbered layer")
     norms: dict[str, list[Tensor]] = {name: [] for name in sites}
@@ -80,13 +81,15 @@ def _info(model: nn.Module, checkpoint: Checkpoint | None) -> ModelInfo:
     return ModelInfo(name=type(model).__name__, parameters=parameters, fingerprint=None)
 
 
-def _site(name: str, module: nn.Linear, per_example: Tensor) -> SiteSensitivity:
+def _site(name: str, module: nn.Module, per_example: Tensor) -> SiteSensitivity:
     if not torch.isfinite(per_example).all():
         raise InputError(f"site {name!r}: gradient is not finite; check the model's weights and dtype")
+    shape = linear_shape(module)
+    assert shape is not None  # only linear modules are probed
     deviation = per_example.std() / len(per_example) ** 0.5 if len(per_example) > 1 else torch.tensor(torch.nan)
     return SiteSensitivity(
         name=name,
-        shape=(module.out_features, module.in_features),
+        shape=shape,
         squared_gradient=(float(per_example.mean()),),
         standard_error=(float(deviation),),
     )
@@ -150,7 +153,7 @@ def _frozen_evaluation(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _recording(sites: Mapping[str, nn.Linear], norms: Mapping[str, list[Tensor]]) -> Iterator[None]:
+def _recording(sites: Mapping[str, nn.Module], norms: Mapping[str, list[Tensor]]) -> Iterator[None]:
     """Append every backward pass's squared gradient norms, one per example, to each site's list."""
 
     def hook(into: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:

@@ -9,40 +9,41 @@ from planner.plan import Plan, PlannedSite
 from planner.reports import SensitivityReport
 from spectra.sites import place, short
 
-BAR = 16  # characters for the largest site
+BAR = 10  # characters for the largest site
 
 
 def plan_table(plan: Plan) -> Table:
-    """One row per site: its ranks, what they cost, a bar, and the evidence behind them."""
+    """One row per site: its ranks, what they cost, a bar, and the evidence behind them. Fits a terminal of 80 columns."""
     title = f"plan for {plan.model.name}: {plan.strategy}, budget {plan.budget.request}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("site", no_wrap=True)
-    for heading in ("ranks", "top-k", "parameters"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("layer", "site"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("ranks", "params"):
+        table.add_column(heading, justify="right")
     table.add_column("total rank", no_wrap=True)
     for heading in ("weight", "alpha", "g2/mean"):
         table.add_column(heading, justify="right", no_wrap=True)
     largest = max(sum(site.ranks) for site in plan.sites) or 1
-    mean = sum(site.sensitivity for site in plan.sites) / len(plan.sites)
+    mean = sum(site.sensitivity for site in plan.sites) / len(plan.sites) or math.nan
+    several = len({where.stack for site in plan.sites if (where := place(site.name))}) > 1
     for site in plan.sites:
-        table.add_row(*_row(site, largest, mean))
+        table.add_row(*_where(site.name, several), *_row(site, largest, mean))
     return table
+
+
+def _where(name: str, several: bool) -> tuple[str, str]:
+    """Layer, with its stack where there are several, and projection; a site outside any layer by its full name."""
+    where = place(name)
+    if where is None:
+        return "", name
+    return f"{where.stack} {where.layer}" if several else str(where.layer), short(where.projection)
 
 
 def _row(site: PlannedSite, largest: int, mean: float) -> tuple[str, ...]:
     total = sum(site.ranks)
     bar = "█" * max(min(1, total), round(BAR * total / largest))
-    routed = str(site.top_k) if len(site.ranks) > 1 else ""
-    return (
-        site.name,
-        ranks(site.ranks),
-        routed,
-        f"{site.parameters:,}",
-        f"{bar} {total}",
-        f"{site.weight:.2f}",
-        number(site.alpha, ".2f"),
-        number(site.sensitivity / mean, ".2f"),
-    )
+    evidence = (number(site.alpha, ".2f"), number(site.sensitivity / mean, ".2f"))
+    return (ranks(site.ranks), f"{site.parameters:,}", f"{bar} {total}", f"{site.weight:.2f}", *evidence)
 
 
 def ranks(given: tuple[int, ...]) -> str:
@@ -61,9 +62,10 @@ def plan_summary(plan: Plan) -> str:
     """One paragraph: what is adapted, what it costs, how close to the optimum."""
     experts = [len(site.ranks) for site in plan.sites]
     routed = sum(count > 1 for count in experts)
+    top_k = max((site.top_k for site in plan.sites), default=0)
     lines = [
         f"{sum(count > 0 for count in experts)} of {len(experts)} sites adapted, {routed} of them as mixtures;"
-        f" {sum(experts)} LoRA experts of rank {_span(plan)}",
+        f" {sum(experts)} LoRA experts of rank {_span(plan)}, at most {top_k} per token",
         f"{plan.parameters:,} trainable parameters, routers included"
         f" ({100 * plan.parameters / plan.model.parameters:.2f}% of {plan.model.parameters:,})",
         f"budget: {plan.budget.spent:,} of {plan.budget.cap:,} {plan.budget.unit} spent",
@@ -80,18 +82,17 @@ def _span(plan: Plan) -> str:
 
 def sensitivity_table(report: SensitivityReport) -> Table:
     """The squared gradient of every site, per parameter, averaged over tasks and relative to the mean site."""
-    table = Table(
-        "layer", title="sensitivity: squared gradient per parameter, mean site = 1", title_justify="left", box=box.SIMPLE_HEAD
-    )
-    rows: dict[int, dict[str, float]] = {}
+    title = "sensitivity: squared gradient per parameter, mean site = 1"
+    table = Table("layer", title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    stacks = {where.stack for site in report.sites if (where := place(site.name))}
+    rows: dict[str, dict[str, float]] = {}
     for site in report.sites:
-        where = place(site.name)
-        if where is not None:
-            rows.setdefault(where.layer, {})[where.projection] = sum(site.per_parameter) / len(site.per_parameter)
+        layer, projection = _where(site.name, len(stacks) > 1)
+        rows.setdefault(layer, {})[projection] = sum(site.per_parameter) / len(site.per_parameter)
     columns = list(dict.fromkeys(projection for row in rows.values() for projection in row))
-    mean = sum(value for row in rows.values() for value in row.values()) / len(report.sites)
+    mean = sum(value for row in rows.values() for value in row.values()) / len(report.sites) or math.nan
     for projection in columns:
-        table.add_column(short(projection), justify="right")
+        table.add_column(projection, justify="right", overflow="fold")
     for layer, row in rows.items():
-        table.add_row(str(layer), *(f"{row[name] / mean:.3g}" if name in row else "" for name in columns))
+        table.add_row(layer, *(number(row[name] / mean, ".3g") if name in row else "" for name in columns))
     return table

@@ -99,7 +99,7 @@ class ModelInfo(Value):
     """Which model a report or plan is about."""
 
     name: str
-    parameters: int
+    parameters: Annotated[int, Field(ge=1)]
     fingerprint: str | None
     """Hash of all tensor names and shapes; None where only a table of alphas is known."""
 

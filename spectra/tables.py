@@ -16,6 +16,7 @@ from spectra.report import ModelInfo, SiteSpectrum, SpectraReport, Uncertainty
 from spectra.values import InputError, write_atomic
 
 PLAIN = ("name", "rows", "cols", "alpha")
+LARGEST_ALPHA = 1e6
 WEIGHTWATCHER = ("longname", "N", "M", "alpha")
 
 
@@ -83,6 +84,8 @@ def _site(where: str, name: str, rows: str, cols: str, alpha: str) -> SiteSpectr
         raise InputError(f"{where}: the module has no name")
     shape = (_side(where, rows), _side(where, cols))
     value = _number(where, alpha) if alpha else math.nan
+    if value > LARGEST_ALPHA:
+        raise InputError(f"{where}: alpha {alpha} is no exponent of a spectrum; leave the field empty for a failed fit")
     return SiteSpectrum(
         name=name,
         module=name,

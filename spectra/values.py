@@ -112,13 +112,34 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
 
 
+def require_writable(path: str | Path) -> Path:
+    """Refuse, before any work is done, a place that no file can be put in; a link is followed.
+
+    Returns:
+        The real path.
+
+    Raises:
+        InputError: a folder, a device, or a place below a file.
+    """
+    path = Path(path)
+    if not path.name:
+        raise InputError(f"{str(path)!r} is no file name")
+    real = path.resolve()
+    if real.exists() and not real.is_file():
+        raise InputError(f"{path}: cannot write: {'a folder' if real.is_dir() else 'not a regular file'}")
+    above = next(folder for folder in real.parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(f"{path}: cannot write: {above} is {'not writable' if above.is_dir() else 'a file'}")
+    return real
+
+
 def write_atomic(path: str | Path, content: str | bytes) -> None:
     """Write `content` beside `path` and rename it into place, so that no reader ever sees half a file.
 
     Raises:
         InputError: the folder cannot be made or the file cannot be written (no permission, disk full).
     """
-    path = Path(path)
+    path = require_writable(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

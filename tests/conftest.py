@@ -33,6 +33,7 @@ WORDS = [
     "number",
     "string",
 ]
+SPECIAL = ["<unk>", "<s>", "</s>"]
 
 
 @pytest.fixture(scope="session")
@@ -70,32 +71,49 @@ def small_corpus(corpus, tmp_path_factory):
     return paths
 
 
-@pytest.fixture(scope="session")
-def tiny_llama(tmp_path_factory) -> Path:
-    """A two-layer Llama with grouped queries and a word-level tokenizer, written by transformers."""
+def save_with_tokenizer(config, folder) -> Path:
+    """A language model of a configuration and a word-level tokenizer, written by transformers."""
     import torch
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
-    vocabulary = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}
+    vocabulary = {word: number for number, word in enumerate(SPECIAL + WORDS)}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
     torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory) -> Path:
+    """A two-layer Llama with grouped queries."""
+    import transformers
+
     config = transformers.LlamaConfig(
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        vocab_size=len(vocabulary),
+        vocab_size=len(SPECIAL + WORDS),
         bos_token_id=1,
         eos_token_id=2,
     )
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_with_tokenizer(config, tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory) -> Path:
+    """A two-layer GPT-2, whose linear layers are Conv1D."""
+    import transformers
+
+    config = transformers.GPT2Config(
+        vocab_size=len(SPECIAL + WORDS), n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2
+    )
+    return save_with_tokenizer(config, tmp_path_factory.mktemp("models") / "tiny-gpt2")
 
 
 @pytest.fixture(scope="session")

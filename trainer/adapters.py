@@ -6,9 +6,10 @@ plan.json                    the plan that was built
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -31,11 +32,13 @@ class AdapterConfig(Value):
     base_model_name_or_path: str
     kind: TaskKind
     labels: tuple[str, ...]
-    label_counts: tuple[int, ...]
+    label_counts: tuple[Annotated[int, Field(ge=1)], ...]
     """Training examples per label, in the order of `labels`."""
     max_length: int
     seed: int
     """Of the head's initial weights."""
+    pad_token_id: int | None
+    """The tokenizer's padding token."""
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -91,7 +94,7 @@ def load_state(path: Path, model: nn.Module) -> None:
 def build(checkpoint: Checkpoint, plan: Plan, config: AdapterConfig) -> Any:
     """The model of a run before its first step: base, new head, experts that change nothing yet."""
     require_match(plan, checkpoint)
-    model = apply_plan(load_model(checkpoint, config.kind, config.labels, config.seed), plan)
+    model = apply_plan(load_model(checkpoint, config.kind, config.labels, config.seed, config.pad_token_id), plan)
     for parameter in head(model).values():
         parameter.requires_grad_(True)
     return model

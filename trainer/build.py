@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from planner import Plan, PlannedSite
+from planner import Plan, PlannedSite, linear_shape
 from spectra import InputError
 from spectra.sites import resolve
 from trainer.mixture import MixtureLinear
@@ -22,7 +22,7 @@ def apply_plan(model: M, plan: Plan) -> M:
     touched.
 
     Args:
-        model: any torch module whose planned sites are nn.Linear; prefixes added by a task head are seen through.
+        model: any torch module whose planned sites are linear; prefixes added by a task head are seen through.
         plan: what to build.
 
     Returns:
@@ -55,10 +55,11 @@ def _mixture(base: nn.Module, site: PlannedSite) -> MixtureLinear:
 def _check(site: PlannedSite, module: nn.Module | None, model: str) -> None:
     if module is None:
         raise InputError(f"site {site.name!r}: no such module in {model}")
-    if not isinstance(module, nn.Linear):
+    shape = linear_shape(module)
+    if shape is None:
         raise InputError(f"site {site.name!r}: a {type(module).__name__} in {model}, not a linear layer")
-    if tuple(module.weight.shape) != site.shape:
-        raise InputError(f"site {site.name!r}: planned for shape {list(site.shape)}, found {list(module.weight.shape)}")
+    if shape != site.shape:
+        raise InputError(f"site {site.name!r}: planned for shape {list(site.shape)}, found {list(shape)}")
 
 
 def mixtures(model: nn.Module) -> dict[str, MixtureLinear]:

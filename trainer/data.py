@@ -88,11 +88,14 @@ def _what_is_wrong(path: Path, error: Exception) -> str:
         for number, line in enumerate(path.read_bytes().splitlines(), start=1):
             try:
                 record = json.loads(line) if line.strip() else {}
+            except UnicodeDecodeError as fault:
+                return f"{path}:{number}: not UTF-8 text (byte {fault.start} of the line)"
             except ValueError as fault:
                 return f"{path}:{number}: not JSON: {fault}"
             if not isinstance(record, dict):
                 return f"{path}:{number}: expected an object with 'text', found {type(record).__name__}"
-    return f"{path}: cannot be read: {error.__cause__ or error or 'no examples'}".splitlines()[0]
+    reason = str(error.__cause__ or error).strip() or "no examples"
+    return f"{path}: no examples" if "no data" in reason else f"{path}: cannot be read: {reason.splitlines()[0]}"
 
 
 def _checked(row: dict[str, Any], index: int, path: str) -> dict[str, str]:
@@ -119,6 +122,8 @@ def tokenise(texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: int, 
     if labels:
         _require_known(texts, ids)
     full = tokenizer(list(texts.rows["text"]), truncation=True, max_length=max_length, return_overflowing_tokens=False)
+    if not labels:
+        _require_targets(texts, full["input_ids"])
     longer = sum(len(tokens) == max_length for tokens in full["input_ids"])
     truncated = longer and _count_longer(texts, tokenizer, max_length)
     targets = [ids[label] for label in texts.rows["label"]] if labels else [list(tokens) for tokens in full["input_ids"]]
@@ -129,6 +134,12 @@ def tokenise(texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: int, 
 def _count_longer(texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: int) -> int:
     lengths = tokenizer(list(texts.rows["text"]), truncation=False, return_length=True, verbose=False)["length"]
     return sum(length > max_length for length in lengths)
+
+
+def _require_targets(texts: Texts, token_ids: list[list[int]]) -> None:
+    for number, tokens in enumerate(token_ids, start=1):
+        if len(tokens) < 2:
+            raise InputError(f"{texts.path}: row {number}: a text of {len(tokens)} token has nothing to predict; remove it")
 
 
 def _require_known(texts: Texts, ids: dict[str, int]) -> None:

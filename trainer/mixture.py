@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from planner import linear_shape
 from spectra import InputError
 from trainer.routers import ROUTERS
 
@@ -47,14 +48,15 @@ class MixtureLinear(nn.Module):
         """Wrap a linear layer.
 
         Args:
-            base: any module with `in_features`, `out_features` and a `weight`; its parameters are frozen here.
+            base: an nn.Linear or a GPT-2 Conv1D; its parameters are frozen here.
             ranks: one per expert, zero allowed; none at all leaves the base alone.
             top_k: experts per token.
             scaling: factor on every expert's output, or one per expert.
             router: a name from the table in `trainer.routers`.
 
         Raises:
-            InputError: a negative rank, a top_k or a number of scalings that does not fit the experts, or an unknown router.
+            InputError: a base that is not linear, a negative rank, a top_k or a number of scalings that does not fit the
+                experts, or an unknown router.
         """
         super().__init__()
         ranks = tuple(ranks)
@@ -62,9 +64,11 @@ class MixtureLinear(nn.Module):
         _validate(ranks, top_k, scalings, router)
         self.base = base.requires_grad_(False)
         self.ranks, self.top_k, self.routing = ranks, top_k, router
-        weight = base.weight
+        weight, shape = base.weight, linear_shape(base)
+        if shape is None:
+            raise InputError(f"a {type(base).__name__} is no linear layer")
         assert isinstance(weight, Tensor)
-        d_out, d_in = int(base.out_features), int(base.in_features)  # type: ignore[arg-type]  # nn.Module types any attribute so
+        d_out, d_in = shape
         like = torch.empty(0, device=weight.device, dtype=_adapter_dtype(weight))
         self.A = nn.Parameter(like.new_empty(sum(ranks), d_in))
         self.B = nn.Parameter(like.new_empty(d_out, sum(ranks)))

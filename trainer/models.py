@@ -25,11 +25,28 @@ def load_tokenizer(folder: Path) -> Any:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: no usable tokenizer: {_first_line(error)}") from None
     if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise InputError(
+                f"{folder}: the tokenizer has neither a padding nor an end-of-text token; set pad_token in its files"
+            )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def load_model(checkpoint: Checkpoint, kind: TaskKind, labels: tuple[str, ...], seed: int, dtype: Any = torch.float32) -> Any:
+def require_length(checkpoint: Checkpoint, max_length: int) -> None:
+    """Refuse texts longer than the model has positions for.
+
+    Raises:
+        InputError: the limit.
+    """
+    limit = checkpoint.config.get("max_position_embeddings") or checkpoint.config.get("n_positions")
+    if isinstance(limit, int) and max_length > limit:
+        raise InputError(f"max_length {max_length} is more than the {limit} positions of {checkpoint.name}")
+
+
+def load_model(
+    checkpoint: Checkpoint, kind: TaskKind, labels: tuple[str, ...], seed: int, pad_token_id: int | None = None
+) -> Any:
     """Load a pretrained model with the head that its task needs; a new head's weights depend on `seed` alone.
 
     Args:
@@ -37,22 +54,32 @@ def load_model(checkpoint: Checkpoint, kind: TaskKind, labels: tuple[str, ...], 
         kind: the task.
         labels: class names for classification.
         seed: of a new head.
-        dtype: of the weights.
+        pad_token_id: the tokenizer's, for models that do not say.
 
     Raises:
         InputError: a folder that transformers cannot load for this task.
     """
     _be_quiet()
+    if checkpoint.config.get("is_encoder_decoder"):
+        raise InputError(
+            f"{checkpoint.folder}: an encoder-decoder model ({checkpoint.config.get('model_type')}), which cannot be trained yet"
+        )
     transformers.set_seed(seed)
-    options: dict[str, Any] = {"dtype": dtype}
+    options: dict[str, Any] = {"dtype": torch.float32}
     if kind == "classification":
         options |= {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "ignore_mismatched_sizes": True}
         options["label2id"] = {label: position for position, label in enumerate(labels)}
     try:
-        model = getattr(transformers, AUTO[kind]).from_pretrained(checkpoint.folder, **options)
+        model, loading = getattr(transformers, AUTO[kind]).from_pretrained(checkpoint.folder, **options, output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(f"{checkpoint.folder}: cannot be loaded for {kind}: {_first_line(error)}") from None
+    if kind == "causal" and (new := sorted(loading["missing_keys"])):
+        raise InputError(
+            f"{checkpoint.folder}: no causal language model: its checkpoint lacks {new[0]!r}; add a label column to classify"
+        )
     _require_finite(model, checkpoint)
+    if model.config.pad_token_id is None:  # a classifier on a decoder finds the last token by it
+        model.config.pad_token_id = pad_token_id
     return model
 
 

@@ -46,6 +46,8 @@ def draw(sources: Sequence[str | Path], folder: str | Path) -> Iterator[Path]:
         InputError: a path that holds none of these.
     """
     reports: list[tuple[str, SpectraReport]] = []
+    for source in map(Path, sources):  # all of them, before the first figure is drawn
+        _kind(source)
     for name, source in zip(_names(sources), map(Path, sources), strict=True):
         if source.is_dir():
             yield from save_figure(run_figure(source), folder, f"{name}-training")
@@ -74,6 +76,9 @@ def _names(sources: Sequence[str | Path]) -> list[str]:
 
 
 def _kind(source: Path) -> str:
+    if source.is_dir():
+        RunReport.load(source / REPORT)
+        return "run"
     if source.suffix == ".csv":
         return "spectra"
     data = read_json(source)
@@ -85,7 +90,8 @@ def _kind(source: Path) -> str:
 
 def _draw_curve(axes: Axes, report: RunReport) -> None:
     axes.plot([point.step for point in report.curve], [point.loss for point in report.curve], color=PALETTE[0], lw=1.5)
-    axes.set(xlabel="step", ylabel="training loss", ylim=(0, None))
+    axes.set(xlabel="step", ylabel="training loss")
+    axes.margins(y=0.08)
     axes.set_title(f"{report.strategy}: {report.adapter_parameters:,} adapter parameters")
 
 

@@ -13,19 +13,19 @@ REPORT, EVALUATION = "run.json", "evaluation.json"
 class TrainSettings(Value):
     """How to train. Defaults suit adapters on a small encoder; the learning rate is the one to tune first."""
 
-    epochs: Annotated[float, Field(gt=0)] = 3.0
+    epochs: Annotated[float, Field(gt=0, le=100_000)] = 3.0
     max_steps: Annotated[int, Field(ge=0)] = 0
     """Optimiser steps; 0 means as many as the epochs take."""
     batch_size: Annotated[int, Field(gt=0)] = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of the steps over which the learning rate rises; afterwards it falls linearly to zero."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     max_length: Annotated[int, Field(gt=1)] = 128
     """Tokens per text; longer texts lose their end, and the run reports how many."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of matrix products; `auto` is bf16 where the hardware has units for it. Weights, adapters and routing stay in float32."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 class LogPoint(Value):

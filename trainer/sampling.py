@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from spectra import Checkpoint
+from spectra import Checkpoint, InputError
 from trainer.data import Texts, batches, read_texts, tokenise
-from trainer.models import load_model, load_tokenizer
+from trainer.models import load_model, load_tokenizer, require_length
 
 PROBE_BATCH = 8
 
@@ -38,8 +38,11 @@ def load_sample(checkpoint: Checkpoint, data: str | Path, *, samples: int, max_l
     """
     texts = read_texts(data)
     labels = texts.labels if texts.kind == "classification" else ()
+    if len(labels) == 1:
+        raise InputError(f"{data}: only one label, {labels[0]!r}; there is nothing to tell apart")
     tokenizer = load_tokenizer(checkpoint.folder)
+    require_length(checkpoint, max_length)
     drawn = Texts(path=texts.path, rows=texts.rows.shuffle(seed=seed).select(range(min(samples, len(texts.rows)))))
     examples = tokenise(drawn, tokenizer, max_length, labels)
-    model = load_model(checkpoint, texts.kind, labels, seed)
+    model = load_model(checkpoint, texts.kind, labels, seed, tokenizer.pad_token_id)
     return Sample(model=model, batches=batches(examples, tokenizer, PROBE_BATCH), examples=len(examples.rows))

@@ -3,10 +3,13 @@
 The loop is transformers.Trainer's. Ours are the model, the data, what is saved (adapters only), and resuming from it.
 """
 
+import hashlib
 import json
 import math
+import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,6 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
 
 from planner import Plan, require_match
 from spectra import Checkpoint, InputError, open_checkpoint
@@ -22,11 +24,11 @@ from spectra.analysis import model_info
 from spectra.values import read_json, write_atomic
 from trainer.adapters import WEIGHTS, AdapterConfig, build, load_state, save_adapters, trained_state
 from trainer.data import Examples, Texts, collator, read_texts, tokenise
-from trainer.models import head, load_tokenizer
+from trainer.models import head, load_tokenizer, require_length
 from trainer.reports import REPORT, LogPoint, RunReport, TrainSettings
 
 Progress = Callable[[int, int, float], None]
-BEGUN, CHECKPOINTS = "begun.json", "checkpoints"
+BEGUN, CHECKPOINTS, SIZES = "begun.json", "checkpoints", "sizes.json"
 LOGS_PER_RUN, SAVES_PER_RUN = 50, 5
 
 
@@ -56,16 +58,18 @@ def train(
     """
     output = Path(output)
     run = _prepare(plan, open_checkpoint(model), read_texts(data), settings or TrainSettings())
+    built = build(run.checkpoint, plan, run.config)
     last = _claim(output, run, resume)
     trainer = _AdapterTrainer(
-        model=build(run.checkpoint, plan, run.config),
+        model=built,
         args=_arguments(output, run.settings, len(run.examples.rows)),
         train_dataset=run.examples.rows,
         data_collator=collator(run.config.kind, run.tokenizer),
         callbacks=[_Watch(progress)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    with _tidy(output):
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     save_adapters(output, trainer.model, plan, run.config)
     report = _report(run, trainer)
     report.save(output / REPORT)
@@ -80,6 +84,7 @@ class _Run:
     checkpoint: Checkpoint
     settings: TrainSettings
     config: AdapterConfig
+    data_sha256: str
     tokenizer: Any
     examples: Examples
 
@@ -92,6 +97,7 @@ def _prepare(plan: Plan, checkpoint: Checkpoint, texts: Texts, settings: TrainSe
     if len(labels) == 1:
         raise InputError(f"{texts.path}: only one label, {labels[0]!r}; there is nothing to tell apart")
     tokenizer = load_tokenizer(checkpoint.folder)
+    require_length(checkpoint, settings.max_length)
     counts = Counter(texts.rows["label"]) if labels else Counter()
     config = AdapterConfig(
         base_model_name_or_path=checkpoint.source,
@@ -100,27 +106,62 @@ def _prepare(plan: Plan, checkpoint: Checkpoint, texts: Texts, settings: TrainSe
         label_counts=tuple(counts[label] for label in labels),
         max_length=settings.max_length,
         seed=settings.seed,
+        pad_token_id=tokenizer.pad_token_id,
     )
     examples = tokenise(texts, tokenizer, settings.max_length, labels)
-    return _Run(plan=plan, checkpoint=checkpoint, settings=settings, config=config, tokenizer=tokenizer, examples=examples)
+    digest = hashlib.sha256(texts.path.read_bytes()).hexdigest()
+    return _Run(
+        plan=plan,
+        checkpoint=checkpoint,
+        settings=settings,
+        config=config,
+        data_sha256=digest,
+        tokenizer=tokenizer,
+        examples=examples,
+    )
 
 
 def _claim(output: Path, run: _Run, resume: bool) -> Path | None:
     """Take a folder for this run, or find the checkpoint to go on from.
 
     Raises:
-        InputError: the folder holds a run and `resume` is not asked for, or it holds a run of another plan or settings.
+        InputError: the folder holds a run and `resume` is not asked for, or it holds a run of another plan, data or settings.
     """
     begun = output / BEGUN
     mine = run.settings.model_dump(mode="json") | run.config.model_dump(mode="json") | {"plan": run.plan.model_dump(mode="json")}
-    text = json.dumps(mine, sort_keys=True, indent=1) + "\n"
-    if begun.exists() and not resume:
+    text = json.dumps(mine | {"data_sha256": run.data_sha256}, sort_keys=True, indent=1) + "\n"
+    if (begun.exists() or (output / CHECKPOINTS).exists()) and not resume:
         raise InputError(f"{output}: already holds a run; add --resume to go on with it, or choose another folder")
     if begun.exists() and json.dumps(read_json(begun), sort_keys=True, indent=1) + "\n" != text:
         raise InputError(f"{output}: holds a run of another plan, model, data or settings; choose another folder")
     write_atomic(begun, text)
-    complete = [path for path in output.glob(f"{CHECKPOINTS}/checkpoint-*") if (path / TRAINER_STATE_NAME).is_file()]
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    whole = [path for path in output.glob(f"{CHECKPOINTS}/checkpoint-*") if _is_whole(path)]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end and nothing in it has been lost since."""
+    try:
+        sizes = read_json(checkpoint / SIZES)
+        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+    except (InputError, OSError):
+        return False
+
+
+@contextmanager
+def _tidy(output: Path) -> Iterator[None]:
+    """Say in one line that the disk is full, and leave nothing behind of a run that failed before its first checkpoint."""
+    try:
+        yield
+    except BaseException as error:
+        if not any(_is_whole(path) for path in output.glob(f"{CHECKPOINTS}/checkpoint-*")):
+            shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+            (output / BEGUN).unlink(missing_ok=True)
+            if not any(output.iterdir()):
+                output.rmdir()
+        if isinstance(error, RuntimeError) and "inline_container" in str(error):  # torch's way to say that a write failed
+            raise InputError(f"{output / CHECKPOINTS}: a checkpoint cannot be written; is the disk full?") from None
+        raise
 
 
 def _arguments(output: Path, settings: TrainSettings, examples: int) -> TrainingArguments:
@@ -176,9 +217,18 @@ class _Watch(TrainerCallback):
         if "loss" in logs and not math.isfinite(self.loss):
             raise InputError(f"loss is {self.loss} at step {state.global_step}; lower the learning rate ({args.learning_rate})")
 
+        if self.progress:
+            self.progress(state.global_step, state.max_steps, self.loss)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.progress:
             self.progress(state.global_step, state.max_steps, self.loss)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Mark the checkpoint as whole, with the sizes of its files."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+        write_atomic(folder / SIZES, json.dumps(sizes, indent=1) + "\n")
 
 
 def _report(run: _Run, trainer: Trainer) -> RunReport:

@@ -126,11 +126,19 @@ def test_a_total_rank_is_cut_into_nearly_equal_experts(total):
     ("options", "message"),
     [
         ({"budget": "1000"}, r"too small for one rank at each of the 36 sites, which takes 41,472"),
-        ({"budget": "5 experts", "strategy": "alphalora"}, "too small for one expert in each of the 6 layers"),
+        ({"budget": "5 experts", "strategy": "alphalora"}, "does not fit 6 layers of 1 to 8 experts, which is 6 to 48"),
+        ({"budget": "60 experts"}, "does not fit 6 layers of 1 to 8 experts, which is 6 to 48"),
+        ({"budget": "10 experts", "expert_rank": 500}, "expert rank 500 exceeds the smallest side of a site, 384"),
         ({"budget": "1%", "strategy": "best"}, "strategy 'best': not one of uniform, alphalora"),
         ({"budget": "lots"}, "budget 'lots' cannot be read"),
-        ({"budget": "1%", "spectra": None}, "strategy 'combined' needs --spectra: make it with plan analyze"),
-        ({"budget": "1%", "sensitivity": None}, "strategy 'combined' needs --sensitivity: make it with plan probe"),
+        (
+            {"budget": "1%", "spectra": None},
+            "strategy 'combined' needs --spectra with measured values: make it with plan analyze",
+        ),
+        (
+            {"budget": "1%", "sensitivity": None},
+            "strategy 'combined' needs --sensitivity with measured values: make it with plan probe",
+        ),
         ({"budget": "1%", "spectra": None, "sensitivity": None}, "nothing to allocate from"),
     ],
 )
@@ -162,3 +170,19 @@ def test_the_alphas_under_test_are_the_published_ones():
     rows = list(csv.DictReader(ALPHAS.read_text().splitlines()))
     assert len(rows) == 224
     assert np.mean([float(row["alpha"]) for row in rows]) == pytest.approx(3.358, abs=5e-4)
+
+
+def test_shapes_come_from_the_report_that_was_made_from_a_checkpoint(sensitivity, spectra_report, tmp_path):
+    table = tmp_path / "table.csv"
+    rows = [f"{site.name},{max(site.shape)},{min(site.shape)},{site.alpha}" for site in spectra_report.sites]
+    table.write_text("\n".join(["longname,N,M,alpha", *rows]))  # weightwatcher's table forgets which side is the input
+    plan = planner.allocate(budget="1%", spectra=load_spectra(table), sensitivity=sensitivity)
+    assert plan.model == sensitivity.model
+    assert {site.shape for site in plan.sites} == {(384, 384), (1536, 384), (384, 1536)}
+    alone = planner.allocate(budget="1%", strategy="alphalora", spectra=load_spectra(table))
+    assert "may not say which side is the input" in alone.notes[0]
+
+
+def test_a_budget_that_cannot_be_spent_says_so(tiny_llama):
+    plan = planner.allocate(budget="900%", strategy="uniform", model=open_checkpoint(tiny_llama))
+    assert "most of the budget is left" in plan.notes[0]

@@ -8,14 +8,14 @@ from planner.apportion import largest_remainder
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=30), st.integers(0, 200))
 def test_shares_sum_to_the_total_and_leave_nobody_out(weights, more):
     total = len(weights) + more
-    shares = largest_remainder(weights, total)
+    shares = largest_remainder(weights, total, most=total)
     assert sum(shares) == total
     assert min(shares) >= 1
 
 
 @given(st.lists(st.floats(0.5, 2), min_size=2, max_size=20))
 def test_more_weight_never_gets_less(weights):
-    shares = largest_remainder(weights, 10 * len(weights))
+    shares = largest_remainder(weights, 10 * len(weights), most=40)
     for one, share in zip(weights, shares, strict=True):
         for other, others_share in zip(weights, shares, strict=True):
             assert one <= other or share >= others_share
@@ -26,4 +26,8 @@ def test_more_weight_never_gets_less(weights):
     [([1, 1, 1], 7, [3, 2, 2]), ([5, 3, 2], 10, [5, 3, 2]), ([98, 1, 1], 4, [2, 1, 1])],
 )
 def test_worked_examples(weights, total, shares):
-    assert largest_remainder(weights, total) == shares
+    assert largest_remainder(weights, total, most=9) == shares
+
+
+def test_nobody_gets_more_than_the_most():
+    assert largest_remainder([100, 1, 1], 9, most=4) == [4, 3, 2]

@@ -4,6 +4,7 @@ import warnings
 import pytest
 
 from spectra import InputError, load_spectra
+from spectra.tables import to_csv
 
 GOOD = "name,rows,cols,alpha,note\nm.layers.0.q,8,4,2.5,x\nm.layers.0.v,2,4,-1,y\n"
 
@@ -39,6 +40,7 @@ def test_weightwatchers_details_table(tmp_path, minilm, spectra_report):
         ("name,rows,cols,alpha\na,8,4,two\n", r"alphas.csv:2: 'two' is not a number"),
         ("name,rows,cols,alpha\na,8,4,2\nb,0,4,2\n", r"alphas.csv:3: '0' is not the side of a matrix"),
         ("name,rows,cols,alpha\na,8,4,2\na,8,4,3\n", "'a' appears 2 times"),
+        ("name,rows,cols,alpha\na,8,4,inf\n", r"alphas.csv:2: alpha inf is no exponent"),
         ("name,rows,cols,alpha\n,8,4,2\n", r"alphas.csv:2: the module has no name"),
     ],
 )
@@ -47,3 +49,11 @@ def test_bad_tables_are_named_by_line(tmp_path, content, message):
     path.write_text(content)
     with pytest.raises(InputError, match=message):
         load_spectra(path)
+
+
+def test_a_report_as_a_table_is_read_again(tmp_path, spectra_report):
+    to_csv(spectra_report, tmp_path / "alphas.csv")
+    again = load_spectra(tmp_path / "alphas.csv")
+    assert [(site.name, site.shape, site.alpha) for site in again.sites] == [
+        (site.name, site.shape, site.alpha) for site in spectra_report.sites
+    ]

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from typing import Literal
 
 import pytest
@@ -77,3 +78,22 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         write_atomic(target, "new")
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
     assert target.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"), [("folder", "a folder"), ("fifo", "not a regular file"), ("file/below", "is a file")]
+)
+def test_only_regular_files_are_replaced(tmp_path, target, reason):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=reason):
+        write_atomic(tmp_path / target, "x")
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    write_atomic(tmp_path / "link.json", "new")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "real.json").read_text() == "new"

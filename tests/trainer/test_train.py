@@ -176,3 +176,62 @@ def test_peft_refuses_a_mixture_instead_of_misreading_it(run):
 
     with pytest.raises((KeyError, ValueError, TypeError)):
         peft.PeftConfig.from_pretrained(str(run))
+
+
+def test_other_data_is_no_way_to_go_on(run, minilm, uniform_plan, small_corpus, tmp_path):
+    changed = tmp_path / "train.jsonl"
+    changed.write_text(small_corpus[0].read_text().replace("the ", "THE ", 1))
+    with pytest.raises(InputError, match="a run of another plan, model, data or settings"):
+        train(uniform_plan, minilm, changed, run, SHORT, resume=True)
+
+
+@pytest.mark.parametrize("lost", ["optimizer.pt", "rng_state.pth", "trainer_state.json", WEIGHTS])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(lost, run, minilm, uniform_plan, small_corpus, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    newest = max((copy / CHECKPOINTS).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    (newest / lost).write_bytes((newest / lost).read_bytes()[:-3])
+    steps = []
+    watch = {"resume": True, "progress": lambda step, *_: steps.append(step)}
+    train(uniform_plan, minilm, small_corpus[0], copy, SHORT, **watch)
+    assert steps[0] > 1
+    assert_same_adapters(tensors(run), tensors(copy))
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_the_folder_free(minilm, uniform_plan, small_corpus, tmp_path):
+    wild = SHORT.model_copy(update={"learning_rate": 1e30, "max_steps": 50})
+    with pytest.raises(InputError, match="lower the learning rate"):
+        train(uniform_plan, minilm, small_corpus[0], tmp_path / "run", wild)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_encoder_is_no_language_model(minilm, uniform_plan, sentences, tmp_path):
+    with pytest.raises(InputError, match="no causal language model: its checkpoint lacks 'cls"):
+        train(uniform_plan, minilm, sentences, tmp_path / "run", SHORT)
+
+
+def test_a_text_with_nothing_to_predict_is_named(tiny_llama, llama_plan, tmp_path):
+    (tmp_path / "short.jsonl").write_text('{"text": "the file"}\n{"text": "the"}\n')
+    with pytest.raises(InputError, match="row 2: a text of 1 token has nothing to predict"):
+        train(llama_plan, tiny_llama, tmp_path / "short.jsonl", tmp_path / "run", SHORT)
+
+
+def test_texts_beyond_the_models_positions(minilm, uniform_plan, small_corpus, tmp_path):
+    long = SHORT.model_copy(update={"max_length": 600})
+    with pytest.raises(InputError, match="max_length 600 is more than the 512 positions"):
+        train(uniform_plan, minilm, small_corpus[0], tmp_path / "run", long)
+
+
+@pytest.mark.parametrize("kind", ["classification", "causal"])
+def test_decoders_learn_both_tasks(kind, tiny_llama, llama_plan, sentences, small_corpus, tmp_path):
+    data = sentences if kind == "causal" else small_corpus[0]
+    train(llama_plan, tiny_llama, data, tmp_path / "run", SHORT)
+    assert evaluate(tmp_path / "run", data).examples == (32 if kind == "causal" else 48)
+
+
+def test_gpt2s_conv1d_layers_are_adapted(tiny_gpt2, sentences, tmp_path):
+    checkpoint = spectra.open_checkpoint(tiny_gpt2)
+    plan = planner.allocate(budget="4000", strategy="uniform", model=checkpoint, expert_rank=1, max_experts=2)
+    assert planner.mismatches(plan, checkpoint) == []
+    train(plan, tiny_gpt2, sentences, tmp_path / "run", SHORT)
+    assert {name.rpartition(".")[2] for name in tensors(tmp_path / "run")} == {"A", "B", "router"}
