@@ -1,14 +1,15 @@
 """`spectra.analyze`: every matrix of a checkpoint into a SpectraReport, resumable, on several cores or ranks."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from spectra.checkpoint import Checkpoint, open_checkpoint
+from spectra.density import return_freed_memory, threads
 from spectra.eigenvalue_file import load_eigenvalues, save_eigenvalues
 from spectra.journal import Journal
 from spectra.matrices import Matrix
@@ -19,9 +20,11 @@ from spectra.values import InputError
 
 Floats = NDArray[np.float64]
 Progress = Callable[[int, int, str], None]
-WORKERS = 2
-# Up to this many eigenvalues one thread per matrix beats several, and several matrices at a time are small enough to hold.
-SMALL = 1024
+# Up to this many eigenvalues one thread per matrix, several matrices at a time, beats several threads on one, and what they
+# hold together is small. Larger ones come one at a time. Neither number depends on how many ranks share the work, because the
+# number of threads shows in the last bits.
+SMALL = 1536
+WORKERS = min(8, os.cpu_count() or 1)
 
 
 def analyze(
@@ -95,6 +98,8 @@ def _analysed(
 
     small = [matrix for matrix in matrices if min(matrix.shape) <= SMALL and device == "cpu"]
     large = [matrix for matrix in matrices if min(matrix.shape) > SMALL or device != "cpu"]
-    with threadpool_limits(1), ThreadPoolExecutor(WORKERS) as pool:
+    return_freed_memory()
+    with threads(1), ThreadPoolExecutor(WORKERS) as pool:
         yield from pool.map(one, small)
-    yield from map(one, large)
+    with threads(WORKERS):
+        yield from map(one, large)

@@ -1,10 +1,14 @@
 """The empirical spectral density of a matrix: the eigenvalues of its Gram matrix W^T W.
 
-They come from a double-precision Gram matrix, summed slab by slab, so no copy of W is ever held in float64. Against an SVD
-in float64 this moves alpha by 5e-14 relative and is about three times faster; singular values below 1e-8 of the largest are lost.
+They come from a double-precision Gram matrix, summed slab by slab, so no copy of W is ever held in float64. Against an SVD in
+float64 this moves alpha by 5e-14 relative and is about three times faster; singular values below 1e-8 of the largest are lost.
+torch does the work, on the CPU because its LAPACK is the faster one where we measured (benchmarks/), and on a GPU all the more.
 """
 
-from collections.abc import Iterable
+import ctypes
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +17,8 @@ from spectra.matrices import Matrix
 from spectra.stream import kernel_slices, slabs
 
 Floats = NDArray[np.float64]
+M_MMAP_THRESHOLD = -3  # from malloc.h
+BLOCK = 512  # rows of the Gram matrix at a time
 
 
 def spectrum_of(matrix: Matrix, *, single: bool = False, device: str = "cpu") -> Floats:
@@ -26,47 +32,65 @@ def spectrum_of(matrix: Matrix, *, single: bool = False, device: str = "cpu") ->
     Returns:
         Ascending, one per singular value; all NaN if any weight is not finite. A convolution's are pooled over kernel positions.
     """
-    if matrix.kernel:
-        pieces = [eigenvalues([_tall(piece)], min(matrix.shape)) for piece in kernel_slices(matrix)]
-        return np.sort(np.concatenate(pieces))
-    pieces_of = slabs(matrix)
-    size = min(matrix.shape)
-    return eigenvalues(pieces_of, size) if device == "cpu" and not single else torch_eigenvalues(pieces_of, size, single, device)
+    if not matrix.kernel:
+        return eigenvalues(slabs(matrix), min(matrix.shape), single=single, device=device)
+    pieces = [eigenvalues([_tall(piece)], min(matrix.shape), device=device) for piece in kernel_slices(matrix)]
+    return np.sort(np.concatenate(pieces))
 
 
 def _tall(W: Floats) -> Floats:
     return W if W.shape[0] >= W.shape[1] else W.T
 
 
-def eigenvalues(slabs: Iterable[Floats], size: int) -> Floats:
+def eigenvalues(slabs: Iterable[Floats], size: int, *, single: bool = False, device: str = "cpu") -> Floats:
     """Squared singular values of the matrix whose slabs are given.
 
     Args:
         slabs: arrays of shape (any, size) that stacked give W or its transpose, the smaller side being `size`.
         size: number of eigenvalues.
+        single: work in single precision.
+        device: where to.
 
     Returns:
         Shape (size,), ascending, not divided by anything. Rounding may leave tiny negative values in place of zeros.
         All NaN if any entry of W is not finite.
     """
-    gram = None
-    for slab in slabs:
-        gram = slab.T @ slab if gram is None else np.add(gram, slab.T @ slab, out=gram)
-    if gram is None or not np.isfinite(gram).all():
-        return np.full(size, np.nan)
-    return np.asarray(np.linalg.eigvalsh(gram), dtype=np.float64)
-
-
-def torch_eigenvalues(slabs: Iterable[Floats], size: int, single: bool, device: str) -> Floats:
-    """The same by torch: on a GPU, or in single precision, where its LAPACK is the faster one."""
-    import torch
+    import torch  # loaded by whoever decomposes, not by whoever reads a report
 
     dtype = torch.float32 if single else torch.float64
     gram = torch.zeros(size, size, dtype=dtype, device=device)
     for slab in slabs:
-        part = torch.from_numpy(np.ascontiguousarray(slab)).to(device=device, dtype=dtype)
-        gram.addmm_(part.T, part)
-    if not bool(torch.isfinite(gram).all()):
+        part = torch.from_numpy(slab).to(device=device, dtype=dtype)
+        for start in range(0, size, BLOCK):  # the upper triangle only: half the work, and all that eigvalsh reads
+            gram[start : start + BLOCK, start:].addmm_(part[:, start : start + BLOCK].T, part[:, start:])
+        del slab, part  # or the last one would be held through the decomposition
+    if not bool(torch.isfinite(gram.diagonal()).all()):  # every entry of W is in some diagonal element
         return np.full(size, np.nan)
-    found: Floats = torch.linalg.eigvalsh(gram).double().cpu().numpy()
+    found: Floats = torch.linalg.eigvalsh(gram, UPLO="U").double().cpu().numpy()
     return found
+
+
+def return_freed_memory() -> None:
+    """Make glibc give large blocks back to the system when they are freed.
+
+    By default it raises its threshold with every large block freed and keeps what lies below: gigabytes of them, one per thread,
+    after a checkpoint of mixed shapes. Elsewhere than on glibc nothing is changed.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 1 << 20)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let every BLAS use so many threads. The number changes the last bits of a result, so it is never left to chance."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        with threadpool_limits(count):
+            yield
+    finally:
+        torch.set_num_threads(before)

@@ -21,8 +21,8 @@ ESTIMATORS: Mapping[str, Estimator] = {
 }
 # These take the pooled eigenvalues of fixed-aspect windows (spectra/farms.py) instead of the whole matrix's.
 WINDOWED = frozenset({"farms", "farms-peak"})
-# Computed from every spectrum, whatever is asked for: together they take about a millisecond.
-ALWAYS = ("clauset", "hill", "peak")
+# Computed from every spectrum, whatever is asked for: the default for reporting and the most reliable one (docs/choosing.md).
+ALWAYS = ("clauset", "hill")
 
 
 def fit(eigenvalues: ArrayLike, estimator: str = "clauset") -> TailFit:

@@ -14,7 +14,7 @@ class AnalysisSettings(Value):
     """What to compute. Whatever it is, the same settings on the same checkpoint give the same bytes."""
 
     estimator: Literal["clauset", "hill", "peak", "peak-meant", "farms", "farms-peak"] = "clauset"
-    """Whose exponent a site reports as its alpha; clauset, hill and peak are in the report in any case."""
+    """Whose exponent a site reports as its alpha; clauset and hill are in the report in any case."""
     precision: Literal["exact", "guarded"] = "exact"
     """Of the eigenvalues: double, or single where its error cannot matter (for clauset and hill) and double elsewhere."""
     bootstrap: Annotated[int, Field(ge=0)] = 0

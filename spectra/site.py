@@ -39,7 +39,7 @@ def analyse_matrix(
         The report's entry, and the eigenvalues.
     """
     spectrum, fits = (known, None) if known is not None else _decompose(matrix, settings, device)
-    fits = fits or _fits(spectrum, settings)
+    fits = fits or _fits(spectrum)
     if settings.estimator not in fits:
         fits[settings.estimator] = ESTIMATORS[settings.estimator](_basis(matrix, spectrum, settings.estimator))
     chosen = fits[settings.estimator]
@@ -58,16 +58,14 @@ def analyse_matrix(
     return site, spectrum
 
 
-def _fits(spectrum: Floats, settings: AnalysisSettings) -> dict[str, TailFit]:
-    """The fits of every report. The peak of a histogram may jump with the last bit, so guarded precision does not report one."""
-    names = ALWAYS if settings.precision == "exact" else [name for name in ALWAYS if name != "peak"]
-    return {name: ESTIMATORS[name](spectrum) for name in names}
+def _fits(spectrum: Floats) -> dict[str, TailFit]:
+    return {name: ESTIMATORS[name](spectrum) for name in ALWAYS}
 
 
 def _decompose(matrix: Matrix, settings: AnalysisSettings, device: str) -> tuple[Floats, dict[str, TailFit] | None]:
-    if settings.precision == "guarded" and settings.estimator in ALWAYS[:2] and not matrix.kernel:
+    if settings.precision == "guarded" and settings.estimator in ALWAYS and not matrix.kernel:
         spectrum = spectrum_of(matrix, single=True, device=device)
-        fits = _fits(spectrum, settings)
+        fits = _fits(spectrum)
         if all(fit.x_min > GUARD * spectrum[-1] for fit in fits.values()):  # false for a failed fit, whose x_min is NaN
             return spectrum, fits
     return spectrum_of(matrix, device=device), None

@@ -10,7 +10,7 @@ from spectra.matrices import Matrix
 from spectra.tensors import Tensor, sliced
 
 Floats = NDArray[np.float64]
-SLAB = 2048  # rows (or columns) at a time: bounds what is held beside the Gram matrix
+SLAB = 1024  # rows (or columns) at a time: bounds what is held beside the Gram matrix
 
 
 def slabs(matrix: Matrix, thickness: int = SLAB) -> Iterator[Floats]:

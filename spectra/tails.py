@@ -24,8 +24,8 @@ SHORT_TAIL = 10
 
 # The bounds and the full distances may round one term differently, by less than 1e-15; 1e-13 is safely beyond.
 SLACK = 1e-13
-# Points per tail in the two rounds of bounds, and when to stop bounding and score in full. They affect speed only.
-ROUNDS, FEW, SCORE_ALL = (24, 192), 16, 64
+# Points per tail in the rounds of bounds, and when to stop bounding and score in full. They affect speed only.
+ROUNDS, FEW, SCORE_ALL = (5, 20, 80, 320), 8, 32
 
 
 @dataclass(frozen=True, slots=True)
