@@ -3,7 +3,7 @@
     python benchmarks/spectra_vs_weightwatcher.py [MODEL ...] [--rounds 5]
 
 Without a model: the demo's MiniLM, and a synthetic checkpoint of eight 1024 x 1024 and four 2048 x 2048 Student-t matrices.
-Every measurement is a process of its own, contenders alternate so that all see the same noise, and ratios are medians over rounds.
+Every measurement is a process of its own, contenders alternate so that all see the same noise, ratios are medians over rounds.
 Times include reading and exclude imports; memory is the peak above what the process held after its imports (Linux only).
 """
 
