@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 
 def _metadata(checkpoint: Checkpoint, settings: AnalysisSettings) -> dict[str, str]:
-    return {"fingerprint": checkpoint.fingerprint, "precision": settings.precision, "content": "eigenvalues of W^T W"}
+    return {"weights": checkpoint.weights, "precision": settings.precision, "content": "eigenvalues of W^T W"}
 
 
 def save_eigenvalues(path: str | Path, checkpoint: Checkpoint, settings: AnalysisSettings, spectra: Mapping[str, Floats]) -> None:

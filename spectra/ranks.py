@@ -41,13 +41,16 @@ class Ranks:
         return list(items[self.rank :: self.world])
 
     def gather(self, found: dict[str, V]) -> dict[str, V]:
-        """Everybody's findings, on every rank."""
+        """Everybody's findings, on every rank; afterwards each goes its own way."""
         if self.world == 1:
             return found
         import torch.distributed
 
         parts: list[dict[str, V]] = [{}] * self.world
         torch.distributed.all_gather_object(parts, found)
+        # A rank that leaves while another still reads would break the other's connection.
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
         return {name: value for part in parts for name, value in part.items()}
 
 

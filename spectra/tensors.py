@@ -1,8 +1,9 @@
 """Stored tensors: their headers, and reading slices of them from safetensors files or torch pickles without executing code."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,27 @@ def sliced(tensor: Tensor) -> Iterator[Any]:
             yield stored.get_slice(tensor.name)
     else:
         yield _unpickled(tensor.file)[tensor.name]
+
+
+def sample(tensors: Sequence[Tensor]) -> Iterator[bytes]:
+    """The bytes of the first and the middle row of every tensor, each file opened once: enough to tell two trainings apart."""
+    for file, held in groupby(sorted(tensors, key=lambda tensor: (tensor.file, tensor.name)), key=lambda tensor: tensor.file):
+        if file.suffix == ".safetensors":
+            with opened(file, "pt") as stored:
+                yield from (_two_rows(stored.get_slice(tensor.name), tensor) for tensor in held)
+        else:
+            state = _unpickled(file)
+            yield from (_two_rows(state[tensor.name], tensor) for tensor in held)
+
+
+def _two_rows(stored: Any, tensor: Tensor) -> bytes:
+    if not tensor.shape or 0 in tensor.shape:
+        return b""
+    import torch
+
+    middle = tensor.shape[0] // 2
+    rows = torch.cat([stored[:1], stored[middle : middle + 1]]).contiguous()
+    return rows.view(torch.uint8).numpy().tobytes()
 
 
 def _unpickled(file: Path) -> Mapping[str, Any]:

@@ -39,6 +39,8 @@ class AdapterConfig(Value):
     """Of the head's initial weights."""
     pad_token_id: int | None
     """The tokenizer's padding token."""
+    base_weights: str
+    """Identifies the base's values, so that another training of the same architecture is not taken for it."""
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -94,6 +96,8 @@ def load_state(path: Path, model: nn.Module) -> None:
 def build(checkpoint: Checkpoint, plan: Plan, config: AdapterConfig) -> Any:
     """The model of a run before its first step: base, new head, experts that change nothing yet."""
     require_match(plan, checkpoint)
+    if checkpoint.weights != config.base_weights:
+        raise InputError(f"{checkpoint.folder}: not the base model of this run: same architecture, other weights")
     model = apply_plan(load_model(checkpoint, config.kind, config.labels, config.seed, config.pad_token_id), plan)
     for parameter in head(model).values():
         parameter.requires_grad_(True)

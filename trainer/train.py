@@ -107,6 +107,7 @@ def _prepare(plan: Plan, checkpoint: Checkpoint, texts: Texts, settings: TrainSe
         max_length=settings.max_length,
         seed=settings.seed,
         pad_token_id=tokenizer.pad_token_id,
+        base_weights=checkpoint.weights,
     )
     examples = tokenise(texts, tokenizer, settings.max_length, labels)
     digest = hashlib.sha256(texts.path.read_bytes()).hexdigest()

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import planner
 import spectra
@@ -235,3 +235,12 @@ def test_gpt2s_conv1d_layers_are_adapted(tiny_gpt2, sentences, tmp_path):
     assert planner.mismatches(plan, checkpoint) == []
     train(plan, tiny_gpt2, sentences, tmp_path / "run", SHORT)
     assert {name.rpartition(".")[2] for name in tensors(tmp_path / "run")} == {"A", "B", "router"}
+
+
+def test_a_run_is_not_put_on_another_base(run, minilm, small_corpus, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(minilm, other)
+    weights = load_file(other / "model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, other / "model.safetensors")
+    with pytest.raises(InputError, match="not the base model of this run: same architecture, other weights"):
+        evaluate(run, small_corpus[1], base=other)
