@@ -15,7 +15,9 @@ BAR = 10  # characters for the largest site
 def plan_table(plan: Plan) -> Table:
     """One row per site: its ranks, what they cost, a bar, and the evidence behind them. Fits a terminal of 80 columns."""
     title = f"plan for {plan.model.name}: {plan.strategy}, budget {plan.budget.request}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    caption = "3 x 2: three experts of rank 2; g2/mean: squared gradient per parameter, mean site = 1"
+    look = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
+    table = Table(title=title, caption=caption, **look)  # type: ignore[arg-type]  # each key has its own type
     for heading in ("layer", "site"):
         table.add_column(heading, no_wrap=True)
     for heading in ("ranks", "params"):

@@ -93,6 +93,19 @@ def load_state(path: Path, model: nn.Module) -> None:
             parameter.copy_(stored[name])
 
 
+def find_base(config: AdapterConfig, base: str | Path | None) -> Checkpoint:
+    """Open a run's base model, where the run found it or where the user says it is now.
+
+    Raises:
+        InputError: it is not there.
+    """
+    try:
+        return open_checkpoint(base or config.base_model_name_or_path)
+    except InputError as error:
+        hint = "" if base else "; if the base model has moved, say where with --model"
+        raise InputError(f"{error}{hint}") from None
+
+
 def build(checkpoint: Checkpoint, plan: Plan, config: AdapterConfig) -> Any:
     """The model of a run before its first step: base, new head, experts that change nothing yet."""
     require_match(plan, checkpoint)
@@ -119,7 +132,7 @@ def load_adapters(folder: str | Path, base: str | Path | None = None) -> Any:
     """
     folder = Path(folder)
     config = load_config(folder)
-    checkpoint = open_checkpoint(base or config.base_model_name_or_path)
+    checkpoint = find_base(config, base)
     model = build(checkpoint, Plan.load(folder / PLAN), config)
     load_state(folder / WEIGHTS, model)
     return model.eval()

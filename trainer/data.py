@@ -101,7 +101,7 @@ def _what_is_wrong(path: Path, error: Exception) -> str:
 def _checked(row: dict[str, Any], index: int, path: str) -> dict[str, str]:
     if not isinstance(row["text"], str) or not row["text"].strip():
         raise InputError(f"{path}: row {index + 1}: text is {row['text']!r}; every row needs one")
-    if row.get("label", "") is None:
+    if row.get("label", "any") in (None, ""):
         raise InputError(f"{path}: row {index + 1}: label is missing")
     return {name: str(value) for name, value in row.items()}
 

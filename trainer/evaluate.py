@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from planner import Plan, example_losses
-from spectra import InputError, open_checkpoint
-from trainer.adapters import PLAN, WEIGHTS, AdapterConfig, build, load_config, load_state
+from spectra import InputError
+from trainer.adapters import PLAN, WEIGHTS, AdapterConfig, build, find_base, load_config, load_state
 from trainer.data import Examples, batches, read_texts, tokenise
 from trainer.models import load_tokenizer
 from trainer.reports import Evaluation, Score
@@ -34,7 +34,7 @@ def evaluate(
     """
     run = Path(run)
     config = load_config(run)
-    checkpoint = open_checkpoint(base or config.base_model_name_or_path)
+    checkpoint = find_base(config, base)
     texts = read_texts(data)
     if config.kind == "causal" and texts.kind == "classification":
         raise InputError(f"{data}: has labels, but the run is a language model; give a file with 'text' alone")

@@ -166,6 +166,13 @@ def test_damaged_runs_are_named(run, small_corpus, tmp_path):
     (broken / WEIGHTS).write_bytes((broken / WEIGHTS).read_bytes()[:-100])
     with pytest.raises(InputError, match=r"adapter_model.safetensors: not a readable safetensors file"):
         load_adapters(broken)
+    text = (broken / "adapter_config.json").read_text()
+    (broken / "adapter_config.json").write_text(
+        text.replace('"base_model_name_or_path": "', '"base_model_name_or_path": "/moved')
+    )
+    with pytest.raises(InputError, match="no such folder; if the base model has moved, say where with --model"):
+        load_adapters(broken)
+    (broken / "adapter_config.json").write_text(text)
     (broken / WEIGHTS).unlink()
     with pytest.raises(InputError, match=r"adapter_model.safetensors: not a readable safetensors file"):
         load_adapters(broken)
