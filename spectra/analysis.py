@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra.checkpoint import Checkpoint, open_checkpoint
-from spectra.density import return_freed_memory, threads
+from spectra.density import freed_memory_returned, threads
 from spectra.eigenvalue_file import load_eigenvalues, save_eigenvalues
 from spectra.journal import Journal
 from spectra.matrices import Matrix
@@ -98,8 +98,8 @@ def _analysed(
 
     small = [matrix for matrix in matrices if min(matrix.shape) <= SMALL and device == "cpu"]
     large = [matrix for matrix in matrices if min(matrix.shape) > SMALL or device != "cpu"]
-    return_freed_memory()
-    with threads(1), ThreadPoolExecutor(WORKERS) as pool:
-        yield from pool.map(one, small)
-    with threads(WORKERS):
-        yield from map(one, large)
+    with freed_memory_returned():
+        with threads(1), ThreadPoolExecutor(WORKERS) as pool:
+            yield from pool.map(one, small)
+        with threads(WORKERS):
+            yield from map(one, large)
