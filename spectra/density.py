@@ -74,8 +74,8 @@ def eigenvalues(slabs: Iterable[Floats], size: int, *, single: bool = False, dev
 def freed_memory_returned() -> Iterator[None]:
     """Inside the block glibc gives large blocks back to the system when they are freed.
 
-    By itself it raises its threshold with every large block freed, up to 32 MiB, and keeps what lies below, per thread: 227 MB after
-    twelve matrices whose largest takes 34. That is right for training, which asks for the same blocks again and again, so
+    By itself it raises its threshold with every large block freed, up to 32 MiB, and keeps what lies below, per thread: 227 MB
+    after twelve matrices whose largest takes 34. That is right for training, which asks for the same blocks again and again, so
     afterwards the thresholds are where it would have put them. Elsewhere than on glibc nothing is changed.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
