@@ -60,7 +60,8 @@ def analyze(
         raise InputError(f"{checkpoint.folder}: no weights to analyse: none of its {len(checkpoint.tensors)} tensors is a matrix")
     known = load_eigenvalues(eigenvalues, checkpoint, settings) if eigenvalues else {}
     ranks = Ranks.here(device)
-    log = Journal(journal, f"{checkpoint.weights} {settings.model_dump_json()} {eigenvalues is not None}", ranks.rank)
+    purpose = f"{checkpoint.weights} {settings.model_dump_json()} {eigenvalues is not None}" if journal else ""
+    log = Journal(journal, purpose, ranks.rank)
     done = log.read()
     todo = ranks.share([matrix for matrix in matrices if matrix.name not in done])
     finished = len(matrices) - len(todo) if ranks.world == 1 else 0
