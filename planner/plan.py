@@ -1,6 +1,5 @@
 """The Plan: which module gets how many LoRA experts of what ranks. What `plan allocate` writes and the trainer builds."""
 
-from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -143,8 +142,3 @@ def require_match(plan: Plan, checkpoint: Checkpoint) -> None:
     if faults := mismatches(plan, checkpoint):
         more = f" (and {len(faults) - 1} more; see plan check)" if len(faults) > 1 else ""
         raise InputError(f"{checkpoint.folder}: {faults[0]}{more}")
-
-
-def adapted(sites: Sequence[PlannedSite]) -> list[PlannedSite]:
-    """The sites that get at least one expert."""
-    return [site for site in sites if site.ranks]

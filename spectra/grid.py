@@ -52,7 +52,7 @@ def expert_index(site: SiteSpectrum) -> int:
     """Which routed expert a site belongs to.
 
     Raises:
-        ValueError: none.
+        ValueError: the site belongs to none.
     """
     match = _EXPERT.search(site.name)
     if match is None:

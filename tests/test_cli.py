@@ -161,8 +161,8 @@ def test_ctrl_c_is_exit_130(run, here, monkeypatch):
 
 
 def test_usage_errors_are_exit_2(run):
-    run("allocate", code=2)
-    run("unknown", code=2)
+    assert "Missing option '--budget'" in run("allocate", code=2).stderr
+    assert "No such command 'unknown'" in run("unknown", code=2).stderr
 
 
 def test_the_options_of_every_command():
