@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from planner.settings import AllocationSettings
 from spectra import InputError
 from spectra.report import AnalysisSettings
-from spectra.values import Value, require_writable
+from spectra.values import Value, require_writable, write_atomic
 from trainer import TrainSettings
 
 if TYPE_CHECKING:
@@ -93,17 +95,24 @@ def _options_of(settings: type[Value]) -> Callable[[Callable[..., None]], Callab
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         for name, field in reversed(settings.model_fields.items()):
-            option: dict[str, Any] = {"default": field.default, "show_default": True, "help": field.description}
+            option: dict[str, Any] = {"help": field.description}
             if field.annotation is bool:
-                option = {"is_flag": True, "help": field.description}
-            elif get_origin(field.annotation) is Literal:
-                option["type"] = click.Choice(get_args(field.annotation))
+                option["is_flag"] = True
             else:
-                option["type"] = field.annotation
+                option |= {"default": field.default, "show_default": field.default is not None, "type": _type(field.annotation)}
             command = click.option("--" + name.replace("_", "-"), **option)(command)
         return command
 
     return decorate
+
+
+def _type(annotation: Any) -> Any:
+    """What click should parse: of an optional value the value, of a literal the choices."""
+    if get_origin(annotation) in (Union, UnionType):
+        return _type(next(part for part in get_args(annotation) if part is not type(None)))
+    if get_origin(annotation) is Annotated:
+        return _type(get_args(annotation)[0])
+    return click.Choice(get_args(annotation)) if get_origin(annotation) is Literal else annotation
 
 
 @main.command()
@@ -154,8 +163,15 @@ def analyze(
 @click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the draw of examples and of a new head."
 )
+@click.option("--device", default="cpu", show_default=True, help="Where to run the model: cpu or cuda.")
+@click.option(
+    "--gradient-checkpointing", is_flag=True, help="Recompute activations instead of keeping them: slower, less memory."
+)
 @_json_option
-def probe(model: str, files: tuple[Path, ...], output: Path, samples: int, max_length: int, seed: int, as_json: bool) -> None:
+def probe(
+    model: str, files: tuple[Path, ...], output: Path, samples: int, max_length: int, seed: int, device: str,
+    gradient_checkpointing: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Measure how strongly sampled examples pull on every linear module of MODEL; no weight changes."""
     from planner import SensitivityReport, join, show
     from planner import probe as run
@@ -166,17 +182,19 @@ def probe(model: str, files: tuple[Path, ...], output: Path, samples: int, max_l
     checkpoint = open_checkpoint(model)
 
     def measure(file: Path) -> SensitivityReport:
-        sample = load_sample(checkpoint, file, samples=samples, max_length=max_length, seed=seed)
+        sample = load_sample(checkpoint, file, samples=samples, max_length=max_length, seed=seed, device=device)
         with _bar(f"gradients of {file.stem}") as update:
-            advance = partial(update, total=sample.examples)
-            return run(sample.model, sample.batches, checkpoint=checkpoint, task=file.stem, progress=advance)
+            return run(
+                sample.model, sample.batches, checkpoint=checkpoint, task=file.stem, gradient_checkpointing=gradient_checkpointing,
+                progress=partial(update, total=sample.examples),
+            )  # fmt: skip
 
     report = join([measure(file) for file in files])
     report.save(output)
     if as_json:
         click.echo(report.to_json(), nl=False)
     else:
-        _show(show.sensitivity_table(report), f"{sum(task.examples for task in report.tasks)} examples; wrote {output}")
+        _show(show.sensitivity_table(report), show.stability_lines(report), f"wrote {output}")
 
 
 @main.command()
@@ -186,26 +204,34 @@ def probe(model: str, files: tuple[Path, ...], output: Path, samples: int, max_l
 @click.option("--sensitivity", type=PATH, multiple=True, help="Report of plan probe; repeat for several tasks.")
 @click.option("--model", help="Take module names and shapes from this model's checkpoint.")
 @click.option(
-    "--budget", required=True, help="Trainable parameters (2000000, 2M), a share of the model (1%) or experts (160 experts)."
+    "--budget",
+    required=True,
+    help="Trainable parameters (2000000, 2M), a share of the model (1%), a rank at every site (rank 8), experts (160 experts),"
+    " or the path of a plan whose size is meant.",
 )
-@click.option("--strategy", default="combined", show_default=True, help="uniform, alphalora, lora-smoe or combined.")
-@click.option("--expert-rank", type=click.IntRange(1), help="Rank of one expert.  [default: 8, less if the budget is tight]")
-@click.option("--max-experts", type=click.IntRange(1), default=8, show_default=True, help="Most experts per module.")
-@click.option("--top-k", type=click.IntRange(1), default=2, show_default=True, help="Experts that a token uses.")
+@click.option(
+    "--strategy", default="combined", show_default=True,
+    help="uniform, random, mola, alphalora, lora-smoe, sensitivity, dr-lora or combined.",
+)  # fmt: skip
 @click.option("-o", "--output", type=PATH, default=Path("plan.json"), show_default=True, help="Where the plan goes.")
 @_json_option
+@_options_of(AllocationSettings)
 def allocate(
-    spectra: Path | None, sensitivity: tuple[Path, ...], model: str | None, output: Path, as_json: bool, **options: Any
-) -> None:
+    spectra: Path | None, sensitivity: tuple[Path, ...], model: str | None, budget: str, strategy: str, output: Path, as_json: bool,
+    **settings: Any,
+) -> None:  # fmt: skip
     """Share a budget among the modules of a model: how many LoRA experts each gets, and of what ranks."""
     import planner
     from spectra import load_spectra, open_checkpoint
 
+    require_writable(output)
     plan = planner.allocate(
+        budget=budget,
+        strategy=strategy,
         spectra=load_spectra(spectra) if spectra else None,
         sensitivity=planner.join([planner.SensitivityReport.load(path) for path in sensitivity]) if sensitivity else None,
         model=open_checkpoint(model) if model else None,
-        **options,
+        **settings,
     )
     plan.save(output)
     _show_plan(plan, as_json)
@@ -224,12 +250,38 @@ def _show_plan(plan: Any, as_json: bool) -> None:
 
 @main.command("show")
 @click.argument("plan", type=PATH)
+@click.argument("other", type=PATH, required=False)
 @_json_option
-def show_(plan: Path, as_json: bool) -> None:
-    """Print a plan: what each module gets, and why."""
-    from planner import Plan
+def show_(plan: Path, other: Path | None, as_json: bool) -> None:
+    """Print a plan: what each module gets, and why. With OTHER, print where the two plans differ."""
+    from planner import Plan, show
 
-    _show_plan(Plan.load(plan), as_json)
+    if other is None:
+        _show_plan(Plan.load(plan), as_json)
+    elif as_json:
+        raise click.UsageError("--json prints one plan; give one")
+    else:
+        _show(show.difference_table(Plan.load(plan), Plan.load(other)))
+
+
+@main.command()
+@click.argument("plan", type=PATH)
+@click.option(
+    "--format", "form", required=True,
+    help="peft (a LoraConfig as adapter_config.json, each site with its total rank), csv, markdown or yaml.",
+)  # fmt: skip
+@click.option("-o", "--output", type=PATH, help="File to write.  [default: standard output]")
+def export(plan: Path, form: str, output: Path | None) -> None:
+    """Write PLAN in the words of other tools."""
+    from planner import Plan
+    from planner import export as convert
+
+    text = convert(Plan.load(plan), form)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_atomic(output, text)
+        _show(f"wrote {output}")
 
 
 @main.command()

@@ -3,8 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 from planner.allocation import allocate
+from planner.export import export
 from planner.plan import Plan, PlannedSite, mismatches, require_match
 from planner.reports import SensitivityReport, join
+from planner.settings import AllocationSettings
 from planner.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -13,11 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STRATEGIES",
+    "AllocationSettings",
     "Plan",
     "PlannedSite",
     "SensitivityReport",
     "allocate",
     "example_losses",
+    "export",
     "join",
     "linear_shape",
     "mismatches",

@@ -1,39 +1,24 @@
 """`planner.allocate`: evidence and a budget in, a Plan out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 
-from planner.apportion import largest_remainder
-from planner.budget import Cap, parse_budget, site_cost
-from planner.evidence import Evidence, SiteEvidence, gather
-from planner.plan import Budget, Optimum, Plan, PlannedSite
+from planner.apportion import largest_remainder, released_rounding
+from planner.budget import Cap, parse_budget
+from planner.evidence import Evidence, gather
+from planner.menus import Cut, cut_for, groups, menus, wanted
+from planner.notes import notes
+from planner.plan import Budget, Optimum, Plan, PlannedSite, Source
 from planner.reports import SensitivityReport
-from planner.solver import Menu, Solution, solve
+from planner.settings import AllocationSettings
+from planner.solver import Solution, solve
 from planner.strategies import STRATEGIES, Demand
 from spectra import Checkpoint, InputError, SpectraReport
 
-DEFAULT_EXPERT_RANK = 8  # what AlphaLoRA, LoRA-SMoE and MoLA train with
-CEILING = 8  # no site gets more than this many times the affordable mean rank
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """How a site's total rank is cut into experts."""
-
-    expert_rank: int
-    """Rank an expert grows to before the next one is added."""
-    max_experts: int
-    top_k: int
-
-    def ranks(self, total: int, experts: int | None = None) -> tuple[int, ...]:
-        """Cut a total rank into experts that differ by at most one rank; `experts` overrides how many."""
-        count = experts if experts is not None else min(self.max_experts, -(-total // self.expert_rank))
-        if count == 0:
-            return ()
-        rank, larger = divmod(total, count)
-        return (rank + 1,) * larger + (rank,) * (count - larger)
+Ranks = list[tuple[int, ...]]
 
 
 def allocate(
@@ -43,129 +28,95 @@ def allocate(
     spectra: SpectraReport | None = None,
     sensitivity: SensitivityReport | None = None,
     model: Checkpoint | None = None,
-    expert_rank: int | None = None,
-    max_experts: int = 8,
-    top_k: int = 2,
+    **knobs: Any,
 ) -> Plan:
     """Decide experts and ranks for every linear module inside the model's layers.
 
     Args:
-        budget: trainable parameters (`2000000`, `2M`), a share of the model (`1%`) or experts (`160 experts`).
+        budget: trainable parameters (`2000000`, `2M`), a share of the model (`1%`), a rank at every site (`rank 8`), experts
+            (`160 experts`), or the path of a plan whose size is meant.
         strategy: a name from the table in `planner.strategies`.
         spectra: alphas, if the strategy uses them.
-        sensitivity: gradients, if the strategy uses them.
+        sensitivity: gradients and routing, if the strategy uses them.
         model: the opened checkpoint; names and shapes come from it if given.
-        expert_rank: rank of one expert. By default 8, or for a tight budget of parameters the largest power of two that
-            leaves an average site two experts.
-        max_experts: most experts per site.
-        top_k: experts that a token uses, where there are as many.
+        **knobs: fields of `AllocationSettings`, such as `expert_rank=4`.
 
     Raises:
-        InputError: missing or contradictory evidence, an unknown strategy, or a budget too small for one rank at every site.
+        InputError: missing or contradictory evidence, an unknown strategy, limits that contradict each other, or a budget too
+            small for the least rank of every site.
     """
     if strategy not in STRATEGIES:
         raise InputError(f"strategy {strategy!r}: not one of {', '.join(STRATEGIES)}")
-    evidence = gather(spectra, sensitivity, model)
-    cap = parse_budget(budget, evidence.model.parameters)
-    demand = STRATEGIES[strategy](evidence)
-    rank = expert_rank or (DEFAULT_EXPERT_RANK if cap.unit == "experts" else _expert_rank(evidence, demand, cap))
-    if rank > (side := min(min(site.shape) for site in evidence.sites)):
-        raise InputError(f"expert rank {rank} exceeds the smallest side of a site, {side}")
-    shape = Shape(expert_rank=rank, max_experts=max_experts, top_k=top_k)
+    settings = AllocationSettings.checked(knobs, "allocation settings")
+    evidence = gather(spectra, sensitivity, model, estimator=settings.estimator, statistic=settings.statistic)
+    cap = _cap(budget, evidence)
+    demand = STRATEGIES[strategy](evidence, settings)
+    if not any(demand.weights):
+        raise InputError(f"strategy {strategy!r} wants nothing at any site of {evidence.model.name}")
+    cut = cut_for(evidence, demand, cap, settings)
     solution = None
-    if cap.unit == "experts":
-        ranks = _count_experts(evidence, demand, cap, shape)
+    if demand.experts is not None:
+        ranks = _literal(demand, cut)
+    elif cap.unit == "experts":
+        ranks = _count_experts(evidence, demand, cap, cut)
     else:
-        ranks, solution = _spend_parameters(evidence, demand, cap, shape)
-    settings: dict[str, str | int | float] = {"expert_rank": rank, "max_experts": max_experts, "top_k": top_k}
-    settings |= {"utility": demand.utility, "granularity": demand.granularity}
-    return _plan(evidence, demand, cap, ranks, strategy, settings, solution)
+        ranks, solution = _spend_parameters(evidence, demand, cap, cut, settings)
+    granularity = settings.granularity or demand.granularity
+    used = settings.model_copy(update={"expert_rank": cut.expert_rank, "granularity": granularity})
+    made_from = tuple(Source(kind=report.kind, sha256=report.sha256()) for report in (spectra, sensitivity) if report is not None)
+    return _plan(evidence, demand, cap, ranks, strategy, used, made_from, solution)
 
 
-def _rank_cost(sites: Sequence[SiteEvidence]) -> int:
-    return sum(sum(site.shape) for site in sites)
+def _cap(budget: str, evidence: Evidence) -> Cap:
+    if budget.endswith(".json"):
+        return Cap(request=f"size of {budget}", unit="parameters", amount=Plan.load(budget).parameters)
+    return parse_budget(budget, parameters=evidence.model.parameters, rank_cost=sum(site.rank_cost for site in evidence.sites))
 
 
-def _wanted(evidence: Evidence, demand: Demand) -> list[SiteEvidence]:
-    return [site for site, weight in zip(evidence.sites, demand.weights, strict=True) if weight > 0]
+def _literal(demand: Demand, cut: Cut) -> Ranks:
+    """As many experts of the given rank as a released method prescribes."""
+    return [(cut.expert_rank,) * count for count in demand.experts or ()]
 
 
-def _mean_rank(evidence: Evidence, demand: Demand, cap: Cap) -> float:
-    """Total rank per wanted site that the cap affords, routers aside."""
-    return cap.amount / max(1, _rank_cost(_wanted(evidence, demand)))
-
-
-def _expert_rank(evidence: Evidence, demand: Demand, cap: Cap) -> int:
-    affordable = int(_mean_rank(evidence, demand, cap) / 2)
-    return min(DEFAULT_EXPERT_RANK, 1 << max(0, affordable.bit_length() - 1))
-
-
-def _groups(evidence: Evidence, demand: Demand) -> list[list[int]]:
-    """Positions of the sites that share one decision; sites of weight 0 are in no group."""
-    if demand.granularity == "layer":
-        groups = list(evidence.layers.values())
-    elif demand.granularity == "model":
-        groups = [list(range(len(evidence.sites)))]
-    else:
-        groups = [[position] for position in range(len(evidence.sites))]
-    kept = [[position for position in group if demand.weights[position] > 0] for group in groups]
-    return [group for group in kept if group]
-
-
-def _ranks_at(step: int, position: int, demand: Demand, shape: Shape) -> tuple[int, ...]:
-    """Ranks of a site at a step of its ladder: a total rank or, with a prescribed number of experts, the rank of each."""
-    if demand.experts is None:
-        return shape.ranks(step)
-    return (step,) * demand.experts[position]
-
-
-def _spend_parameters(evidence: Evidence, demand: Demand, cap: Cap, shape: Shape) -> tuple[list[tuple[int, ...]], Solution]:
-    groups = _groups(evidence, demand)
-    menus = [_menu(evidence, group, demand, cap, shape) for group in groups]
-    if (floor := int(sum(menu.costs[0] for menu in menus))) > cap.amount:
+def _spend_parameters(
+    evidence: Evidence, demand: Demand, cap: Cap, cut: Cut, settings: AllocationSettings
+) -> tuple[Ranks, Solution]:
+    members = groups(evidence, demand, settings.granularity or demand.granularity)
+    offered = menus(evidence, demand, cap, cut, settings, members)
+    if (floor := int(sum(menu.kind.costs[0] for menu, _ in offered))) > cap.amount:
+        least = max(totals[0] for _, totals in offered)
         raise InputError(
-            f"budget {cap.request!r} ({cap.amount:,} parameters) is too small for one rank at each of the"
-            f" {len(_wanted(evidence, demand))} sites, which takes {floor:,}"
+            f"budget {cap.request!r} ({cap.amount:,} parameters) is too small for {'one rank' if least == 1 else f'rank {least}'}"
+            f" at each of the {len(wanted(evidence, demand))} sites, which takes {floor:,}"
+            + ("; --min-rank 0 lets sites go without" if demand.utility != "log" and settings.min_rank else "")
         )
-    solution = solve(menus, cap.amount)
-    ranks: list[tuple[int, ...]] = [()] * len(evidence.sites)
-    for group, pick in zip(groups, solution.picks, strict=True):
+    solution = solve([menu for menu, _ in offered], cap.amount)
+    ranks: Ranks = [()] * len(evidence.sites)
+    for group, (_, totals), pick in zip(members, offered, solution.picks, strict=True):
         for position in group:
-            ranks[position] = _ranks_at(pick + 1, position, demand, shape)
+            ranks[position] = cut.ranks(totals[pick], evidence.sites[position].expert)
     return ranks, solution
 
 
-def _menu(evidence: Evidence, group: Sequence[int], demand: Demand, cap: Cap, shape: Shape) -> Menu:
-    """Every step of a group's ladder, from one rank up, with its cost and its value."""
-    sites = [evidence.sites[position] for position in group]
-    largest = min(min(site.shape) for site in sites)
-    top = max(1, min(largest, int(CEILING * _mean_rank(evidence, demand, cap)) + 1))
-    steps = range(1, top + 1)
-    costs = [
-        sum(site_cost(evidence.sites[position].shape, _ranks_at(step, position, demand, shape)) for position in group)
-        for step in steps
-    ]
-    totals = np.array(steps, dtype=float)
-    utility = np.log1p(totals) if demand.utility == "log1p" else np.log(totals)
-    weight = sum(demand.weights[position] for position in group) / np.mean(demand.weights)
-    return Menu(np.array(costs, dtype=float), float(weight) * utility)
-
-
-def _count_experts(evidence: Evidence, demand: Demand, cap: Cap, shape: Shape) -> list[tuple[int, ...]]:
+def _count_experts(evidence: Evidence, demand: Demand, cap: Cap, cut: Cut) -> Ranks:
     """AlphaLoRA's way to spend: a layer's share of the experts is its share of the weight; its wanted sites share that count."""
     layers = [[position for position in layer if demand.weights[position] > 0] for layer in evidence.layers.values()]
     layers = [layer for layer in layers if layer]
-    low, high = len(layers), len(layers) * shape.max_experts
-    if not low <= cap.amount <= high:
+    low, high = len(layers), len(layers) * cut.max_experts
+    weights = [float(np.mean([demand.weights[position] for position in layer])) for layer in layers]
+    if demand.released_rounding:
+        counts = released_rounding(weights, cap.amount)
+    elif low <= cap.amount <= high:
+        counts = largest_remainder(weights, cap.amount, cut.max_experts)
+    else:
         raise InputError(
-            f"budget {cap.request!r} does not fit {low} layers of 1 to {shape.max_experts} experts, which is {low} to {high}"
+            f"budget {cap.request!r} does not fit {low} layers of 1 to {cut.max_experts} experts, which is {low} to {high}"
             "; see --max-experts"
         )
-    weights = [float(np.mean([demand.weights[position] for position in layer])) for layer in layers]
-    ranks: list[tuple[int, ...]] = [()] * len(evidence.sites)
-    for layer, count in zip(layers, largest_remainder(weights, cap.amount, shape.max_experts), strict=True):
+    ranks: Ranks = [()] * len(evidence.sites)
+    for layer, count in zip(layers, counts, strict=True):
         for position in layer:
-            ranks[position] = (shape.expert_rank,) * count
+            ranks[position] = (cut.expert_rank,) * count
     return ranks
 
 
@@ -175,7 +126,8 @@ def _plan(
     cap: Cap,
     ranks: Sequence[tuple[int, ...]],
     strategy: str,
-    settings: dict[str, str | int | float],
+    settings: AllocationSettings,
+    made_from: tuple[Source, ...],
     solution: Solution | None,
 ) -> Plan:
     mean = float(np.mean(demand.weights))
@@ -184,40 +136,38 @@ def _plan(
             name=site.name,
             shape=site.shape,
             ranks=given,
-            top_k=min(int(settings["top_k"]), len(given)),
+            top_k=min(settings.top_k, len(given)),
             weight=weight / mean,
-            alpha=site.alpha,
-            sensitivity=float(np.mean(site.sensitivity)) if site.sensitivity else np.nan,
+            alpha=site.alpha.mean,
+            sensitivity=float(np.mean([task.mean for task in site.sensitivity])) if site.sensitivity else np.nan,
+            routing=site.routing,
         )
         for site, weight, given in zip(evidence.sites, demand.weights, ranks, strict=True)
     )
     parameters = sum(site.parameters for site in sites)
-    spent = (
-        parameters
-        if cap.unit == "parameters"
-        else sum(max(len(ranks[member]) for member in layer) for layer in evidence.layers.values())
-    )
+    spent = parameters
+    if cap.unit == "experts":
+        spent = sum(max(len(ranks[member]) for member in layer) for layer in evidence.layers.values())
+    if spent > cap.amount:
+        raise InputError(
+            f"strategy {strategy!r} takes {spent:,} {cap.unit} as released, more than the budget {cap.request!r};"
+            " raise the budget or leave --parity out"
+        )
     return Plan(
         model=evidence.model,
         strategy=strategy,
         settings=settings,
+        version=version("loraplan"),
+        made_from=made_from,
         budget=Budget(request=cap.request, unit=cap.unit, cap=cap.amount, spent=spent, parameters=parameters),
-        optimum=_optimum(solution),
+        optimum=_optimum(demand, solution),
         sites=sites,
-        notes=(*evidence.notes, *_notes(strategy, sites, cap, parameters)),
+        notes=(*evidence.notes, *notes(strategy, evidence, sites, cap, parameters)),
     )
 
 
-def _optimum(solution: Solution | None) -> Optimum | None:
+def _optimum(demand: Demand, solution: Solution | None) -> Optimum | None:
     if solution is None:
         return None
     gap = (solution.bound - solution.objective) / abs(solution.bound) if solution.bound else 0.0
-    return Optimum(objective=solution.objective, bound=solution.bound, gap=gap)
-
-
-def _notes(strategy: str, sites: Sequence[PlannedSite], cap: Cap, parameters: int) -> tuple[str, ...]:
-    if cap.unit == "parameters" and parameters < cap.amount / 2:
-        return ("most of the budget is left: it buys less than one more rank per group, or ranks are as large as modules allow",)
-    if strategy != "uniform" and len({site.ranks for site in sites}) == 1:
-        return ("after rounding, this plan is the uniform one: the evidence made no difference at this budget",)
-    return ()
+    return Optimum(utility=demand.utility, objective=solution.objective, bound=solution.bound, gap=gap)

@@ -7,8 +7,12 @@ from typing import Literal
 
 from spectra import InputError
 
-_FORMS = "write parameters (2000000, 500k, 2M), a share of the model (1%) or experts (160 experts)"
-_NUMBER = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>|k|M|G|B|%|experts?)", re.IGNORECASE)
+_FORMS = (
+    "write parameters (2000000, 500k, 2M), a share of the model (1%), a rank at every site (rank 8), experts (160 experts)"
+    " or the path of a plan whose size is meant"
+)
+_NUMBER = re.compile(r"(?P<number>\d+(\.\d+)?(e\d+)?)\s*(?P<unit>|k|M|G|B|%|experts?)", re.IGNORECASE)
+_RANK = re.compile(r"rank\s*=?\s*(?P<rank>\d+)(\s+everywhere)?", re.IGNORECASE)
 _SCALES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 
 
@@ -36,27 +40,30 @@ def site_cost(shape: tuple[int, int], ranks: Sequence[int]) -> int:
     return sum(ranks) * (d_in + d_out) + router
 
 
-def parse_budget(text: str, model_parameters: int) -> Cap:
+def parse_budget(text: str, *, parameters: int, rank_cost: int) -> Cap:
     """Read a budget.
 
     Args:
-        text: `2000000`, `500k`, `2M`, `1%` or `160 experts`.
-        model_parameters: what a share refers to.
+        text: `2000000`, `500k`, `2M`, `1%`, `rank 8` or `160 experts`.
+        parameters: of the model, what a share refers to.
+        rank_cost: trainable parameters of one rank at every site.
 
     Raises:
         InputError: not one of these forms, or nothing to spend.
     """
-    match = _NUMBER.fullmatch(text.strip().replace(",", ""))
-    if match is None:
-        raise InputError(f"budget {text!r} cannot be read; {_FORMS}")
-    number, unit = float(match["number"]), match["unit"].lower()
-    if unit.startswith("expert"):
-        cap = Cap(request=text, unit="experts", amount=int(number))
-        whole = number.is_integer()
+    if match := _RANK.fullmatch(text.strip()):
+        cap = Cap(request=text, unit="parameters", amount=int(match["rank"]) * rank_cost)
+        whole = True
+    elif match := _NUMBER.fullmatch(text.strip().replace(",", "").replace("_", "")):
+        number, unit = float(match["number"]), match["unit"].lower()
+        if unit.startswith("expert"):
+            cap = Cap(request=text, unit="experts", amount=int(number))
+        else:
+            amount = number / 100 * parameters if unit == "%" else number * _SCALES[unit]
+            cap = Cap(request=text, unit="parameters", amount=int(amount))
+        whole = unit in _SCALES.keys() - {""} or unit == "%" or number.is_integer()
     else:
-        amount = number / 100 * model_parameters if unit == "%" else number * _SCALES[unit]
-        cap = Cap(request=text, unit="parameters", amount=int(amount))
-        whole = unit != "" or number.is_integer()
+        raise InputError(f"budget {text!r} cannot be read; {_FORMS}")
     if not whole or cap.amount < 1:
         raise InputError(f"budget {text!r} is not a positive whole number of {cap.unit}; {_FORMS}")
     return cap

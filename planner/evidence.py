@@ -1,7 +1,8 @@
 """Evidence: what is known about every site that could be adapted, joined by name from the reports.
 
-The one place that decides which modules are sites, and what a failed fit means: it counts as its projection type's mean,
-so it neither attracts nor repels capacity.
+The one place that decides which modules are sites, and what failed or noisy measurements mean: a failed fit counts as its
+projection type's mean, so that it neither attracts nor repels capacity, and a noisy one is moved towards that mean by how noisy
+it is.
 """
 
 import math
@@ -13,14 +14,15 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.reports import SensitivityReport
+from planner.reports import Estimate, SensitivityReport, SiteSensitivity, Statistic
 from spectra import Checkpoint, InputError, SpectraReport
 from spectra.analysis import model_info
 from spectra.report import ModelInfo, SiteSpectrum
-from spectra.sites import place, resolve
+from spectra.sites import expert_index, order, place, projection_type, resolve
 
 T = TypeVar("T")
 Shape = tuple[int, int]
+Floats = NDArray[np.float64]
 
 # Matrices inside numbered layers that are no linear projections: positional tables and the routers of mixture-of-experts models.
 _NO_PROJECTION = re.compile(r"(^|[._])(embed\w*|\w*embeddings?|relative_attention_bias|\w*norm|router|gate)$")
@@ -28,15 +30,25 @@ _NO_PROJECTION = re.compile(r"(^|[._])(embed\w*|\w*embeddings?|relative_attentio
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteEvidence:
-    """One adaptable site. `alpha` is NaN and `sensitivity` empty where nothing was measured."""
+    """One adaptable site. Estimates have NaN for their mean, and tuples are empty, where nothing was measured."""
 
     name: str
     shape: tuple[int, int]
     layer: tuple[str, int]
     projection: str
-    alpha: float
-    sensitivity: tuple[float, ...]
-    """Mean squared gradient per parameter, one number per task."""
+    """Its type: without layer and routed expert."""
+    expert: int | None
+    """The routed expert of the base model that it belongs to."""
+    alpha: Estimate
+    sensitivity: tuple[Estimate, ...]
+    """The chosen statistic per parameter, one estimate per task."""
+    routing: float = math.nan
+    """Share of tokens that reach the routed expert, averaged over tasks."""
+
+    @property
+    def rank_cost(self) -> int:
+        """Trainable parameters of one more rank."""
+        return sum(self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,25 +68,47 @@ class Evidence:
             groups.setdefault(site.layer, []).append(position)
         return groups
 
+    @property
+    def types(self) -> list[str]:
+        """Projection type of every site."""
+        return [site.projection for site in self.sites]
+
     def layer_alphas(self) -> list[float]:
         """For every site the plain mean of its layer's alphas, failed fits left out; a layer without any gets the mean of all."""
-        alphas = np.array([site.alpha for site in self.sites])
-        overall = float(np.nanmean(alphas))
-        means = np.full(alphas.size, overall)
+        alphas = np.array([site.alpha.mean for site in self.sites])
+        means = np.full(alphas.size, float(np.nanmean(alphas)))
         for members in self.layers.values():
             if np.isfinite(alphas[members]).any():
                 means[members] = np.nanmean(alphas[members])
         return [float(mean) for mean in means]
 
+    def sensitivities(self) -> Floats:
+        """(sites, tasks): the chosen statistic per parameter."""
+        return np.array([[estimate.mean for estimate in site.sensitivity] for site in self.sites])
+
+    def relative_alpha(self) -> Floats:
+        """(sites,): alpha within its projection type, geometric mean 1, shrunk by its standard error."""
+        return shrunk(self.types, [site.alpha for site in self.sites])
+
+    def relative_sensitivity(self) -> Floats:
+        """(sites,): sensitivity within its projection type, shrunk by its standard error; geometric mean over tasks."""
+        tasks = zip(*(site.sensitivity for site in self.sites), strict=True)
+        mean: Floats = np.exp(np.mean([np.log(shrunk(self.types, task)) for task in tasks], axis=0))
+        return mean
+
     def require(self, what: str, strategy: str) -> None:
         """Raise an InputError if a strategy lacks the evidence it lives on; `what` is `spectra` or `sensitivity`."""
-        missing = {"spectra": all(math.isnan(site.alpha) for site in self.sites), "sensitivity": not self.sites[0].sensitivity}
+        missing = {
+            "spectra": all(math.isnan(site.alpha.mean) for site in self.sites),
+            "sensitivity": not self.sites[0].sensitivity,
+        }
         if missing[what]:
             raise InputError(f"strategy {strategy!r} needs --{what} with measured values: make it with plan {MAKERS[what]}")
-        if what == "sensitivity" and not any(value > 0 for site in self.sites for value in site.sensitivity):
+        if what == "sensitivity" and not (self.sensitivities() > 0).any():
             raise InputError(f"strategy {strategy!r}: every gradient in the sensitivity report is zero")
 
 
+UNKNOWN = Estimate(mean=math.nan, error=math.nan)
 UNSURE_OF_SHAPES = "shapes come from a table of alphas, which may not say which side is the input; make sure with plan check"
 MAKERS = {"spectra": "analyze", "sensitivity": "probe"}
 
@@ -85,29 +119,52 @@ def is_adaptable(name: str) -> bool:
 
 
 def gather(
-    spectra: SpectraReport | None = None, sensitivity: SensitivityReport | None = None, checkpoint: Checkpoint | None = None
+    spectra: SpectraReport | None = None,
+    sensitivity: SensitivityReport | None = None,
+    checkpoint: Checkpoint | None = None,
+    *,
+    estimator: str | None = None,
+    statistic: Statistic = "squared-gradient",
 ) -> Evidence:
     """Join what is known.
 
     Sites, names and shapes come from the checkpoint if given, else from a report made from one, else from a table of alphas.
 
+    Args:
+        spectra: alphas.
+        sensitivity: gradients and routing.
+        checkpoint: the opened model.
+        estimator: whose alphas; by default those that the report chose.
+        statistic: which gradient statistic.
+
     Raises:
-        InputError: nothing given, no adaptable site, reports of different models, or a site that only one side knows.
+        InputError: nothing given, no adaptable site, reports of different models, a site that only one side knows, or an
+            estimator that the report does not have.
     """
     _require_one_model(spectra, sensitivity, checkpoint)
     model, shapes = _inventory(spectra, sensitivity, checkpoint)
-    alphas = _joined(shapes, _alphas(spectra), "spectra") if spectra else {}
+    alphas = _joined(shapes, _alphas(spectra, estimator), "spectra") if spectra else {}
     gradients = _joined(shapes, _gradients(sensitivity), "sensitivity") if sensitivity else {}
-    sites = tuple(_site(name, shapes[name], alphas.get(name, math.nan), gradients.get(name, ())) for name in shapes)
+    names = sorted(shapes, key=order)
+    sites = tuple(_site(name, shapes[name], alphas.get(name, UNKNOWN), gradients.get(name), statistic) for name in names)
     known_by_table = model.fingerprint is None and any(site.shape[0] != site.shape[1] for site in sites)
     return Evidence(model=model, sites=sites, notes=(UNSURE_OF_SHAPES,) if known_by_table else ())
 
 
-def _site(name: str, shape: Shape, alpha: float, sensitivity: tuple[float, ...]) -> SiteEvidence:
+def _site(name: str, shape: Shape, alpha: Estimate, gradients: SiteSensitivity | None, statistic: Statistic) -> SiteEvidence:
     where = place(name)
     assert where is not None  # the inventory holds adaptable names only
-    layer = (where.stack, where.layer)
-    return SiteEvidence(name=name, shape=shape, layer=layer, projection=where.projection, alpha=alpha, sensitivity=sensitivity)
+    routing = [task.frequency for task in gradients.routing] if gradients else []
+    return SiteEvidence(
+        name=name,
+        shape=shape,
+        layer=(where.stack, where.layer),
+        projection=projection_type(name),
+        expert=expert_index(name),
+        alpha=alpha,
+        sensitivity=gradients.per_parameter(statistic) if gradients else (),
+        routing=sum(routing) / len(routing) if routing else math.nan,
+    )
 
 
 def _require_one_model(
@@ -130,7 +187,7 @@ def _inventory(
     if checkpoint is not None:
         model, matrices = model_info(checkpoint), dict(checkpoint.modules())
     elif spectra is not None and (spectra.model.fingerprint or sensitivity is None):
-        model, matrices = spectra.model, {name: shape for name, (shape, _) in _alphas(spectra).items()}
+        model, matrices = spectra.model, {name: shape for name, (shape, _) in _alphas(spectra, None).items()}
     elif sensitivity is not None:
         model, matrices = sensitivity.model, {site.name: site.shape for site in sensitivity.sites}
     else:
@@ -141,26 +198,39 @@ def _inventory(
     return model, shapes
 
 
-def _alphas(spectra: SpectraReport) -> dict[str, tuple[Shape, float]]:
+def _alphas(spectra: SpectraReport, estimator: str | None) -> dict[str, tuple[Shape, Estimate]]:
     """Module -> shape and alpha. The parts of a fused module, which an adapter cannot tell apart, count by their mean."""
     parts: dict[str, list[SiteSpectrum]] = {}
     for site in spectra.sites:
         if is_adaptable(site.module):
             parts.setdefault(site.module, []).append(site)
-    return {module: (_joint_shape(sites), _mean([site.alpha for site in sites])) for module, sites in parts.items()}
+    return {module: (_joint_shape(sites), _mean([_alpha(site, estimator) for site in sites])) for module, sites in parts.items()}
+
+
+def _alpha(site: SiteSpectrum, estimator: str | None) -> Estimate:
+    """Alpha and its standard error: by resampling the matrix where that was done, else by the fit's own formula."""
+    fit = site if estimator is None else site.fits.get(estimator)
+    if fit is None:
+        known = ", ".join(site.fits) or "only the table's"
+        raise InputError(f"--estimator {estimator!r}: site {site.name!r} has no such fit, it has {known}; see plan analyze")
+    resampled = site.uncertainty.subsample_variation if fit is site else math.nan
+    return Estimate(mean=fit.alpha, error=fit.alpha * resampled if math.isfinite(resampled) else fit.sigma)
 
 
 def _joint_shape(parts: Sequence[SiteSpectrum]) -> Shape:
     return sum(part.shape[0] for part in parts), parts[0].shape[1]
 
 
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if math.isfinite(value)]
-    return sum(known) / len(known) if known else math.nan
+def _mean(parts: Sequence[Estimate]) -> Estimate:
+    known = [part for part in parts if math.isfinite(part.mean)]
+    if not known:
+        return UNKNOWN
+    error = math.sqrt(sum(part.error**2 for part in known)) / len(known)
+    return Estimate(mean=sum(part.mean for part in known) / len(known), error=error)
 
 
-def _gradients(sensitivity: SensitivityReport) -> dict[str, tuple[Shape, tuple[float, ...]]]:
-    return {site.name: (site.shape, site.per_parameter) for site in sensitivity.sites}
+def _gradients(sensitivity: SensitivityReport) -> dict[str, tuple[Shape, SiteSensitivity]]:
+    return {site.name: (site.shape, site) for site in sensitivity.sites}
 
 
 def _joined(shapes: Mapping[str, Shape], known: Mapping[str, tuple[Shape, T]], report: str) -> dict[str, T]:
@@ -180,23 +250,33 @@ def _joined(shapes: Mapping[str, Shape], known: Mapping[str, tuple[Shape, T]], r
     return {name: value for name, (_, value) in by_site.items()}
 
 
-def within_type(sites: Sequence[SiteEvidence], values: Sequence[float]) -> NDArray[np.float64]:
-    """Divide each value by the geometric mean of its projection type, because shape moves both signals.
+def shrunk(types: Sequence[str], estimates: Sequence[Estimate]) -> Floats:
+    """Compare each site with its projection type, because shape moves both signals, as far as its noise lets one tell.
+
+    On a log scale an estimate has the standard error error/mean. Of a type's spread, what exceeds the mean noise is real; each
+    deviation is multiplied by real / (real + its own noise), the James-Stein estimator.
 
     Args:
-        sites: n sites.
-        values: n positive numbers; NaN or non-positive ones are unknown.
+        types: n projection types.
+        estimates: n estimates; a mean that is NaN is unknown, one of zero counts as the type's least positive; an error that is
+            NaN counts as none.
 
     Returns:
-        Shape (n,), geometric mean 1 within each type; unknown values become 1.
+        Shape (n,), geometric mean 1 within each type; unknown ones are 1.
     """
-    raw = np.asarray(values, dtype=np.float64)
-    logs = np.full(raw.shape, np.nan)
-    known = np.isfinite(raw) & (raw > 0)
-    logs[known] = np.log(raw[known])
-    types = np.array([site.projection for site in sites])
-    for projection in np.unique(types):
-        members = (types == projection) & known
-        if members.any():
-            logs[members] -= logs[members].mean()
-    return np.exp(np.where(known, logs, 0.0))
+    means, errors = np.array([(estimate.mean, estimate.error) for estimate in estimates]).T
+    deviations, kinds = np.zeros(len(types)), np.array(types)
+    for kind in np.unique(kinds):
+        members = np.flatnonzero((kinds == kind) & (means >= 0))
+        if (means[members] > 0).any():
+            least = means[members][means[members] > 0].min()
+            deviations[members] = _shrunk_deviations(np.maximum(means[members], least), errors[members])
+    return np.exp(deviations)
+
+
+def _shrunk_deviations(means: Floats, errors: Floats) -> Floats:
+    deviations = np.log(means) - np.log(means).mean()
+    noise = np.nan_to_num(errors / means) ** 2
+    real = max(0.0, float(np.square(deviations).sum()) / max(1, means.size - 1) - float(noise.mean()))
+    kept: Floats = deviations * (real / (real + noise) if real else 0.0)
+    return kept

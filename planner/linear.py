@@ -1,6 +1,7 @@
-"""What counts as a linear module: torch's own, and GPT-2's Conv1D, which keeps its weight as (in, out)."""
+"""What counts as a linear module: torch's own with its quantised kin, and GPT-2's Conv1D, which keeps its weight as (in, out)."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 
@@ -12,3 +13,20 @@ def linear_shape(module: nn.Module) -> tuple[int, int] | None:
         d_in, d_out = module.weight.shape
         return d_out, d_in
     return None
+
+
+def dense_weight(module: nn.Module, dtype: torch.dtype) -> Tensor:
+    """A linear module's weight as (d_out, d_in), dequantised if it is stored as bitsandbytes codes.
+
+    Args:
+        module: one that has a `linear_shape`.
+        dtype: what to return it in.
+    """
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    if hasattr(weight, "quant_state") or hasattr(weight, "SCB"):
+        from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+
+        weight = dequantize_bnb_weight(weight, state=getattr(module, "state", None))
+    values = weight.detach().to(dtype)
+    return values.T if isinstance(module, Conv1D) else values

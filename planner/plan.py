@@ -1,13 +1,16 @@
 """The Plan: which module gets how many LoRA experts of what ranks. What `plan allocate` writes and the trainer builds."""
 
+import math
+from collections import Counter
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from planner.budget import site_cost
+from planner.settings import AllocationSettings
 from spectra import Checkpoint, InputError
 from spectra.report import ModelInfo
-from spectra.sites import resolve
+from spectra.sites import expert_index, resolve
 from spectra.values import Document, Measured, Value
 
 Rank = Annotated[int, Field(ge=1)]
@@ -28,12 +31,19 @@ class PlannedSite(Value):
     """How much the strategy wanted capacity here, relative to the mean site."""
     alpha: Measured
     sensitivity: Measured
-    """The evidence behind the weight, NaN where none was given."""
+    """The evidence behind the weight, NaN where none was given: the exponent, and the chosen statistic per parameter."""
+    routing: Measured = math.nan
+    """Share of tokens that reach a routed expert; NaN elsewhere."""
 
     @property
     def parameters(self) -> int:
         """Trainable parameters of this site, router included."""
         return site_cost(self.shape, self.ranks)
+
+    @property
+    def routed(self) -> bool:
+        """Whether the site belongs to a routed expert of the base model."""
+        return expert_index(self.name) is not None
 
     @model_validator(mode="after")
     def _routes_to_existing_experts(self) -> Self:
@@ -48,7 +58,7 @@ class Budget(Value):
     """What the plan was allowed and what it uses."""
 
     request: str
-    """As the user wrote it: `1%`, `2M`, `160 experts`."""
+    """As the user wrote it: `1%`, `2M`, `rank 8`, `160 experts`."""
     unit: Literal["parameters", "experts"]
     cap: int
     spent: int
@@ -58,12 +68,24 @@ class Budget(Value):
 
 
 class Optimum(Value):
-    """How good the allocation is for its own objective: no allocation within the cap can exceed `bound`."""
+    """How good the allocation is for its own objective: the sum over sites of weight x parameters per rank x utility(rank).
 
+    No allocation within the cap can exceed `bound`.
+    """
+
+    utility: Literal["log", "log1p", "power"]
     objective: float
     bound: float
     gap: float
     """(bound - objective) / |bound|."""
+
+
+class Source(Value):
+    """A report that the plan was made from."""
+
+    kind: Literal["spectra", "sensitivity"]
+    sha256: str
+    """Of the report's canonical text."""
 
 
 class Plan(Document):
@@ -72,7 +94,10 @@ class Plan(Document):
     kind: Literal["plan"] = "plan"
     model: ModelInfo
     strategy: str
-    settings: dict[str, str | int | float]
+    settings: AllocationSettings
+    version: str
+    """Of the loraplan that made it."""
+    made_from: tuple[Source, ...]
     budget: Budget
     optimum: Optimum | None
     """None where counts follow a formula instead of an objective."""
@@ -93,9 +118,9 @@ class Plan(Document):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        names = [site.name for site in self.sites]
-        if repeated := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"site {repeated[0]!r} appears twice")
+        name, count = Counter(site.name for site in self.sites).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"site {name!r} appears twice")
         if self.parameters != self.budget.parameters:
             raise ValueError(f"budget.parameters says {self.budget.parameters}, but the sites cost {self.parameters}")
         if self.budget.unit == "parameters" and self.budget.spent != self.parameters:

@@ -1,58 +1,131 @@
-"""Allocation maps of a Plan."""
+"""Allocation maps of plans beside the evidence behind them, and sensitivity reports."""
+
+import math
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from planner.plan import Plan, PlannedSite
+from planner.maps import Map, draw, limits, maps
+from planner.plan import Plan
+from planner.reports import SensitivityReport
 from planner.show import ranks
 from spectra import InputError
-from spectra.figures import style
-from spectra.sites import place, short
+from spectra.figures import MARKERS, PALETTE, style
 
 READABLE = 400  # cells; beyond that numbers inside them would be dust
 
 
 def allocation_figure(plan: Plan) -> Figure:
-    """Total rank by layer and projection as a heat map, with the experts' ranks written in while there is room.
+    """Total rank by layer and projection, with the experts' ranks written in while there is room; routed experts on their own.
 
     Raises:
         InputError: the plan has no site inside a numbered layer.
     """
-    cells: dict[tuple[str, int], dict[str, PlannedSite]] = {}
-    for site in plan.sites:
-        if where := place(site.name):
-            cells.setdefault((where.stack, where.layer), {})[where.projection] = site
-    if not cells:
-        raise InputError(f"plan for {plan.model.name}: no site inside a numbered layer to plot")
-    projections = list(dict.fromkeys(name for row in cells.values() for name in row))
-    totals = np.array([[sum(row[name].ranks) if name in row else np.nan for name in projections] for row in cells.values()])
+    shown = _maps({site.name: float(sum(site.ranks)) for site in plan.sites}, f"plan for {plan.model.name}")
+    written = {site.name: ranks(site.ranks) for site in plan.sites}
+    most = max(1.0, limits(shown)[1])
     with style():
-        figure = Figure(figsize=(1.6 + 1.05 * len(projections), 1.4 + 0.36 * len(cells)), layout="constrained")
-        axes = figure.add_subplot()
-        image = axes.imshow(totals, cmap="YlGnBu", aspect="auto", vmin=0)
-        axes.grid(visible=False)
-        axes.set_xticks(
-            range(len(projections)), [short(name) for name in projections], rotation=25, ha="right", rotation_mode="anchor"
-        )
-        several = len({stack for stack, _ in cells}) > 1
-        labels = [f"{stack} {layer}" if several else str(layer) for stack, layer in cells]
-        axes.set_yticks(range(len(cells)), labels)
-        axes.tick_params(length=0)
-        axes.set(ylabel="layer", title=f"{plan.model.name}: {plan.strategy}, {plan.parameters:,} parameters")
-        figure.colorbar(image, ax=axes, label="total rank", shrink=0.9, ticks=MaxNLocator(integer=True))
-        if totals.size <= READABLE:
-            _write_ranks(axes, cells, projections, float(np.nanmax(totals)))
+        figure = _canvas(shown)
+        for axes, one in zip(figure.subplots(1, len(shown), squeeze=False, width_ratios=_widths(shown))[0], shown, strict=True):
+            image = draw(axes, one, "YlGnBu", (0.0, most))
+            axes.set_title(one.title)
+            if one.values.size <= READABLE and not one.title:
+                _write(axes, one, written, 0.6 * most)
+        figure.suptitle(f"{plan.model.name}: {plan.strategy}, {plan.parameters:,} parameters", x=0.01, ha="left", fontsize=10)
+        figure.colorbar(image, ax=figure.axes, label="total rank", shrink=0.9, ticks=MaxNLocator(integer=True))
     return figure
 
 
-def _write_ranks(
-    axes: Axes, cells: dict[tuple[str, int], dict[str, PlannedSite]], projections: list[str], largest: float
-) -> None:
-    for row, sites in enumerate(cells.values()):
-        for column, name in enumerate(projections):
-            if name in sites:
-                dark = sum(sites[name].ranks) > 0.6 * largest
-                look = {"ha": "center", "va": "center", "fontsize": 7, "color": "white" if dark else "black"}
-                axes.text(column, row, ranks(sites[name].ranks), look)
+def evidence_figure(plan: Plan) -> Figure | None:
+    """What the plan was made from, beside what it decided: total rank, weight, alpha and sensitivity; None without evidence."""
+    panels = {
+        "total rank": {site.name: float(sum(site.ranks)) for site in plan.sites},
+        "weight": {site.name: site.weight for site in plan.sites},
+        "alpha": {site.name: site.alpha for site in plan.sites},
+        f"log10 {plan.settings.statistic}": {site.name: _log10(site.sensitivity) for site in plan.sites},
+    }
+    known = {title: values for title, values in panels.items() if any(math.isfinite(value) for value in values.values())}
+    if len(known) < 3:
+        return None
+    first = [(title, _maps(values, "plan")[0]) for title, values in known.items()]
+    with style():
+        figure = Figure(figsize=(1.0 + 2.4 * len(first), _height(first[0][1])), layout="constrained")
+        for axes, (title, one) in zip(figure.subplots(1, len(first), squeeze=False)[0], first, strict=True):
+            image = draw(axes, one, "YlGnBu" if title in ("total rank", "weight") else "viridis", limits([one]))
+            axes.set_title(title)
+            figure.colorbar(image, ax=axes, shrink=0.8)
+    return figure
+
+
+def sensitivity_figure(report: SensitivityReport) -> Figure:
+    """Squared gradient per parameter as a heat map for each task, and how far two samples of growing size agree.
+
+    Raises:
+        InputError: no site inside a numbered layer.
+    """
+    panels = [
+        _maps({site.name: _log10(site.per_parameter()[task].mean) for site in report.sites}, "sensitivity report")[0]
+        for task in range(len(report.tasks))
+    ]
+    curves = [task for task in report.tasks if task.stability]
+    with style():
+        figure = Figure(figsize=(1.2 + 3.0 * (len(panels) + bool(curves)), max(3.0, _height(panels[0]))), layout="constrained")
+        axes = figure.subplots(1, len(panels) + bool(curves), squeeze=False)[0]
+        for one, task, ax in zip(panels, report.tasks, axes, strict=False):
+            image = draw(ax, one, "viridis", limits(panels))
+            ax.set_title(task.name)
+        figure.colorbar(image, ax=list(axes[: len(panels)]), label="log10 squared gradient per parameter", shrink=0.9)
+        if curves:
+            _draw_stability(axes[-1], report)
+    return figure
+
+
+def _draw_stability(axes: Axes, report: SensitivityReport) -> None:
+    for number, task in enumerate(report.tasks):
+        sizes = [entry.examples for entry in task.stability]
+        look = {"color": PALETTE[number % len(PALETTE)], "marker": MARKERS[number % len(MARKERS)], "ms": 4, "lw": 1.3}
+        axes.plot(sizes, [entry.rank_correlation for entry in task.stability], label=f"{task.name}: ranks", **look)  # type: ignore[arg-type]
+        axes.plot(sizes, [entry.overlap for entry in task.stability], ls=":", label=f"{task.name}: top half", **look)  # type: ignore[arg-type]
+    axes.set_xscale("log", base=2)
+    axes.set(
+        xlabel="examples per sample", title="agreement of two samples, chance = 0", ylim=(min(0.0, axes.get_ylim()[0]), 1.02)
+    )
+    axes.legend(fontsize=7)
+
+
+def _maps(values: Mapping[str, float], what: str) -> list[Map]:
+    shown = maps(values)
+    if not shown:
+        raise InputError(f"{what}: no site inside a numbered layer to plot")
+    return shown
+
+
+def _canvas(shown: list[Map]) -> Figure:
+    return Figure(figsize=(1.6 + sum(_widths(shown)), max(map(_height, shown))), layout="constrained")
+
+
+def _widths(shown: list[Map]) -> list[float]:
+    return [min(7.0, 0.6 + (0.18 if one.title else 1.05) * len(one.columns)) for one in shown]
+
+
+def _height(one: Map) -> float:
+    return 1.4 + min(9.0, 0.36 * len(one.rows))
+
+
+def _log10(value: float) -> float:
+    return math.log10(value) if value > 0 else math.nan
+
+
+def _write(axes: Axes, one: Map, written: Mapping[str, str], dark: float) -> None:
+    for (row, column), name in np.ndenumerate(one.names):
+        if name:
+            look = {
+                "ha": "center",
+                "va": "center",
+                "fontsize": 7,
+                "color": "white" if one.values[row, column] > dark else "black",
+            }
+            axes.text(column, row, written[str(name)], look)

@@ -1,7 +1,7 @@
 """SensitivityReport: what `plan probe` writes and `plan allocate` reads. Loads no torch."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -9,37 +9,84 @@ from spectra import InputError
 from spectra.report import ModelInfo
 from spectra.values import Document, Measured, Value
 
+Statistic = Literal["squared-gradient", "magnitude", "taylor", "fisher"]
+STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
+
+
+class Estimate(Value):
+    """A mean over examples and its standard error; the error is NaN with a single example."""
+
+    mean: Measured
+    error: Measured
+
+
+class Stability(Value):
+    """How well two disjoint samples of one size agree on which sites matter, each compared within its projection type."""
+
+    examples: int
+    """In each of the two samples."""
+    rank_correlation: Measured
+    """Spearman's, 0 by chance."""
+    overlap: Measured
+    """Of the two top halves, corrected for chance: 0 where sites are picked blindly, 1 where both halves are the same."""
+
 
 class Task(Value):
     """One sample of examples that gradients were taken on."""
 
     name: str
     examples: int
+    stability: tuple[Stability, ...] = ()
+    """For growing samples, as far as half the examples allow."""
+    settles_at: int | None = None
+    """Examples from which on the rank correlation stays at 0.95 or above; None if it never does."""
+
+
+class Routing(Value):
+    """How a routed expert was used by the tokens of one task, padding left out."""
+
+    frequency: Measured
+    """Share of tokens that chose the expert; over the experts of a layer it sums to the number chosen per token."""
+    weight: Measured
+    """Mean routing weight of the expert over the tokens that chose it; NaN if none did."""
 
 
 class SiteSensitivity(Value):
-    """Gradient statistics of one linear module, one number per task, in the report's order of tasks."""
+    """Gradient statistics of one linear module, one estimate per task in the report's order of tasks.
+
+    With G the gradient of one example's loss by the weight W, each is a mean over examples, not divided by the matrix's size.
+    """
 
     name: str
     shape: tuple[int, int]
     """(d_out, d_in)."""
-    squared_gradient: tuple[Measured, ...]
-    """Mean over examples of the squared Frobenius norm of the example's loss gradient; not divided by the matrix's size."""
-    standard_error: tuple[Measured, ...]
-    """Of that mean, from the spread between examples; NaN with a single example."""
+    squared_gradient: tuple[Estimate, ...]
+    """sum G^2: the trace of the empirical Fisher matrix, LoRA-SMoE's signal."""
+    magnitude: tuple[Estimate, ...]
+    """sum |G W|."""
+    taylor: tuple[Estimate, ...]
+    """|sum G W|: the first-order change of the loss if the matrix vanished."""
+    fisher: tuple[Estimate, ...]
+    """sum (G W)^2: the empirical Fisher's second-order estimate of the same."""
+    routing: tuple[Routing, ...] = ()
+    """Per task, for the matrices of a routed expert; empty elsewhere."""
+
+    def per_parameter(self, statistic: Statistic = "squared-gradient") -> tuple[Estimate, ...]:
+        """A statistic over the number of weights, which makes matrices of unequal size comparable."""
+        size = self.shape[0] * self.shape[1]
+        return tuple(Estimate(mean=one.mean / size, error=one.error / size) for one in self.of(statistic))
+
+    def of(self, statistic: Statistic) -> tuple[Estimate, ...]:
+        """A statistic by its name."""
+        found: tuple[Estimate, ...] = getattr(self, statistic.replace("-", "_"))
+        return found
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
-        if len(self.squared_gradient) != len(self.standard_error):
-            raise ValueError(
-                f"{self.name}: {len(self.squared_gradient)} gradients but {len(self.standard_error)} standard errors"
-            )
+        counts = {statistic: len(self.of(statistic)) for statistic in STATISTICS}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"{self.name}: unequal numbers of tasks: {counts}")
         return self
-
-    @property
-    def per_parameter(self) -> tuple[float, ...]:
-        """Squared gradient over the number of weights, which makes matrices of unequal size comparable."""
-        return tuple(value / (self.shape[0] * self.shape[1]) for value in self.squared_gradient)
 
 
 class SensitivityReport(Document):
@@ -53,7 +100,7 @@ class SensitivityReport(Document):
     @model_validator(mode="after")
     def _one_value_per_task(self) -> Self:
         for site in self.sites:
-            if len(site.squared_gradient) != len(self.tasks):
+            if len(site.squared_gradient) != len(self.tasks) or len(site.routing) not in (0, len(self.tasks)):
                 raise ValueError(f"{site.name}: {len(site.squared_gradient)} gradients for {len(self.tasks)} tasks")
         return self
 
@@ -77,13 +124,10 @@ def join(reports: Sequence[SensitivityReport]) -> SensitivityReport:
     if len(set(names)) < len(names):
         raise InputError(f"task {max(names, key=names.count)!r} appears twice in the sensitivity reports")
     columns = zip(*(report.sites for report in reports), strict=True)
-    sites = tuple(
-        SiteSensitivity(
-            name=same[0].name,
-            shape=same[0].shape,
-            squared_gradient=tuple(value for site in same for value in site.squared_gradient),
-            standard_error=tuple(value for site in same for value in site.standard_error),
-        )
-        for same in columns
-    )
-    return SensitivityReport(model=first.model, tasks=tasks, sites=sites)
+    return SensitivityReport(model=first.model, tasks=tasks, sites=tuple(map(_side_by_side, columns)))
+
+
+def _side_by_side(same: Sequence[SiteSensitivity]) -> SiteSensitivity:
+    fields = [statistic.replace("-", "_") for statistic in STATISTICS] + ["routing"]
+    joined = {field: tuple(value for site in same for value in getattr(site, field)) for field in fields}
+    return same[0].model_copy(update=joined)

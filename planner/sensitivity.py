@@ -1,9 +1,9 @@
 """`planner.probe`: how strongly the loss of sampled examples pulls on every linear module.
 
 For one example the gradient of a linear layer's weight is G = sum_t d_t x_t^T over its tokens, with x the layer's inputs and d
-the gradients of its outputs. Its squared norm never needs G itself: |G|^2 = sum_{s,t} (x_s . x_t)(d_s . d_t), two small
-token-by-token products per example (Goodfellow, arXiv 1510.01799, extended over tokens). So nothing of the size of a weight is
-allocated, the weights need no gradients, and a batch still yields one number per example.
+the gradients of its outputs. Both are at hand when the backward pass reaches the layer, so G is formed there, for one example and
+one matrix at a time, reduced to a few numbers and dropped: no full gradient is ever kept, the weights need none of their own, and
+every example yields its own numbers.
 
 No clipping, no weight updates, dropout off, every site sees the same examples: what the released LoRA-SMoE code does differently
 (docs/method.md).
@@ -11,17 +11,24 @@ No clipping, no weight updates, dropout off, every site sees the same examples: 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as checkpoint_call
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from planner.evidence import is_adaptable
+from planner.experts import expert_sites, is_experts
 from planner.linear import linear_shape
-from planner.reports import SensitivityReport, SiteSensitivity, Task
+from planner.recording import Recorder
+from planner.reports import Routing, SensitivityReport, SiteSensitivity, Task
+from planner.statistics import estimates, stability
 from spectra import Checkpoint, InputError
 from spectra.analysis import model_info
 from spectra.report import ModelInfo
-from spectra.sites import resolve
+from spectra.sites import order, projection_type, resolve
 
 Batch = Mapping[str, Tensor]
 Progress = Callable[[int], None]
@@ -33,36 +40,50 @@ def probe(
     *,
     checkpoint: Checkpoint | None = None,
     task: str = "task",
+    gradient_checkpointing: bool = False,
     progress: Progress | None = None,
 ) -> SensitivityReport:
-    """Measure squared-gradient sensitivity.
+    """Measure the sensitivity of every linear module, and the routing of mixture-of-experts models.
 
     Args:
         model: a transformers model whose forward takes a batch without `labels` and returns `.logits`: of shape (batch, classes),
-            or (batch, tokens, vocabulary) for a causal language model. Left exactly as it was found.
+            or (batch, tokens, vocabulary) for a causal language model. May be frozen or quantised. Left exactly as it was found.
         batches: mappings of tensors, with `labels` of shape (batch,), or (batch, tokens) where -100 is ignored.
         checkpoint: where the model came from; the report then uses its names, which may lack a prefix that the live model adds.
         task: a name for this sample.
+        gradient_checkpointing: recompute each layer in the backward pass instead of keeping its activations.
         progress: called with the number of examples done.
 
     Returns:
-        Per linear module inside a numbered layer, the mean over examples of |dL_i / dW|^2 and its standard error; L_i is the
-        example's mean loss per label.
+        Per linear module inside a numbered layer, and per routed expert's projection, the statistics of `SiteSensitivity`; the
+        loss is an example's mean loss per label.
 
     Raises:
         InputError: no linear modules, no examples, a module unknown to the checkpoint, or a loss or gradient that is not finite.
     """
-    sites = {name: module for name, module in model.named_modules() if linear_shape(module) and is_adaptable(name)}
-    if not sites:
+    linears = {name: module for name, module in model.named_modules() if linear_shape(module) and is_adaptable(name)}
+    experts = {name: module for name, module in model.named_modules() if is_experts(module)}
+    shapes = _shapes(linears, experts)
+    if not shapes:
         raise InputError(f"{type(model).__name__}: no linear module inside a numbered layer")
-    norms: dict[str, list[Tensor]] = {name: [] for name in sites}
-    with _frozen_evaluation(model), _recording(sites, norms):
-        examples = _run(model, batches, progress)
+    stored = _stored_names(shapes, checkpoint)
+    recorder = Recorder(linears, experts)
+    with _frozen_evaluation(model), _recomputed(model, gradient_checkpointing), recorder.watching():
+        examples = _run(model, batches, recorder, progress)
     if examples == 0:
         raise InputError(f"task {task!r}: no examples to take gradients on")
-    names = _stored_names(sites, checkpoint)
-    measured = tuple(_site(names[name], module, torch.cat(norms[name])) for name, module in sites.items())
-    return SensitivityReport(model=_info(model, checkpoint), tasks=(Task(name=task, examples=examples),), sites=measured)
+    routing = _routing(recorder, experts)
+    sites = [_site(stored[name], name, shape, recorder, routing) for name, shape in shapes.items()]
+    sites.sort(key=lambda site: order(site.name))
+    squared = np.stack([recorder.per_example(name)[:, 0].numpy() for name in shapes], axis=1)
+    curve, settled = stability(squared, [projection_type(name) for name in shapes])
+    described = Task(name=task, examples=examples, stability=curve, settles_at=settled)
+    return SensitivityReport(model=_info(model, checkpoint), tasks=(described,), sites=tuple(sites))
+
+
+def _shapes(linears: Mapping[str, nn.Module], experts: Mapping[str, nn.Module]) -> dict[str, tuple[int, int]]:
+    shapes = {name: shape for name, module in linears.items() if (shape := linear_shape(module))}
+    return shapes | {f"{name}.{site}": shape for name, module in experts.items() for site, shape in expert_sites(module).items()}
 
 
 def _stored_names(sites: Iterable[str], checkpoint: Checkpoint | None) -> Mapping[str, str]:
@@ -81,26 +102,34 @@ def _info(model: nn.Module, checkpoint: Checkpoint | None) -> ModelInfo:
     return ModelInfo(name=type(model).__name__, parameters=parameters, fingerprint=None)
 
 
-def _site(name: str, module: nn.Module, per_example: Tensor) -> SiteSensitivity:
+def _site(name: str, live: str, shape: tuple[int, int], recorder: Recorder, routing: Mapping[str, Routing]) -> SiteSensitivity:
+    per_example = recorder.per_example(live)
     if not torch.isfinite(per_example).all():
         raise InputError(f"site {name!r}: gradient is not finite; check the model's weights and dtype")
-    shape = linear_shape(module)
-    assert shape is not None  # only linear modules are probed
-    deviation = per_example.std() / len(per_example) ** 0.5 if len(per_example) > 1 else torch.tensor(torch.nan)
-    return SiteSensitivity(
-        name=name,
-        shape=shape,
-        squared_gradient=(float(per_example.mean()),),
-        standard_error=(float(deviation),),
-    )
+    values = {statistic.replace("-", "_"): value for statistic, value in estimates(per_example.numpy()).items()}
+    routed = (routing[live],) if live in routing else ()
+    return SiteSensitivity.model_validate({"name": name, "shape": shape, "routing": routed, **values})
 
 
-def _run(model: nn.Module, batches: Iterable[Batch], progress: Progress | None) -> int:
+def _routing(recorder: Recorder, experts: Mapping[str, nn.Module]) -> Mapping[str, Routing]:
+    """How each routed expert was used, under the names of its projections."""
+    found = {}
+    for name, module in experts.items():
+        frequency, weight = recorder.routing(name)
+        for site in expert_sites(module):
+            expert = int(site.partition(".")[0])
+            found[f"{name}.{site}"] = Routing(frequency=float(frequency[expert]), weight=float(weight[expert]))
+    return found
+
+
+def _run(model: nn.Module, batches: Iterable[Batch], recorder: Recorder, progress: Progress | None) -> int:
     examples = 0
+    device = next(model.parameters()).device
     for batch in batches:
-        labels = batch["labels"]
-        logits = model(**{key: value for key, value in batch.items() if key != "labels"}).logits
-        losses = example_losses(logits, labels)
+        inputs = {key: value.to(device) for key, value in batch.items()}
+        labels = inputs.pop("labels")
+        recorder.begin(len(labels), inputs.get("attention_mask"))
+        losses = example_losses(model(**inputs).logits, labels)
         if not torch.isfinite(losses).all():
             raise InputError(f"loss of example {examples + int((~torch.isfinite(losses)).nonzero()[0]) + 1} is not finite")
         losses.sum().backward()  # type: ignore[no-untyped-call]
@@ -153,38 +182,20 @@ def _frozen_evaluation(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _recording(sites: Mapping[str, nn.Module], norms: Mapping[str, list[Tensor]]) -> Iterator[None]:
-    """Append every backward pass's squared gradient norms, one per example, to each site's list."""
+def _recomputed(model: nn.Module, wanted: bool) -> Iterator[None]:
+    """Let each layer drop its activations and compute them again in the backward pass.
 
-    def hook(into: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def record(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            output.register_hook(lambda gradient: into.append(squared_norms(inputs[0].detach(), gradient).cpu()))  # type: ignore[no-untyped-call]
-
-        return record
-
-    hooks = [module.register_forward_hook(hook(norms[name])) for name, module in sites.items()]
+    Such layers only act in training mode: it is set on them alone, not on the dropout inside.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)] if wanted else []
+    if wanted and not layers:
+        raise InputError(f"{type(model).__name__} does not support gradient checkpointing")
+    before = [(layer.training, layer.gradient_checkpointing) for layer in layers]
+    for layer in layers:
+        layer.training = layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = partial(checkpoint_call, use_reentrant=False)
     try:
         yield
     finally:
-        for handle in hooks:
-            handle.remove()
-
-
-def squared_norms(inputs: Tensor, gradients: Tensor) -> Tensor:
-    """Squared Frobenius norm of each example's weight gradient sum_t d_t x_t^T.
-
-    Args:
-        inputs: (batch, ..., d_in), what the layer saw.
-        gradients: (batch, ..., d_out), the loss gradient of what it returned.
-
-    Returns:
-        Shape (batch,), in float32 or better.
-    """
-    dtype = torch.promote_types(inputs.dtype, torch.float32)
-    x_BTI = inputs.reshape(len(inputs), -1, inputs.shape[-1]).to(dtype)
-    d_BTO = gradients.reshape(len(gradients), -1, gradients.shape[-1]).to(dtype)
-    tokens, d_in, d_out = x_BTI.shape[1], x_BTI.shape[2], d_BTO.shape[2]
-    if tokens * (d_in + d_out) <= d_in * d_out:
-        return ((x_BTI @ x_BTI.mT) * (d_BTO @ d_BTO.mT)).sum((1, 2))
-    # Long examples of a narrow layer: the gradient itself is smaller than the token-by-token products.
-    return torch.stack([(d.mT @ x).square().sum() for x, d in zip(x_BTI, d_BTO, strict=True)])
+        for layer, (training, checkpointing) in zip(layers, before, strict=True):
+            layer.training, layer.gradient_checkpointing = training, checkpointing

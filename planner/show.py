@@ -1,36 +1,56 @@
 """Plans and sensitivity reports for people."""
 
 import math
+from collections.abc import Mapping
 
 from rich import box
 from rich.table import Table
 
 from planner.plan import Plan, PlannedSite
-from planner.reports import SensitivityReport
-from spectra.sites import place, short
+from planner.reports import SensitivityReport, SiteSensitivity
+from spectra import InputError
+from spectra.sites import Place, expert_index, place, projection_type, resolve, short
 
 BAR = 10  # characters for the largest site
+FOLDED = 60  # a plan with more routed experts than this shows one line per projection and layer instead of one per expert
+LOOK = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
 
 
 def plan_table(plan: Plan) -> Table:
     """One row per site: its ranks, what they cost, a bar, and the evidence behind them. Fits a terminal of 80 columns."""
     title = f"plan for {plan.model.name}: {plan.strategy}, budget {plan.budget.request}"
-    caption = "3 x 2: three experts of rank 2; g2/mean: squared gradient per parameter, mean site = 1"
-    look = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
-    table = Table(title=title, caption=caption, **look)  # type: ignore[arg-type]  # each key has its own type
+    caption = f"3 x 2: three experts of rank 2; g/mean: {plan.settings.statistic} per parameter, mean site = 1"
+    table = Table(title=title, caption=caption, **LOOK)  # type: ignore[arg-type]  # each key has its own type
     for heading in ("layer", "site"):
         table.add_column(heading, no_wrap=True)
     for heading in ("ranks", "params"):
         table.add_column(heading, justify="right")
     table.add_column("total rank", no_wrap=True)
-    for heading in ("weight", "alpha", "g2/mean"):
+    routed = any(not math.isnan(site.routing) for site in plan.sites)
+    for heading in ("weight", "alpha", "g/mean", *(["tokens"] if routed else [])):
         table.add_column(heading, justify="right", no_wrap=True)
+    rows = _folded(plan) if sum(expert_index(site.name) is not None for site in plan.sites) > FOLDED else plan.sites
     largest = max(sum(site.ranks) for site in plan.sites) or 1
     mean = sum(site.sensitivity for site in plan.sites) / len(plan.sites) or math.nan
-    several = len({where.stack for site in plan.sites if (where := place(site.name))}) > 1
-    for site in plan.sites:
-        table.add_row(*_where(site.name, several), *_row(site, largest, mean))
+    several = _several_stacks([site.name for site in plan.sites])
+    for site in rows:
+        table.add_row(*_where(site.name, several), *_row(site, largest, mean), *([_share(site.routing)] if routed else []))
     return table
+
+
+def _several_stacks(names: list[str]) -> bool:
+    return len({where.stack for name in names if (where := place(name))}) > 1
+
+
+def _folded(plan: Plan) -> list[PlannedSite]:
+    """Of the routed experts of one layer and projection only the one that got most, named `experts.*`."""
+    rows: dict[tuple[str, int, str], PlannedSite] = {}
+    for site in plan.sites:
+        where = place(site.name) or Place(stack="", layer=0, projection=site.name)
+        key = (where.stack, where.layer, projection_type(site.name))
+        if key not in rows or sum(site.ranks) > sum(rows[key].ranks):
+            rows[key] = site
+    return list(rows.values())
 
 
 def _where(name: str, several: bool) -> tuple[str, str]:
@@ -43,9 +63,16 @@ def _where(name: str, several: bool) -> tuple[str, str]:
 
 def _row(site: PlannedSite, largest: int, mean: float) -> tuple[str, ...]:
     total = sum(site.ranks)
-    bar = "█" * max(min(1, total), round(BAR * total / largest))
     evidence = (number(site.alpha, ".2f"), number(site.sensitivity / mean, ".2f"))
-    return (ranks(site.ranks), f"{site.parameters:,}", f"{bar} {total}", f"{site.weight:.2f}", *evidence)
+    return (ranks(site.ranks), f"{site.parameters:,}", f"{_bar(total, largest)} {total}", f"{site.weight:.2f}", *evidence)
+
+
+def _bar(total: int, largest: int) -> str:
+    return "█" * max(min(1, total), round(BAR * total / largest))
+
+
+def _share(frequency: float) -> str:
+    return "" if math.isnan(frequency) else f"{frequency:.0%}"
 
 
 def ranks(given: tuple[int, ...]) -> str:
@@ -82,19 +109,77 @@ def _span(plan: Plan) -> str:
     return "0" if not every else str(every[0]) if len(every) == 1 else f"{every[0]} to {every[-1]}"
 
 
+def difference_table(plan: Plan, other: Plan) -> Table:
+    """Where two plans of one model differ: the ranks of both at every such site, and the difference in total rank.
+
+    Raises:
+        InputError: the plans have no site in common.
+    """
+    theirs = {site.name: site for site in other.sites}
+    names = resolve((site.name for site in plan.sites), list(theirs))
+    if not names:
+        raise InputError(f"a plan for {plan.model.name} and one for {other.model.name} have no site in common")
+    table = Table(title=_difference_title(plan, other), **LOOK)  # type: ignore[arg-type]  # each key has its own type
+    for heading in ("layer", "site"):
+        table.add_column(heading, no_wrap=True)
+    for heading in (plan.strategy, other.strategy, "difference"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    several = _several_stacks(list(names))
+    for site in plan.sites:
+        mine, yours = site.ranks, theirs[names[site.name]].ranks if site.name in names else ()
+        if mine != yours:
+            table.add_row(*_where(site.name, several), ranks(mine), ranks(yours), f"{sum(yours) - sum(mine):+d}")
+    return table
+
+
+def _difference_title(plan: Plan, other: Plan) -> str:
+    gap = other.parameters - plan.parameters
+    sizes = "equal size" if gap == 0 else f"{plan.parameters:,} and {other.parameters:,} parameters ({gap:+,})"
+    theirs = {site.name: sum(site.ranks) for site in other.sites}
+    shared = [(sum(site.ranks), theirs[site.name]) for site in plan.sites if site.name in theirs]
+    total = max(1, sum(mine for mine, _ in shared))
+    moved = sum(max(0, mine - yours) for mine, yours in shared)
+    return f"{plan.strategy} -> {other.strategy}: {sizes}; {100 * moved / total:.0f}% of the rank sits elsewhere"
+
+
 def sensitivity_table(report: SensitivityReport) -> Table:
     """The squared gradient of every site, per parameter, averaged over tasks and relative to the mean site."""
     title = "sensitivity: squared gradient per parameter, mean site = 1"
     table = Table("layer", title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    stacks = {where.stack for site in report.sites if (where := place(site.name))}
-    rows: dict[str, dict[str, float]] = {}
+    cells: dict[str, dict[str, list[float]]] = {}
+    several = _several_stacks([site.name for site in report.sites])
     for site in report.sites:
-        layer, projection = _where(site.name, len(stacks) > 1)
-        rows.setdefault(layer, {})[projection] = sum(site.per_parameter) / len(site.per_parameter)
-    columns = list(dict.fromkeys(projection for row in rows.values() for projection in row))
-    mean = sum(value for row in rows.values() for value in row.values()) / len(report.sites) or math.nan
+        layer, _ = _where(site.name, several)
+        cells.setdefault(layer, {}).setdefault(short(projection_type(site.name)), []).append(_over_tasks(site))
+    mean = sum(map(_over_tasks, report.sites)) / len(report.sites) or math.nan
+    columns = list(dict.fromkeys(projection for row in cells.values() for projection in row))
     for projection in columns:
         table.add_column(projection, justify="right", overflow="fold")
-    for layer, row in rows.items():
-        table.add_row(layer, *(number(row[name] / mean, ".3g") if name in row else "" for name in columns))
+    for layer, row in cells.items():
+        table.add_row(layer, *(_cell(row, name, mean) for name in columns))
     return table
+
+
+def _over_tasks(site: SiteSensitivity) -> float:
+    tasks = site.per_parameter()
+    return sum(task.mean for task in tasks) / len(tasks)
+
+
+def _cell(row: Mapping[str, list[float]], projection: str, mean: float) -> str:
+    return number(sum(row[projection]) / len(row[projection]) / mean, ".3g") if projection in row else ""
+
+
+def stability_lines(report: SensitivityReport) -> str:
+    """One line per task: how well disjoint samples agree, and from how many examples on."""
+    lines = []
+    for task in report.tasks:
+        if not task.stability:
+            lines.append(f"{task.name}: {task.examples} examples; 8 or more would tell how stable the ranking is")
+            continue
+        last = task.stability[-1]
+        settled = f"settles at {task.settles_at}" if task.settles_at else "has not settled"
+        lines.append(
+            f"{task.name}: {task.examples} examples; two samples of {last.examples} rank the sites alike to"
+            f" {last.rank_correlation:.2f} (1 = the same, 0 = chance), top halves to {last.overlap:.2f}; the ranking {settled}"
+        )
+    return "\n".join(lines)

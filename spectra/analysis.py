@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from spectra.checkpoint import Checkpoint, open_checkpoint
 from spectra.density import freed_memory_returned, threads
 from spectra.eigenvalue_file import load_eigenvalues, save_eigenvalues
-from spectra.journal import Journal
+from spectra.journal import NOTHING, Journal
 from spectra.matrices import Matrix
 from spectra.ranks import Ranks
 from spectra.report import AnalysisSettings, ModelInfo, SiteSpectrum, Skipped, SpectraReport
@@ -66,8 +66,9 @@ def analyze(
     todo = ranks.share([matrix for matrix in matrices if matrix.name not in done])
     finished = len(matrices) - len(todo) if ranks.world == 1 else 0
     for site, spectrum in _analysed(todo, settings, ranks.device, known):
-        done[site.name] = (site, spectrum)
-        log.add(site, spectrum if eigenvalues else None)
+        kept = spectrum if eigenvalues else NOTHING  # thousands of spectra are as large as a matrix
+        done[site.name] = (site, kept)
+        log.add(site, kept if eigenvalues else None)
         finished += 1
         if progress:
             progress(finished, len(matrices) if ranks.world == 1 else len(todo), site.name)

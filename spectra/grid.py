@@ -1,14 +1,12 @@
 """A report laid out as people look at it: layers down, projections across, routed experts together."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from spectra.report import SiteSpectrum, SpectraReport
-from spectra.sites import place
+from spectra.sites import expert_index, place, projection_type
 
-_EXPERT = re.compile(r"experts\.(\d+)\.")
 Cells = Mapping[str, Sequence[SiteSpectrum]]
 
 
@@ -42,22 +40,22 @@ def grid(report: SpectraReport) -> Grid:
     projections: dict[str, None] = {}  # a dict keeps the order in which the network has them
     for where, site in placed:
         label = f"{where.stack} {where.layer}" if several else str(where.layer)
-        projection = _EXPERT.sub("experts.*.", where.projection)
+        projection = projection_type(site.name)
         rows.setdefault(label, {}).setdefault(projection, []).append(site)
         projections[projection] = None
     return Grid(rows=rows, projections=tuple(projections))
 
 
-def expert_index(site: SiteSpectrum) -> int:
+def expert_of(site: SiteSpectrum) -> int:
     """Which routed expert a site belongs to.
 
     Raises:
         ValueError: the site belongs to none.
     """
-    match = _EXPERT.search(site.name)
-    if match is None:
+    index = expert_index(site.name)
+    if index is None:
         raise ValueError(f"{site.name} belongs to no routed expert")
-    return int(match[1])
+    return index
 
 
 def mean(values: Iterable[float]) -> float:

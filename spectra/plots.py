@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from spectra.figures import GREY, MARKERS, PALETTE, style
-from spectra.grid import Grid, expert_index, grid
+from spectra.grid import Grid, expert_of, grid
 from spectra.report import SiteSpectrum, SpectraReport
 from spectra.show import OVER_TRAINED, UNDER_TRAINED
 from spectra.sites import place, resolve, short
@@ -111,11 +111,11 @@ def _by_projection(cells: Grid) -> NDArray[np.float64]:
 
 
 def _by_expert(cells: Grid, projection: str) -> NDArray[np.float64]:
-    experts = 1 + max(expert_index(site) for row in cells.rows.values() for site in row.get(projection, ()))
+    experts = 1 + max(expert_of(site) for row in cells.rows.values() for site in row.get(projection, ()))
     values = np.full((len(cells.rows), experts), np.nan)
     for position, row in enumerate(cells.rows.values()):
         for site in row.get(projection, ()):
-            values[position, expert_index(site)] = site.alpha
+            values[position, expert_of(site)] = site.alpha
     return values
 
 

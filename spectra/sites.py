@@ -11,6 +11,10 @@ from itertools import pairwise
 
 from spectra.values import InputError
 
+_NUMBERS = re.compile(r"(\d+)")
+_EXPERT = re.compile(r"(?<=experts\.)(\d+)(?=\.)")
+# Mixtral's checkpoints and its relatives' call an expert's projections so; live models call them as everyone does.
+_MIXTRAL = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 _PLACE = re.compile(r"^(?P<stack>.*?)\.?(?:^|(?<=\.))(?P<layer>\d+)\.(?P<projection>.+)$")
 
 
@@ -31,6 +35,26 @@ def place(name: str) -> Place | None:
     return Place(stack=match["stack"], layer=int(match["layer"]), projection=match["projection"])
 
 
+def expert_index(name: str) -> int | None:
+    """Which routed expert of the base model a matrix belongs to; None if to none."""
+    match = _EXPERT.search(name)
+    return int(match[1]) if match else None
+
+
+def projection_type(name: str) -> str:
+    """A projection's name without layer and routed expert: `mlp.experts.*.up_proj`. The whole name outside any stack."""
+    where = place(name)
+    return _EXPERT.sub("*", where.projection if where else name)
+
+
+def canonical(name: str) -> str:
+    """A module's name as live models have it, where checkpoints of the family call it differently."""
+    stem, _, last = name.rpartition(".")
+    if last in _MIXTRAL and expert_index(name) is not None:
+        name = f"{stem}.{_MIXTRAL[last]}"
+    return name.replace("block_sparse_moe.", "mlp.")
+
+
 def short(projection: str) -> str:
     """A projection's name without the words that say nothing: `attention.self.query` becomes `query`."""
     parts = [part for part in projection.split(".") if part not in ("self", "dense", "self_attn", "mlp", "*")]
@@ -38,16 +62,21 @@ def short(projection: str) -> str:
 
 
 def order(name: str) -> tuple[object, ...]:
-    """Sort key: sites outside the stacks first, then by stack, layer number and projection; `layer.10` follows `layer.9`."""
+    """Sort key: sites outside the stacks first, then by stack, layer and projection; 10 follows 9, of layers and experts."""
     where = place(name)
-    return (0, name) if where is None else (1, where.stack, where.layer, where.projection)
+    return (0, name) if where is None else (1, where.stack, where.layer, *_natural(where.projection))
+
+
+def _natural(projection: str) -> list[object]:
+    return [int(part) if part.isdigit() else part for part in _NUMBERS.split(projection)]
 
 
 def resolve(names: Iterable[str], available: Sequence[str]) -> dict[str, str]:
     """Find each name among the available ones, whatever prefix either carries.
 
     A checkpoint of a bare encoder says `encoder.layer.0...` where the same weights inside a classifier are
-    `bert.encoder.layer.0...`. Two names mean one module if they are equal or one is the other behind a prefix that ends in a dot.
+    `bert.encoder.layer.0...`. Two names mean one module if they are equal or one is the other behind a prefix that ends in a dot,
+    both in their canonical form.
 
     Returns:
         name -> available name, only for the names that were found.
@@ -55,17 +84,19 @@ def resolve(names: Iterable[str], available: Sequence[str]) -> dict[str, str]:
     Raises:
         InputError: a name fits several available ones, or two names fit the same one.
     """
+    live = {canonical(other): other for other in available}
     by_suffix: dict[str, list[str]] = {}
-    for other in available:
+    for other in live:
         for suffix in _suffixes(other):
             by_suffix.setdefault(suffix, []).append(other)
-    exact, found = set(available), dict[str, str]()
+    found: dict[str, str] = {}
     for name in names:
-        fits = [name] if name in exact else by_suffix.get(name) or [suffix for suffix in _suffixes(name) if suffix in exact]
+        wanted = canonical(name)
+        fits = [wanted] if wanted in live else by_suffix.get(wanted) or [part for part in _suffixes(wanted) if part in live]
         if len(fits) > 1:
-            raise InputError(f"site {name!r} is ambiguous: it fits {fits[0]!r} and {fits[1]!r}")
+            raise InputError(f"site {name!r} is ambiguous: it fits {live[fits[0]]!r} and {live[fits[1]]!r}")
         if fits:
-            found[name] = fits[0]
+            found[name] = live[fits[0]]
     if len(set(found.values())) < len(found):
         taken = sorted(found.values())
         twice = next(one for one, other in pairwise(taken) if one == other)

@@ -4,6 +4,7 @@ A value is frozen and refuses unknown keys. A document is a value with a kind an
 one site per line, so that two versions of a file diff cleanly. Files appear whole or not at all.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -56,6 +57,10 @@ class Document(Value):
             InputError: the file cannot be written.
         """
         write_atomic(path, self.to_json())
+
+    def sha256(self) -> str:
+        """Hash of the document's canonical text."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
         """The document as stable text: keys sorted, each element of a top-level list on a line of its own."""

@@ -63,7 +63,7 @@ def test_the_whole_path(run, here):
     assert all(row in scores for row in ("fine-tuned", "untrained", "majority class"))
     assert json.loads((here / "run" / "evaluation.json").read_text())["examples"] == 32
     drawn = run("plot", "spectra.json", "plan.json", "run", "-o", "plots").output.split()
-    assert len(drawn) == 10
+    assert len(drawn) == 12
     for path in drawn:
         content = (here / path).read_bytes()
         assert content.startswith(b"\x89PNG" if path.endswith("png") else b"<?xml")
@@ -174,15 +174,17 @@ def test_the_options_of_every_command():
     training = ["--batch-size", "--epochs", "--learning-rate", "--max-length", "--max-steps", "--precision", "--seed",
                 "--warmup", "--weight-decay"]  # fmt: skip
     assert options == {
-        "allocate": ["--budget", "--expert-rank", "--json", "--max-experts", "--model", "--output", "--sensitivity",
-                     "--spectra", "--strategy", "--top-k"],
+        "allocate": ["--beta", "--budget", "--estimator", "--expert-rank", "--granularity", "--grouping", "--json",
+                     "--max-experts", "--max-rank", "--min-rank", "--model", "--output", "--parity", "--rank-multiple", "--seed",
+                     "--sensitivity", "--shape", "--spectra", "--statistic", "--strategy", "--top-k"],
         "analyze": ["--bootstrap", "--compare", "--csv", "--device", "--estimator", "--goodness", "--json", "--keep-eigenvalues",
                     "--output", "--precision", "--seed", "--subsamples"],
         "check": [],
         "demo": ["--output"],
         "evaluate": ["--data", "--json", "--model", "--output"],
         "plot": ["--output"],
-        "probe": ["--data", "--json", "--max-length", "--output", "--samples", "--seed"],
+        "export": ["--format", "--output"],
+        "probe": ["--data", "--device", "--gradient-checkpointing", "--json", "--max-length", "--output", "--samples", "--seed"],
         "show": ["--json"],
         "train": sorted([*training, "--data", "--json", "--model", "--output", "--resume"]),
     }  # fmt: skip

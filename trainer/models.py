@@ -44,6 +44,18 @@ def require_length(checkpoint: Checkpoint, max_length: int) -> None:
         raise InputError(f"max_length {max_length} is more than the {limit} positions of {checkpoint.name}")
 
 
+def require_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        InputError: what torch says about it.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r}: {_first_line(error)}") from None
+
+
 def load_model(
     checkpoint: Checkpoint, kind: TaskKind, labels: tuple[str, ...], seed: int, pad_token_id: int | None = None
 ) -> Any:

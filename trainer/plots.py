@@ -8,8 +8,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from planner import Plan
-from planner.plots import allocation_figure
+from planner import Plan, SensitivityReport
+from planner.plots import allocation_figure, evidence_figure, sensitivity_figure
 from spectra import InputError, SpectraReport, load_spectra
 from spectra.figures import GREY, PALETTE, save_figure, style
 from spectra.plots import alpha_figure, comparison_figure, density_figure, heat_figure
@@ -52,13 +52,21 @@ def draw(sources: Sequence[str | Path], folder: str | Path) -> Iterator[Path]:
         if source.is_dir():
             yield from save_figure(run_figure(source), folder, f"{name}-training")
         elif _kind(source) == "plan":
-            yield from save_figure(allocation_figure(Plan.load(source)), folder, f"{name}-allocation")
+            yield from _draw_plan(name, Plan.load(source), folder)
+        elif _kind(source) == "sensitivity":
+            yield from save_figure(sensitivity_figure(SensitivityReport.load(source)), folder, f"{name}-sensitivity")
         else:
             reports.append((name, load_spectra(source)))
             yield from _draw_report(*reports[-1], folder)
     for (name, one), (others_name, other) in pairwise(reports):
         if resolve(one.by_name(), list(other.by_name())):  # two models of one architecture, not just two models
             yield from save_figure(comparison_figure(one, other), folder, f"{name}-{others_name}-comparison")
+
+
+def _draw_plan(name: str, plan: Plan, folder: str | Path) -> Iterator[Path]:
+    yield from save_figure(allocation_figure(plan), folder, f"{name}-allocation")
+    if evidence := evidence_figure(plan):
+        yield from save_figure(evidence, folder, f"{name}-evidence")
 
 
 def _draw_report(name: str, report: SpectraReport, folder: str | Path) -> Iterator[Path]:
@@ -83,8 +91,10 @@ def _kind(source: Path) -> str:
         return "spectra"
     data = read_json(source)
     kind = data.get("kind") if isinstance(data, dict) else None
-    if kind not in ("spectra", "plan"):
-        raise InputError(f"{source}: cannot plot a file of kind {kind!r}; give a spectra report, a plan or the folder of a run")
+    if kind not in ("spectra", "sensitivity", "plan"):
+        raise InputError(
+            f"{source}: cannot plot a file of kind {kind!r}; give a spectra or sensitivity report, a plan or a run's folder"
+        )
     return str(kind)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spectra import Checkpoint, InputError
 from trainer.data import Texts, batches, read_texts, tokenise
-from trainer.models import load_model, load_tokenizer, require_length
+from trainer.models import load_model, load_tokenizer, require_device, require_length
 
 PROBE_BATCH = 8
 
@@ -23,7 +23,9 @@ class Sample:
     examples: int
 
 
-def load_sample(checkpoint: Checkpoint, data: str | Path, *, samples: int, max_length: int, seed: int) -> Sample:
+def load_sample(
+    checkpoint: Checkpoint, data: str | Path, *, samples: int, max_length: int, seed: int, device: str = "cpu"
+) -> Sample:
     """Load a model and draw examples without replacement.
 
     Args:
@@ -32,6 +34,7 @@ def load_sample(checkpoint: Checkpoint, data: str | Path, *, samples: int, max_l
         samples: how many examples; all of them if the file has fewer.
         max_length: in tokens.
         seed: of the draw and of a new head.
+        device: where the model goes.
 
     Raises:
         InputError: an unusable file or model.
@@ -44,5 +47,6 @@ def load_sample(checkpoint: Checkpoint, data: str | Path, *, samples: int, max_l
     require_length(checkpoint, max_length)
     drawn = Texts(path=texts.path, rows=texts.rows.shuffle(seed=seed).select(range(min(samples, len(texts.rows)))))
     examples = tokenise(drawn, tokenizer, max_length, labels)
-    model = load_model(checkpoint, texts.kind, labels, seed, tokenizer.pad_token_id)
+    require_device(device)
+    model = load_model(checkpoint, texts.kind, labels, seed, tokenizer.pad_token_id).to(device)
     return Sample(model=model, batches=batches(examples, tokenizer, PROBE_BATCH), examples=len(examples.rows))

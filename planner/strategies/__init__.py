@@ -3,18 +3,27 @@
 from collections.abc import Callable, Mapping
 
 from planner.evidence import Evidence
+from planner.settings import AllocationSettings
 from planner.strategies.alphalora import alphalora
 from planner.strategies.combined import combined
 from planner.strategies.demand import Demand
+from planner.strategies.dr_lora import dr_lora
 from planner.strategies.lora_smoe import lora_smoe
+from planner.strategies.mola import mola
+from planner.strategies.random import random
+from planner.strategies.sensitivity import sensitivity
 from planner.strategies.uniform import uniform
 
-Strategy = Callable[[Evidence], Demand]
+Strategy = Callable[[Evidence, AllocationSettings], Demand]
 
 STRATEGIES: Mapping[str, Strategy] = {
     "uniform": uniform,
+    "random": random,
+    "mola": mola,
     "alphalora": alphalora,
     "lora-smoe": lora_smoe,
+    "sensitivity": sensitivity,
+    "dr-lora": dr_lora,
     "combined": combined,
 }
 

@@ -5,16 +5,16 @@ utility log(x) with weights alpha^beta, which is how it fits a budget of paramet
 """
 
 from planner.evidence import Evidence
+from planner.settings import AllocationSettings
 from planner.strategies.demand import Demand
 
-BETA = 2.5  # the released default
 
-
-def alphalora(evidence: Evidence) -> Demand:
+def alphalora(evidence: Evidence, settings: AllocationSettings) -> Demand:
     """Weight each layer by the plain mean of its matrices' alphas, raised to beta.
 
     Raises:
         InputError: no spectra.
     """
     evidence.require("spectra", "alphalora")
-    return Demand(weights=tuple(alpha**BETA for alpha in evidence.layer_alphas()), granularity="layer", utility="log")
+    weights = tuple(alpha**settings.beta for alpha in evidence.layer_alphas())
+    return Demand(weights=weights, granularity="layer", utility="log", released_rounding=settings.parity)

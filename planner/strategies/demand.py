@@ -3,21 +3,49 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Granularity = Literal["model", "layer", "site"]
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.settings import Granularity
+
+Floats = NDArray[np.float64]
+Utility = Literal["log", "log1p", "power"]
+GAMMA = 1.2  # DR-LoRA's penalty exponent, hard-coded in its release
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
     """A strategy's wishes, before any budget.
 
-    The solver then maximises sum_m weights[m] * utility(total rank of m). Sites of one group (the model, a layer, or the site
-    itself) share one total rank, or one rank per expert where the number of experts is prescribed.
+    The solver then maximises sum_m weights[m] * c_m * utility(total rank of m), with c_m the parameters of one rank at m, so that
+    equal weights mean equal ranks whatever the shapes. Sites of one group share one total rank.
     """
 
     weights: tuple[float, ...]
     """One per site, >= 0; only ratios matter. A site of weight 0 gets nothing."""
-    granularity: Granularity = "site"
-    utility: Literal["log", "log1p"] = "log1p"
-    """`log`: capacity in proportion to weight, whatever the weight. `log1p`: the same, but saturating from the first rank on."""
+    granularity: Granularity = "module"
+    utility: Utility = "log1p"
     experts: tuple[int, ...] | None = None
-    """Exact number of experts per site where the method prescribes it; otherwise it follows from the total rank."""
+    """Literal number of experts per site, where a released method prescribes it; the solver is then not asked."""
+    released_rounding: bool = False
+    """Experts by AlphaLoRA's released rounding instead of the largest remainder."""
+
+
+def utility(name: Utility, ranks: Floats) -> Floats:
+    """How much a total rank is worth, per unit of weight.
+
+    Args:
+        name: `log`: capacity in proportion to weight. `log1p`: the same, but saturating from the first rank on. `power`:
+            sum_{k<=r} k^-gamma, whose marginal gain (r+1)^-gamma is DR-LoRA's saliency for f g = 1.
+        ranks: total ranks, any shape; at least 1 for `log`, whole numbers for `power`.
+
+    Returns:
+        The same shape, strictly increasing in rank and concave.
+    """
+    if name == "log":
+        return np.log(ranks)
+    if name == "log1p":
+        return np.log1p(ranks)
+    worth = np.cumsum(np.arange(1, int(ranks.max()) + 1, dtype=np.float64) ** -GAMMA)
+    found: Floats = np.append(0.0, worth)[ranks.astype(int)]
+    return found

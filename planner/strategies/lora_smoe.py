@@ -1,30 +1,40 @@
-"""`lora-smoe`: experts by counting tasks (Xu and Diao, arXiv 2505.06272).
+"""`lora-smoe`: capacity by counting tasks (Xu and Diao, arXiv 2505.06272).
 
-A module gets one expert for every task in which its squared gradient is among the top 60 per cent of its projection type, and no
-adapter at all if there is no such task. Differences from the released code, which clips gradients and updates weights while it
-measures, are in docs/method.md.
+A module counts the tasks in which its squared gradient is among the top 60 per cent of its group; without any it gets no adapter.
+Differences from the released code, which clips gradients and updates weights while it measures, are in docs/method.md.
 """
 
 import numpy as np
 
-from planner.evidence import Evidence
+from planner.evidence import Evidence, SiteEvidence
+from planner.settings import AllocationSettings
 from planner.strategies.demand import Demand
 
-TOP_PERCENT = 60.0  # the released default for grouping by projection type
+TOP_PERCENT = 60.0  # the released default
+ATTENTION = ("attn", "attention")
 
 
-def lora_smoe(evidence: Evidence) -> Demand:
-    """As many experts as tasks that want the site; the budget only decides their rank, the same for all.
+def lora_smoe(evidence: Evidence, settings: AllocationSettings) -> Demand:
+    """Rank in proportion to the number of tasks that want the site; with parity that many experts, literally.
 
     Raises:
         InputError: no sensitivity.
     """
     evidence.require("sensitivity", "lora-smoe")
-    sensitivity = np.array([site.sensitivity for site in evidence.sites])
+    sensitivity = evidence.sensitivities()
+    if settings.grouping != "projection":  # groups that mix shapes compare raw sums, as released
+        sensitivity = sensitivity * np.array([[site.shape[0] * site.shape[1]] for site in evidence.sites])
+    groups = np.array([_group(site, settings.grouping) for site in evidence.sites])
     counts = np.zeros(len(evidence.sites), dtype=int)
-    types = np.array([site.projection for site in evidence.sites])
-    for projection in np.unique(types):
-        members = types == projection
+    for group in np.unique(groups):
+        members = groups == group
         thresholds = np.percentile(sensitivity[members], 100 - TOP_PERCENT, axis=0)
         counts[members] = (sensitivity[members] > thresholds).sum(axis=1)
-    return Demand(weights=tuple(counts.astype(float).tolist()), granularity="model", experts=tuple(counts.tolist()))
+    experts = tuple(counts.tolist()) if settings.parity else None
+    return Demand(weights=tuple(counts.astype(float).tolist()), utility="log", experts=experts)
+
+
+def _group(site: SiteEvidence, grouping: str) -> str:
+    if grouping == "projection":
+        return site.projection
+    return "all" if grouping == "all" else "attention" if any(word in site.projection for word in ATTENTION) else "mlp"

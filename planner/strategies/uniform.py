@@ -1,9 +1,10 @@
 """`uniform`: the same everywhere. The control that every other strategy has to beat."""
 
 from planner.evidence import Evidence
+from planner.settings import AllocationSettings
 from planner.strategies.demand import Demand
 
 
-def uniform(evidence: Evidence) -> Demand:
+def uniform(evidence: Evidence, settings: AllocationSettings) -> Demand:
     """Equal ranks and experts at every site; needs no evidence."""
     return Demand(weights=(1.0,) * len(evidence.sites), granularity="model")

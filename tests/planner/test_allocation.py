@@ -1,12 +1,13 @@
 import csv
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import planner
-from planner.allocation import Shape
+from planner.menus import Cut
 from planner.strategies import STRATEGIES
 from spectra import InputError, load_spectra, open_checkpoint
 from spectra.sites import place
@@ -74,22 +75,111 @@ def test_alphalora_reproduces_the_published_llama_rule():
     assert plan.parameters == 160 * (624_640 + 35_584)  # no layer has a single expert, so all have routers
 
 
-def test_lora_smoe_counts_tasks_within_each_projection_type(evidence):
-    plan = planner.allocate(budget="1%", strategy="lora-smoe", **evidence)
-    for projection in {place(site.name).projection for site in plan.sites}:
-        sites = [site for site in plan.sites if place(site.name).projection == projection]
-        chosen = {site.name for site in sites if site.ranks}
-        top = sorted(sites, key=lambda site: -site.sensitivity)[: len(chosen)]
-        assert chosen == {site.name for site in top}
-        assert len(chosen) == 3  # 60 per cent of 6, strictly above the 40th percentile
-    assert len({site.ranks for site in plan.sites}) == 2
+@pytest.mark.parametrize("grouping", ["projection", "block", "all"])
+def test_lora_smoe_counts_tasks_within_each_group(evidence, grouping):
+    plan = planner.allocate(budget="1%", strategy="lora-smoe", grouping=grouping, **evidence)
+    adapted = [site for site in plan.sites if site.ranks]
+    if grouping == "projection":
+        for projection in {place(site.name).projection for site in plan.sites}:
+            sites = [site for site in plan.sites if place(site.name).projection == projection]
+            top = sorted(sites, key=lambda site: -site.sensitivity)[:3]
+            assert {site.name for site in adapted} & {site.name for site in sites} == {site.name for site in top}
+    raw = {site.name: site.sensitivity * math.prod(site.shape) for site in plan.sites}
+    attention = [site.name for site in plan.sites if "attention" in site.name]
+    pools = {"projection": [], "block": [attention, sorted(raw.keys() - set(attention))], "all": [sorted(raw)]}[grouping]
+    for pool in pools:
+        best = sorted(pool, key=lambda name: -raw[name])[: len(pool) - 1 - int(0.4 * (len(pool) - 1))]
+        assert {site.name for site in adapted} & set(pool) == set(best)
 
 
-def test_lora_smoe_gives_an_expert_per_task(evidence, sensitivity):
-    second = sensitivity.model_copy(update={"tasks": (sensitivity.tasks[0].model_copy(update={"name": "other"}),)})
-    both = planner.join([sensitivity, second])
-    plan = planner.allocate(budget="2%", strategy="lora-smoe", sensitivity=both)
-    assert {len(site.ranks) for site in plan.sites} == {0, 2}
+def two_tasks(sensitivity):
+    """A second task whose gradients are the first's moved on by seven sites, within each shape."""
+    by_shape = {}
+    for site in sensitivity.sites:
+        by_shape.setdefault(site.shape, []).append(site)
+    partner = {site.name: other for sites in by_shape.values() for site, other in zip(sites, sites[7:] + sites[:7], strict=True)}
+    fields = ("squared_gradient", "magnitude", "taylor", "fisher")
+    sites = [
+        site.model_copy(update={field: getattr(partner[site.name], field) for field in fields}) for site in sensitivity.sites
+    ]
+    task = sensitivity.tasks[0].model_copy(update={"name": "other"})
+    return planner.join([sensitivity, sensitivity.model_copy(update={"tasks": (task,), "sites": tuple(sites)})])
+
+
+def test_lora_smoe_with_parity_gives_an_expert_per_task(sensitivity):
+    both = two_tasks(sensitivity)
+    plan = planner.allocate(budget="2M", strategy="lora-smoe", sensitivity=both, parity=True)
+    values = np.array([[estimate.mean for estimate in site.per_parameter()] for site in both.sites])
+    types = np.array([place(site.name).projection for site in both.sites])
+    for projection in set(types):
+        members = types == projection
+        limits = [np.sort(column)[::-1][3] for column in values[members].T]  # of 6, the best 3 are above the 40th percentile
+        counts = [len(site.ranks) for site, member in zip(plan.sites, members, strict=True) if member]
+        assert counts == [int((row > limits).sum()) for row in values[members]]
+    assert {rank for site in plan.sites for rank in site.ranks} == {8}
+    with pytest.raises(InputError, match="takes .* parameters as released, more than the budget '1%'; raise the budget"):
+        planner.allocate(budget="1%", strategy="lora-smoe", sensitivity=both, parity=True)
+
+
+def test_lora_smoe_rank_follows_the_count(sensitivity):
+    plan = planner.allocate(budget="2%", strategy="lora-smoe", sensitivity=two_tasks(sensitivity), max_experts=1)
+    totals = {}
+    for site in plan.sites:
+        totals.setdefault(round(site.weight, 6), []).append(sum(site.ranks))
+    assert sorted(totals)[0] == 0
+    once, twice = (np.mean(totals[weight]) for weight in sorted(totals)[1:])
+    assert twice == pytest.approx(2 * once, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("shape", "quarters"),
+    [("rectangle", "5555"), ("inverted-triangle", "2468"), ("triangle", "8642"), ("hourglass", "8228"), ("diamond", "2882")],
+)
+def test_mola_shapes_on_32_layers(shape, quarters):
+    spectra = load_spectra(ALPHAS)
+    expected = [int(count) for count in quarters for _ in range(8)]
+    plan = planner.allocate(budget="160 experts", strategy="mola", spectra=spectra, shape=shape, parity=True)
+    assert [len(site.ranks) for site in plan.sites[::7]] == expected
+    assert plan.budget.spent == sum(expected)
+    if shape != "rectangle":
+        plan = planner.allocate(budget="rank 20", strategy="mola", spectra=spectra, shape=shape, max_experts=1)
+        totals = np.array([sum(site.ranks) for site in plan.sites[::7]])
+        assert totals == pytest.approx(4 * np.array(expected), abs=1)
+
+
+def test_random_plans_differ_by_seed_only(evidence):
+    plans = [planner.allocate(budget="1%", strategy="random", seed=seed, **evidence) for seed in (0, 0, 1)]
+    ranks = [[site.ranks for site in plan.sites] for plan in plans]
+    assert ranks[0] == ranks[1] != ranks[2]
+
+
+@pytest.mark.parametrize("statistic", ["squared-gradient", "magnitude", "taylor", "fisher"])
+def test_sensitivity_is_proportional(evidence, statistic):
+    plan = planner.allocate(budget="8%", strategy="sensitivity", statistic=statistic, max_experts=1, **evidence)
+    values, totals = np.array([(site.sensitivity, sum(site.ranks)) for site in plan.sites]).T
+    inner = (totals > 1) & (totals < totals.max())
+    assert np.corrcoef(values[inner], totals[inner])[0, 1] > 0.99
+
+
+def test_dr_lora_on_a_dense_model_is_the_greedy_growth_run_to_its_end(evidence):
+    plan = planner.allocate(budget="2%", strategy="dr-lora", max_experts=1, max_rank=64, **evidence)
+    weights = np.array([site.weight for site in plan.sites])
+    grown = [1] * len(weights)
+    costs = [sum(site.shape) for site in plan.sites]
+    left = plan.budget.cap - sum(costs)
+    while True:  # saliency f g / (r + 1)^1.2, one rank at a time to the most salient that can be paid
+        saliency = [weight / (rank + 1) ** 1.2 if cost <= left and rank < 64 else -1
+                    for weight, rank, cost in zip(weights, grown, costs, strict=True)]  # fmt: skip
+        best = int(np.argmax(saliency))
+        if saliency[best] < 0:
+            break
+        grown[best] += 1
+        left -= costs[best]
+    ours = np.array([sum(site.ranks) for site in plan.sites])
+    assert np.abs(ours - grown).max() <= 2  # they part over what the last few parameters buy
+    gain = lambda ranks: sum(w * c * sum(k**-1.2 for k in range(1, r + 1))  # noqa: E731
+                             for w, c, r in zip(weights, costs, ranks, strict=True))  # fmt: skip
+    assert gain(ours) >= gain(grown) * (1 - 1e-9)
 
 
 def test_combined_follows_its_evidence_but_not_far(evidence):
@@ -116,7 +206,7 @@ def test_a_failed_fit_neither_attracts_nor_repels(evidence, spectra_report, sens
 
 @pytest.mark.parametrize("total", range(1, 40))
 def test_a_total_rank_is_cut_into_nearly_equal_experts(total):
-    ranks = Shape(expert_rank=4, max_experts=5, top_k=2).ranks(total)
+    ranks = Cut(expert_rank=4, max_experts=5, multiple=1).ranks(total)
     assert sum(ranks) == total
     assert len(ranks) == min(5, math.ceil(total / 4))
     assert max(ranks) - min(ranks) <= 1
@@ -129,8 +219,19 @@ def test_a_total_rank_is_cut_into_nearly_equal_experts(total):
         ({"budget": "5 experts", "strategy": "alphalora"}, "does not fit 6 layers of 1 to 8 experts, which is 6 to 48"),
         ({"budget": "60 experts"}, "does not fit 6 layers of 1 to 8 experts, which is 6 to 48"),
         ({"budget": "10 experts", "expert_rank": 500}, "expert rank 500 exceeds the smallest side of a site, 384"),
-        ({"budget": "1%", "strategy": "best"}, "strategy 'best': not one of uniform, alphalora"),
+        ({"budget": "1%", "strategy": "best"}, "strategy 'best': not one of uniform, random, mola, alphalora"),
+        ({"budget": "1%", "min_rank": 9, "max_rank": 8}, "no rank is at least 9, at most 8 and a multiple of 1; see --min-rank"),
+        ({"budget": "1%", "min_rank": 40}, "too small for rank 40 at each of the 36 sites, which takes .*; --min-rank 0 lets"),
+        ({"budget": "1%", "rank_multiple": 8}, "too small for rank 8 at each of the 36 sites"),
+        ({"budget": "4%", "rank_multiple": 8, "expert_rank": 4}, "expert rank 4 is no multiple of --rank-multiple 8"),
+        (
+            {"budget": "1%", "estimator": "farms"},
+            "site 'encoder.layer.0.*' has no such fit, it has clauset, hill; see plan analyze",
+        ),
+        ({"budget": "1%", "granularity": "neither"}, "allocation settings: granularity: Input should be 'model'"),
+        ({"budget": "missing.json"}, "missing.json: No such file"),
         ({"budget": "lots"}, "budget 'lots' cannot be read"),
+        ({"budget": "rank 0"}, "budget 'rank 0' is not a positive whole number"),
         (
             {"budget": "1%", "spectra": None},
             "strategy 'combined' needs --spectra with measured values: make it with plan analyze",
@@ -184,5 +285,109 @@ def test_shapes_come_from_the_report_that_was_made_from_a_checkpoint(sensitivity
 
 
 def test_a_budget_that_cannot_be_spent_says_so(tiny_llama):
-    plan = planner.allocate(budget="900%", strategy="uniform", model=open_checkpoint(tiny_llama))
+    plan = planner.allocate(budget="900%", strategy="uniform", model=open_checkpoint(tiny_llama), max_experts=1)
     assert "most of the budget is left" in plan.notes[0]
+
+
+def test_budgets_by_rank_and_by_another_plan(evidence, tmp_path):
+    plan = planner.allocate(budget="rank 8", strategy="uniform", max_experts=1, **evidence)
+    assert {site.ranks for site in plan.sites} == {(8,)}
+    assert plan.budget.spent == plan.budget.cap == 8 * sum(sum(site.shape) for site in plan.sites)
+    plan.save(tmp_path / "other.json")
+    same = planner.allocate(budget=str(tmp_path / "other.json"), max_experts=1, **evidence)
+    assert same.budget.cap == plan.parameters
+    assert same.budget.request == f"size of {tmp_path / 'other.json'}"
+
+
+@pytest.mark.parametrize("granularity", ["model", "layer", "projection", "module"])
+def test_granularity_is_who_shares_an_answer(evidence, granularity):
+    plan = planner.allocate(budget="2%", strategy="sensitivity", granularity=granularity, **evidence)
+    key = {
+        "model": lambda site: 0,
+        "layer": lambda site: place(site.name).layer,
+        "projection": lambda site: place(site.name).projection,
+        "module": lambda site: site.name,
+    }[granularity]
+    answers = {}
+    for site in plan.sites:
+        answers.setdefault(key(site), set()).add(site.ranks)
+    assert all(len(ranks) == 1 for ranks in answers.values())
+    assert len(answers) == {"model": 1, "layer": 6, "projection": 6, "module": 36}[granularity]
+    assert plan.settings.granularity == granularity
+
+
+def test_limits_on_ranks(evidence):
+    plan = planner.allocate(budget="4%", rank_multiple=8, max_rank=32, **evidence)
+    assert all(rank % 8 == 0 for site in plan.sites for rank in site.ranks)
+    assert max(sum(site.ranks) for site in plan.sites) <= 32
+    plan = planner.allocate(budget="20k", min_rank=0, **evidence)
+    assert any(not site.ranks for site in plan.sites)
+
+
+def reversed_report(report):
+    return report.model_copy(update={"sites": tuple(reversed(report.sites))})
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES.keys() - {"random"}))
+def test_neither_the_order_of_sites_nor_the_scale_of_weights_changes_a_plan(evidence, strategy):
+    plan = planner.allocate(budget="1%", strategy=strategy, **evidence)
+    shuffled = {name: reversed_report(report) for name, report in evidence.items()}
+    assert planner.allocate(budget="1%", strategy=strategy, **shuffled).sites == plan.sites
+    fields = ("squared_gradient", "magnitude", "taylor", "fisher")
+    scaled = [
+        site.model_copy(update={
+            field: tuple(one.model_copy(update={"mean": 1e-7 * one.mean, "error": 1e-7 * one.error}) for one in getattr(site, field))
+            for field in fields
+        })
+        for site in evidence["sensitivity"].sites
+    ]  # fmt: skip
+    report = evidence["sensitivity"].model_copy(update={"sites": tuple(scaled)})
+    rescaled = planner.allocate(budget="1%", strategy=strategy, spectra=evidence["spectra"], sensitivity=report)
+    assert [site.ranks for site in rescaled.sites] == [site.ranks for site in plan.sites]
+
+
+@pytest.mark.parametrize("strategy", ["combined", "sensitivity", "random", "dr-lora"])
+def test_more_weight_never_gets_less(evidence, strategy):
+    plan = planner.allocate(budget="1%", strategy=strategy, **evidence)
+    for one in plan.sites:
+        for other in plan.sites:
+            if one.shape == other.shape and one.weight > other.weight:
+                assert sum(one.ranks) >= sum(other.ranks)
+
+
+def test_noise_moves_evidence_towards_its_types_mean(spectra_report, sensitivity):
+    clean = planner.allocate(budget="1%", strategy="combined", spectra=spectra_report, sensitivity=sensitivity)
+    noisy = [
+        site.model_copy(update={"squared_gradient": tuple(one.model_copy(update={"error": 3 * one.mean}) for one in site.squared_gradient)})
+        for site in sensitivity.sites
+    ]  # fmt: skip
+    report = sensitivity.model_copy(update={"sites": tuple(noisy)})
+    plan = planner.allocate(budget="1%", strategy="combined", spectra=spectra_report, sensitivity=report)
+    spread = [np.std(np.log([site.weight for site in one.sites])) for one in (clean, plan)]
+    assert spread[1] < 0.7 * spread[0]
+
+
+def test_a_depth_rule_says_so(spectra_report):
+    plan = planner.allocate(budget="4%", strategy="alphalora", spectra=rising(spectra_report))
+    assert re.fullmatch(
+        r"after rounding, this plan is nearly a depth rule: more with depth \(rank correlation \+\d.\d\d\)", plan.notes[0]
+    )
+
+
+def rising(report):
+    sites = [
+        site.model_copy(update={"alpha": 2.0 + (place(site.name).layer if place(site.name) else 0)}) for site in report.sites
+    ]
+    return report.model_copy(update={"sites": tuple(sites)})
+
+
+def test_a_plan_says_what_it_was_made_from(evidence):
+    plan = planner.allocate(budget="1%", beta=2.0, strategy="alphalora", **evidence)
+    assert {source.kind: source.sha256 for source in plan.made_from} == {
+        kind: report.sha256() for kind, report in evidence.items()
+    }
+    assert plan.settings.beta == 2.0
+    assert plan.settings.expert_rank
+    assert plan.version
+    again = planner.allocate(budget=plan.budget.request, strategy=plan.strategy, **plan.settings.model_dump(), **evidence)
+    assert again == plan

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.apportion import largest_remainder
+from planner.apportion import largest_remainder, released_rounding
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=30), st.integers(0, 200))
@@ -31,3 +31,15 @@ def test_worked_examples(weights, total, shares):
 
 def test_nobody_gets_more_than_the_most():
     assert largest_remainder([100, 1, 1], 9, most=4) == [4, 3, 2]
+
+
+def test_the_released_repair_hits_the_smallest_alpha():
+    # worked example: alphas 2.0 .. 4.0, beta 2.5, 30 experts round to 2, 2, 4, 5, 6, 10, which is one too few
+    weights = [alpha**2.5 for alpha in (2.0, 2.2, 2.6, 3.1, 3.3, 4.0)]
+    assert released_rounding(weights, 30) == [3, 2, 4, 5, 6, 10]
+    assert largest_remainder(weights, 30, 30) != released_rounding(weights, 30)
+
+
+@given(st.lists(st.floats(1, 50), min_size=1, max_size=40), st.integers(1, 200))
+def test_the_released_rounding_sums_to_the_total(weights, total):
+    assert sum(released_rounding(weights, total)) == total

@@ -15,17 +15,22 @@ from spectra import InputError
         ("0.25%", "parameters", 2_500),
         ("160 experts", "experts", 160),
         ("1 expert", "experts", 1),
+        ("1e6", "parameters", 1_000_000),
+        ("2,000_000", "parameters", 2_000_000),
+        ("rank 8", "parameters", 4_000),
+        ("Rank 8 everywhere", "parameters", 4_000),
+        ("rank=8", "parameters", 4_000),
     ],
 )
 def test_how_budgets_are_written(text, unit, amount):
-    cap = parse_budget(text, 1_000_000)
+    cap = parse_budget(text, parameters=1_000_000, rank_cost=500)
     assert (cap.unit, cap.amount) == (unit, amount)
 
 
-@pytest.mark.parametrize("text", ["", "much", "-5", "1.5", "2.5 experts", "0", "0%", "10 ranks", "1e6"])
+@pytest.mark.parametrize("text", ["", "much", "-5", "1.5", "2.5 experts", "0", "0%", "10 ranks", "rank", "rank 0"])
 def test_other_writings_are_refused(text):
     with pytest.raises(InputError, match="budget"):
-        parse_budget(text, 1_000_000)
+        parse_budget(text, parameters=1_000_000, rank_cost=500)
 
 
 def test_cost_counts_the_router_only_where_there_is_a_choice():

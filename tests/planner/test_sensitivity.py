@@ -8,31 +8,62 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner import SensitivityReport, join, probe
-from planner.sensitivity import example_losses, squared_norms
+from planner.experts import is_experts
+from planner.reports import STATISTICS
+from planner.sensitivity import example_losses
+from planner.statistics import gradient_statistics, stability
 from spectra import InputError
-from tests.reference.gradients import reference_squared_norms
+from tests.reference.gradients import reference_statistics
+
+SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+ROUTED = SMALL | {"num_key_value_heads": 1, "num_experts_per_tok": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
 def tiny_bert(labels=3):
     torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, num_labels=labels
-    )
-    return transformers.BertForSequenceClassification(config).double()
+    return transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL, num_labels=labels)).double()
 
 
 def tiny_llama():
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, intermediate_size=24
-    )
-    return transformers.LlamaForCausalLM(config).double()
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL, num_key_value_heads=1)).double()
+
+
+def tiny_moe(family):
+    """A model of routed experts; `family` is a key of MOE."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(MOE[family](), experts_implementation="eager")  # others lack float64
+    for name, parameter in model.named_parameters():  # some families start their biases and routers at zero
+        if parameter.abs().sum() == 0:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model.double()
+
+
+MOE = {
+    "olmoe": lambda: transformers.OlmoeConfig(**ROUTED, num_experts=4),
+    "mixtral": lambda: transformers.MixtralConfig(**ROUTED, num_local_experts=4),
+    "gpt-oss": lambda: transformers.GptOssConfig(**ROUTED, num_local_experts=4, head_dim=8),
+    "qwen3": lambda: transformers.Qwen3MoeConfig(**ROUTED, num_experts=4, moe_intermediate_size=12, head_dim=8),
+}
+
+
+class PlainModel(torch.nn.Module):
+    """No transformers layers inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList([torch.nn.ModuleDict({"lin": torch.nn.Linear(2, 2)})])
+
+    def get_input_embeddings(self):
+        return self.layers[0]["lin"]
 
 
 def classification_batch():
     mask = torch.ones(4, 9, dtype=torch.long)
     mask[1, 5:] = 0
-    return {"input_ids": torch.randint(0, 50, (4, 9)), "attention_mask": mask, "labels": torch.tensor([0, 2, 1, 1])}
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, 50, (4, 9), generator=generator)
+    return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([0, 2, 1, 1])}
 
 
 def language_batch():
@@ -49,26 +80,126 @@ def plain_loss(model, example):
     return torch.nn.functional.cross_entropy(logits, labels)
 
 
-@pytest.mark.parametrize(("model", "batch"), [(tiny_bert, classification_batch), (tiny_llama, language_batch)])
-def test_equals_plain_autograd_per_example(model, batch):
-    model, batch = model(), batch()
-    report = probe(model, [batch])
-    reference = reference_squared_norms(model.eval(), batch, [site.name for site in report.sites], plain_loss)
-    assert len(report.sites) == {"BertForSequenceClassification": 12, "LlamaForCausalLM": 14}[type(model).__name__]
+def cuts(model, names):
+    """Where plain autograd finds each site: its parameter, and how to cut its matrix out of it."""
+    modules = dict(model.named_modules())
+    found = {}
+    for name in names:
+        if name in modules:
+            found[name] = (modules[name].weight, lambda tensor: tensor)
+            continue
+        path, expert, part = name.rsplit(".", 2)
+        found[name] = expert_cut(modules[path], int(expert), part)
+    return found
+
+
+def expert_cut(module, expert, part):
+    def cut(tensor):
+        matrix = tensor[expert].T if module.is_transposed else tensor[expert]
+        if part == "down_proj":
+            return matrix
+        if not module.is_concatenated:
+            return matrix[0::2] if part == "gate_proj" else matrix[1::2]
+        gate, up = matrix.chunk(2)
+        return gate if part == "gate_proj" else up
+
+    return (module.down_proj if part == "down_proj" else module.gate_up_proj), cut
+
+
+def agree(model, batch, **options):
+    report = probe(model, [batch], **options)
+    reference = reference_statistics(model.eval(), batch, cuts(model, [site.name for site in report.sites]), plain_loss)
     for site in report.sites:
-        norms = np.array(reference[site.name])
-        assert site.squared_gradient[0] == pytest.approx(norms.mean(), rel=1e-9)
-        assert site.standard_error[0] == pytest.approx(norms.std(ddof=1) / 2, rel=1e-7)
+        values = np.array(reference[site.name])
+        for statistic, column in zip(STATISTICS, values.T, strict=True):
+            (estimate,) = site.of(statistic)
+            assert estimate.mean == pytest.approx(column.mean(), rel=1e-9, abs=1e-18), (site.name, statistic)
+            assert estimate.error == pytest.approx(column.std(ddof=1) / len(column) ** 0.5, rel=1e-7, abs=1e-15)
+    return report
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 10), st.integers(1, 10), st.integers(0, 999))
-def test_squared_norms_with_and_without_forming_the_gradient(batch, tokens, d_in, d_out, seed):
+@pytest.mark.parametrize(("model", "batch", "sites"), [(tiny_bert, classification_batch, 12), (tiny_llama, language_batch, 14)])
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_equals_plain_autograd(model, batch, sites, gradient_checkpointing):
+    assert len(agree(model(), batch(), gradient_checkpointing=gradient_checkpointing).sites) == sites
+
+
+@pytest.mark.parametrize("family", sorted(MOE))
+def test_routed_experts_equal_plain_autograd_and_are_counted(family):
+    model, batch = tiny_moe(family), language_batch()
+    chosen = {}
+    for name, module in model.named_modules():
+        if is_experts(module):
+            module.register_forward_pre_hook(lambda _m, args, name=name: chosen.update({name: args[1:]}))
+    model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    model = tiny_moe(family)
+    report = agree(model, batch)
+    routed = {site.name: site for site in report.sites if site.routing}
+    assert len(routed) == 2 * 4 * 3
+    real = batch["attention_mask"].flatten().bool()
+    for name, (index, weights) in chosen.items():
+        for expert in range(4):
+            picked = (index == expert) & real[:, None]
+            for part in ("gate_proj", "up_proj", "down_proj"):
+                (routing,) = routed[f"{name}.{expert}.{part}"].routing
+                assert routing.frequency == pytest.approx(float(picked.sum() / real.sum()))
+                if picked.any():
+                    assert routing.weight == pytest.approx(float(weights[picked].detach().mean()))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 10), st.integers(1, 10), st.integers(0, 999))
+def test_statistics_of_one_gradient(tokens, d_in, d_out, seed):
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(batch, tokens, d_in, generator=generator, dtype=torch.float64)
-    d = torch.randn(batch, tokens, d_out, generator=generator, dtype=torch.float64)
-    expected = torch.einsum("bto,bti->boi", d, x).square().sum((1, 2))
-    torch.testing.assert_close(squared_norms(x, d), expected, rtol=1e-10, atol=1e-10)
+    x, d, W = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in
+               ((tokens, d_in), (tokens, d_out), (d_out, d_in)))  # fmt: skip
+    G = torch.einsum("to,ti->oi", d, x)
+    expected = torch.stack([(G**2).sum(), (G * W).abs().sum(), (G * W).sum().abs(), ((G * W) ** 2).sum()])
+    torch.testing.assert_close(gradient_statistics(x, d, W), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_gradient_checkpointing_is_undone_and_needs_support():
+    model = tiny_llama().train()
+    probe(model, [language_batch()], gradient_checkpointing=True)
+    assert model.training
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    with pytest.raises(InputError, match="does not support gradient checkpointing"):
+        probe(PlainModel(), [classification_batch()], gradient_checkpointing=True)
+
+
+def test_stability_of_a_clear_ranking_and_of_noise():
+    rng = np.random.default_rng(0)
+    levels = 2.0 ** np.arange(12)
+    clear = levels * rng.gamma(20, 1 / 20, (64, 12))
+    curve, settled = stability(clear, ["a", "b"] * 6)
+    assert [entry.examples for entry in curve] == [4, 8, 16, 32]
+    assert settled == 4
+    assert curve[-1].overlap == pytest.approx(1, abs=0.1)
+    curve, settled = stability(rng.gamma(1, 1, (64, 200)), ["a"] * 200)
+    assert settled is None
+    assert all(abs(entry.rank_correlation) < 0.15 and abs(entry.overlap) < 0.15 for entry in curve)
+
+
+def test_a_four_bit_base_is_probed_with_its_dequantised_weights():
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    model = tiny_bert().float()
+    layers = [
+        (name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and ".layer." in name
+    ]
+    plain = copy.deepcopy(model)
+    for name, module in layers:
+        quantised = bitsandbytes.nn.Linear4bit(
+            module.in_features, module.out_features, compute_dtype=torch.float32, quant_type="nf4"
+        )
+        quantised.load_state_dict(module.state_dict())
+        quantised.to("cpu")
+        dense = bitsandbytes.functional.dequantize_4bit(quantised.weight.data, quantised.weight.quant_state)
+        plain.get_submodule(name).weight.data.copy_(dense)
+        model.set_submodule(name, quantised)
+    one, other = probe(model, [classification_batch()]), probe(plain, [classification_batch()])
+    for site, same in zip(one.sites, other.sites, strict=True):
+        for statistic in STATISTICS:
+            assert site.of(statistic)[0].mean == pytest.approx(same.of(statistic)[0].mean, rel=2e-2)
 
 
 def test_the_model_is_left_as_it_was():
@@ -88,7 +219,7 @@ def test_the_split_into_batches_does_not_matter():
     halves = [{key: value[part] for key, value in batch.items()} for part in (slice(0, 1), slice(1, 4))]
     whole, split = probe(model, [batch]), probe(model, halves)
     for one, other in zip(whole.sites, split.sites, strict=True):
-        assert one.squared_gradient[0] == pytest.approx(other.squared_gradient[0], rel=1e-9)
+        assert one.squared_gradient[0].mean == pytest.approx(other.squared_gradient[0].mean, rel=1e-9)
 
 
 def test_example_losses_are_transformers_losses():

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.solver import RELATIVE_GAP, Menu, solve, upper_hull
+from planner.solver import RELATIVE_GAP, Kind, Menu, solve
 from tests.reference.knapsack import best_value
 
 
@@ -17,7 +17,7 @@ def menus(draw, most=4, options=5):
 
 
 def as_menus(options):
-    return [Menu(*(np.array(column) for column in zip(*menu, strict=True))) for menu in options]
+    return [Menu(Kind(*(np.array(column) for column in zip(*menu, strict=True)))) for menu in options]
 
 
 def floor(options):
@@ -51,10 +51,11 @@ def test_nothing_affordable_is_left_unspent(options, more):
 @given(menus(most=1, options=8))
 def test_the_hull_is_concave_and_covers_every_option(options):
     (menu,) = as_menus(options)
-    hull = upper_hull(menu)
-    slopes = np.diff(menu.values[hull]) / np.diff(menu.costs[hull])
+    kind = menu.kind
+    hull = kind.hull()
+    slopes = np.diff(kind.utility[hull]) / np.diff(kind.costs[hull])
     assert (np.diff(slopes) < 0).all()
-    assert (np.interp(menu.costs, menu.costs[hull], menu.values[hull]) >= menu.values - 1e-9).all()
+    assert (np.interp(kind.costs, kind.costs[hull], kind.utility[hull]) >= kind.utility - 1e-9).all()
 
 
 def test_a_case_where_the_hull_alone_is_not_enough():
@@ -72,6 +73,6 @@ def test_floors_beyond_the_budget_are_refused():
 
 def test_solving_prints_nothing(capfd):
     rng = np.random.default_rng(0)
-    menus = [Menu(np.cumsum(rng.integers(1, 50, 40)).astype(float), np.cumsum(rng.random(40))) for _ in range(60)]
+    menus = [Menu(Kind(np.cumsum(rng.integers(1, 50, 40)).astype(float), np.cumsum(rng.random(40)))) for _ in range(60)]
     solve(menus, 20_000)
     assert capfd.readouterr().out == ""

@@ -1,0 +1,50 @@
+"""`dr-lora`: per-expert ranks by routing demand and gradient importance (DR-LoRA, arXiv 2601.04823), planned instead of grown.
+
+Training grows the expert with the largest saliency S = f g / (r+1)^gamma, again and again. With f and g fixed that is the greedy
+maximisation of f g times the concave utility sum_{k<=r} k^-gamma, so the ranks it would converge to are this plan.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.evidence import Evidence
+from planner.settings import AllocationSettings
+from planner.strategies.demand import Demand
+
+Floats = NDArray[np.float64]
+ADAPTED = ("up_proj", "down_proj", "w2", "w3")  # the published setting leaves gates alone
+
+
+def dr_lora(evidence: Evidence, settings: AllocationSettings) -> Demand:
+    """Weights f g, each normalised within the layer.
+
+    In a mixture-of-experts model: f is the expert's share of tokens, g its sensitivity averaged over its adapted projections,
+    and all else gets nothing. In a dense model every module is its own expert with f = 1.
+
+    Raises:
+        InputError: no sensitivity.
+    """
+    evidence.require("sensitivity", "dr-lora")
+    routed = any(site.expert is not None for site in evidence.sites)
+    gradient = evidence.sensitivities()
+    gradient = (gradient / np.maximum(gradient.sum(axis=0), np.finfo(float).tiny)).mean(axis=1)
+    demand = np.array([site.routing if site.expert is not None else 1.0 for site in evidence.sites])
+    wanted = np.array([not routed or (site.expert is not None and site.projection.endswith(ADAPTED)) for site in evidence.sites])
+    weights = np.zeros(len(evidence.sites))
+    for members in evidence.layers.values():
+        chosen = np.array([member for member in members if wanted[member]], dtype=np.intp)
+        if chosen.size:
+            importance = _by_expert(evidence, chosen, gradient[chosen]) if routed else gradient[chosen]
+            weights[chosen] = _share(demand[chosen]) * _share(importance)
+    return Demand(weights=tuple(weights.tolist()), granularity="expert" if routed else "module", utility="power")
+
+
+def _by_expert(evidence: Evidence, chosen: NDArray[np.intp], gradient: Floats) -> Floats:
+    """Each site's value replaced by the mean over its expert's sites."""
+    experts = np.array([evidence.sites[member].expert for member in chosen])
+    return np.array([gradient[experts == expert].mean() for expert in experts])
+
+
+def _share(values: Floats) -> Floats:
+    share: Floats = (values + 1e-6 * values.mean()) / max(float(values.sum()), np.finfo(float).tiny)
+    return share

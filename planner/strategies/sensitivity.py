@@ -1,0 +1,22 @@
+"""`sensitivity`: rank in proportion to sensitivity, trusted as it stands.
+
+The plainest use of gradients, and a warning: on our pilot's tasks it lost to uniform by points (docs/experiments.md).
+"""
+
+import numpy as np
+
+from planner.evidence import Evidence
+from planner.settings import AllocationSettings
+from planner.strategies.demand import Demand
+
+
+def sensitivity(evidence: Evidence, settings: AllocationSettings) -> Demand:
+    """Rank proportional to the chosen statistic per parameter, tasks weighing equally.
+
+    Raises:
+        InputError: no sensitivity.
+    """
+    evidence.require("sensitivity", "sensitivity")
+    tasks = evidence.sensitivities()
+    shares = (tasks / np.maximum(tasks.sum(axis=0), np.finfo(float).tiny)).mean(axis=1)
+    return Demand(weights=tuple(shares.tolist()), utility="log")
