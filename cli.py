@@ -184,10 +184,9 @@ def probe(
     def measure(file: Path) -> SensitivityReport:
         sample = load_sample(checkpoint, file, samples=samples, max_length=max_length, seed=seed, device=device)
         with _bar(f"gradients of {file.stem}") as update:
-            return run(
-                sample.model, sample.batches, checkpoint=checkpoint, task=file.stem, gradient_checkpointing=gradient_checkpointing,
-                progress=partial(update, total=sample.examples),
-            )  # fmt: skip
+            advance = partial(update, total=sample.examples)
+            measured = partial(run, sample.model, sample.batches, checkpoint=checkpoint, task=file.stem, progress=advance)
+            return measured(gradient_checkpointing=gradient_checkpointing)
 
     report = join([measure(file) for file in files])
     report.save(output)
@@ -217,8 +216,8 @@ def probe(
 @_json_option
 @_options_of(AllocationSettings)
 def allocate(
-    spectra: Path | None, sensitivity: tuple[Path, ...], model: str | None, budget: str, strategy: str, output: Path, as_json: bool,
-    **settings: Any,
+    spectra: Path | None, sensitivity: tuple[Path, ...], model: str | None, budget: str, strategy: str, output: Path,
+    as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Share a budget among the modules of a model: how many LoRA experts each gets, and of what ranks."""
     import planner

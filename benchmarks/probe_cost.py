@@ -2,9 +2,9 @@
 
     python benchmarks/probe_cost.py [--rounds 5] [--length 128] [--batch 8]
 
-The peer is PEFT's LoRA of rank 8 on every linear layer, one training step without the optimiser. Models are built from configurations
-with random weights: a BERT of MiniLM's shapes and a Llama of hidden size 1024. Peak memory is resident memory above what the process
-held before the first batch (Linux); the largest matrix is what the probe may hold beyond the peer.
+The peer is PEFT's LoRA of rank 8 on every linear layer, one training step without the optimiser. Models are built from
+configurations with random weights: a BERT of MiniLM's shapes and a Llama of hidden size 1024. Peak memory is resident memory
+above what the process held before the first batch (Linux); the probe may hold the largest matrix beyond the peer.
 """
 
 import argparse

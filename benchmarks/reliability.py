@@ -2,10 +2,10 @@
 
     python benchmarks/reliability.py [MODEL] [--subsamples 12]
 
-Per estimator over the matrices inside the layers: the coefficient of variation under random submatrices of nine tenths of the rows
-and columns (median and worst), the share of the variance between matrices that is not this noise, the same between layers' means,
-and the largest relative move when the weights are rounded to bfloat16. Then the rank correlation between estimators. MODEL is
-MiniLM by default.
+Per estimator over the matrices inside the layers: the coefficient of variation under random submatrices of nine tenths of the
+rows and columns (median and worst), the share of the variance between matrices that is not this noise, the same between layers'
+means, and the largest relative move when the weights are rounded to bfloat16. Then the rank correlation between estimators. MODEL
+is MiniLM by default.
 """
 
 import argparse

@@ -6,7 +6,6 @@ from planner.allocation import allocate
 from planner.export import export
 from planner.plan import Plan, PlannedSite, mismatches, require_match
 from planner.reports import SensitivityReport, join
-from planner.settings import AllocationSettings
 from planner.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STRATEGIES",
-    "AllocationSettings",
     "Plan",
     "PlannedSite",
     "SensitivityReport",

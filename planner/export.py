@@ -47,7 +47,6 @@ def peft(plan: Plan) -> str:
     odd = {name: rank for name, rank in adapted.items() if rank != usual}
     config = {
         "peft_type": "LORA",
-        "base_model_name_or_path": plan.model.name,
         "r": usual,
         "lora_alpha": SCALE * usual,
         "target_modules": sorted(adapted),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from planner.experts import expert_sites, expert_weight, fused_parts, run_experts
 from planner.linear import dense_weight
 from planner.reports import STATISTICS
-from planner.statistics import gradient_statistics
+from planner.statistics import EVERY, gradient_statistics, squared_norm
 
 Taker = Callable[[Tensor, Tensor], None]
 
@@ -48,16 +48,20 @@ class Recorder:
         self._batches: list[dict[str, Tensor]] = []
         self._routing: list[dict[str, tuple[Tensor, Tensor]]] = []
         self._mask: Tensor | None = None
-        self._examples = 0
+        self._examples = self._before = 0
 
     def begin(self, examples: int, mask: Tensor | None) -> None:
         """Announce a batch: how many examples, and which of its tokens (batch, tokens) are no padding."""
+        self._before += self._examples
         self._examples, self._mask = examples, mask
         self._batches.append({})
         self._routing.append({})
 
     def per_example(self, site: str) -> Tensor:
-        """(examples, 4): a site's statistics, in the order of `STATISTICS`. An expert that saw no token has zeros."""
+        """(examples, 4): a site's statistics in the order of `STATISTICS`, NaN where one was not taken.
+
+        Where an expert saw no token of an example they are zero.
+        """
         return torch.cat([batch[site] for batch in self._batches])
 
     def routing(self, experts: str) -> tuple[Tensor, Tensor]:
@@ -82,17 +86,26 @@ class Recorder:
     def _watch_linear(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         def take(x: Tensor, d: Tensor) -> None:
             x_BTI, d_BTO = (_working(part.reshape(self._examples, -1, part.shape[-1])) for part in (x, d))
-            weight = dense_weight(module, x_BTI.dtype)
-            rows = [gradient_statistics(x_TI, d_TO, weight) for x_TI, d_TO in zip(x_BTI, d_BTO, strict=True)]
+            weight = partial(dense_weight, module, x_BTI.dtype)
+            rows = [self._statistics(*example, weight) for example in zip(range(self._examples), x_BTI, d_BTO, strict=True)]
             self._batches[-1][name] = torch.stack(rows).cpu()
 
         watched: Tensor = Observe.apply(output, inputs[0].detach(), take)  # type: ignore[no-untyped-call]
         return watched
 
+    def _statistics(self, example: int, x_TI: Tensor, d_TO: Tensor, weight: Callable[[], Tensor]) -> Tensor:
+        if self._in_full(example):
+            return gradient_statistics(x_TI, d_TO, weight())
+        return torch.cat([squared_norm(x_TI, d_TO)[None], d_TO.new_full((len(STATISTICS) - 1,), torch.nan, dtype=torch.float64)])
+
+    def _in_full(self, example: int) -> bool:
+        return (self._before + example) % EVERY == 0
+
     def _run_experts(self, name: str, module: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
         for site in expert_sites(module):  # what no token reaches has no gradient
-            zeros = torch.zeros(self._examples, len(STATISTICS), dtype=torch.float64)
-            self._batches[-1].setdefault(f"{name}.{site}", zeros)
+            nothing = torch.zeros(self._examples, len(STATISTICS), dtype=torch.float64)
+            nothing[[not self._in_full(example) for example in range(self._examples)], 1:] = torch.nan
+            self._batches[-1].setdefault(f"{name}.{site}", nothing)
         self._routing[-1][name] = self._count(module, index, weights.detach())
         return run_experts(module, hidden, index, weights, partial(self._watch_expert, name, module, len(hidden)))
 
@@ -105,12 +118,12 @@ class Recorder:
         def take(x: Tensor, d: Tensor) -> None:
             x, d = _working(x), _working(d)
             for part, outputs in fused_parts(module)[tensor].items():
-                weight = expert_weight(module, expert, tensor, outputs).detach().to(x.dtype)
+                weight = partial(_expert_weight, module, expert, tensor, outputs, x.dtype)
                 site = self._batches[-1][f"{name}.{expert}.{part}"]
                 segments = zip(torch.split(x, counts), torch.split(d[:, outputs], counts), strict=True)
                 for example, (x_TI, d_TO) in enumerate(segments):
                     if len(x_TI):
-                        site[example] = gradient_statistics(x_TI, d_TO, weight).cpu()
+                        site[example] = self._statistics(example, x_TI, d_TO, weight).cpu()
 
         watched: Tensor = Observe.apply(y, x.detach(), take)  # type: ignore[no-untyped-call]
         return watched
@@ -123,6 +136,10 @@ class Recorder:
         chosen = torch.bincount(picks, minlength=experts)[:experts].double()
         total = torch.bincount(picks, gates, minlength=experts)[:experts]
         return torch.cat([chosen, real.sum()[None].double()]).cpu(), total.cpu()
+
+
+def _expert_weight(module: nn.Module, expert: int, tensor: str, outputs: slice, dtype: torch.dtype) -> Tensor:
+    return expert_weight(module, expert, tensor, outputs).detach().to(dtype)
 
 
 def _working(values: Tensor) -> Tensor:

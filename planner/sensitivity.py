@@ -2,8 +2,8 @@
 
 For one example the gradient of a linear layer's weight is G = sum_t d_t x_t^T over its tokens, with x the layer's inputs and d
 the gradients of its outputs. Both are at hand when the backward pass reaches the layer, so G is formed there, for one example and
-one matrix at a time, reduced to a few numbers and dropped: no full gradient is ever kept, the weights need none of their own, and
-every example yields its own numbers.
+one matrix at a time, reduced to a few numbers and dropped, or only its norm is computed, which is cheaper: no full gradient is
+ever kept, the weights need none of their own, and every example yields its own numbers.
 
 No clipping, no weight updates, dropout off, every site sees the same examples: what the released LoRA-SMoE code does differently
 (docs/method.md).
@@ -104,7 +104,7 @@ def _info(model: nn.Module, checkpoint: Checkpoint | None) -> ModelInfo:
 
 def _site(name: str, live: str, shape: tuple[int, int], recorder: Recorder, routing: Mapping[str, Routing]) -> SiteSensitivity:
     per_example = recorder.per_example(live)
-    if not torch.isfinite(per_example).all():
+    if torch.isinf(per_example).any() or torch.isnan(per_example[:, 0]).any():
         raise InputError(f"site {name!r}: gradient is not finite; check the model's weights and dtype")
     values = {statistic.replace("-", "_"): value for statistic, value in estimates(per_example.numpy()).items()}
     routed = (routing[live],) if live in routing else ()

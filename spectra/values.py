@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
 
 
 class InputError(ValueError):
@@ -23,7 +23,7 @@ def _nan_if_none(value: object) -> object:
 
 
 # A measured quantity. NaN, never a sentinel, when it could not be measured; JSON has no NaN, so it is `null` on disk.
-Measured = Annotated[float, BeforeValidator(_nan_if_none)]
+Measured = Annotated[float, BeforeValidator(_nan_if_none), WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "null"}]})]
 
 
 class Value(BaseModel):

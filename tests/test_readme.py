@@ -34,7 +34,7 @@ def test_the_console_block(folder):
         assert program == "plan"
         result = CliRunner().invoke(cli.main, arguments)
         assert result.exit_code == 0, (arguments, result.output)
-    assert len(list((folder / "plots").iterdir())) == 10
+    assert len(list((folder / "plots").iterdir())) == 12
 
 
 def test_the_python_block(folder, capsys):

@@ -8,6 +8,7 @@ import pytest
 
 import planner
 from planner.menus import Cut
+from planner.reports import Estimate
 from planner.strategies import STRATEGIES
 from spectra import InputError, load_spectra, open_checkpoint
 from spectra.sites import place
@@ -117,7 +118,7 @@ def test_lora_smoe_with_parity_gives_an_expert_per_task(sensitivity):
         counts = [len(site.ranks) for site, member in zip(plan.sites, members, strict=True) if member]
         assert counts == [int((row > limits).sum()) for row in values[members]]
     assert {rank for site in plan.sites for rank in site.ranks} == {8}
-    with pytest.raises(InputError, match="takes .* parameters as released, more than the budget '1%'; raise the budget"):
+    with pytest.raises(InputError, match=r"takes .* parameters as released, more than the budget '1%'; raise the budget"):
         planner.allocate(budget="1%", strategy="lora-smoe", sensitivity=both, parity=True)
 
 
@@ -336,7 +337,7 @@ def test_neither_the_order_of_sites_nor_the_scale_of_weights_changes_a_plan(evid
     fields = ("squared_gradient", "magnitude", "taylor", "fisher")
     scaled = [
         site.model_copy(update={
-            field: tuple(one.model_copy(update={"mean": 1e-7 * one.mean, "error": 1e-7 * one.error}) for one in getattr(site, field))
+            field: tuple(Estimate(mean=1e-7 * one.mean, error=1e-7 * one.error) for one in getattr(site, field))
             for field in fields
         })
         for site in evidence["sensitivity"].sites
@@ -357,10 +358,12 @@ def test_more_weight_never_gets_less(evidence, strategy):
 
 def test_noise_moves_evidence_towards_its_types_mean(spectra_report, sensitivity):
     clean = planner.allocate(budget="1%", strategy="combined", spectra=spectra_report, sensitivity=sensitivity)
-    noisy = [
-        site.model_copy(update={"squared_gradient": tuple(one.model_copy(update={"error": 3 * one.mean}) for one in site.squared_gradient)})
-        for site in sensitivity.sites
-    ]  # fmt: skip
+
+    def noisier(site):
+        estimates = tuple(Estimate(mean=one.mean, error=3 * one.mean) for one in site.squared_gradient)
+        return site.model_copy(update={"squared_gradient": estimates})
+
+    noisy = [noisier(site) for site in sensitivity.sites]
     report = sensitivity.model_copy(update={"sites": tuple(noisy)})
     plan = planner.allocate(budget="1%", strategy="combined", spectra=spectra_report, sensitivity=report)
     spread = [np.std(np.log([site.weight for site in one.sites])) for one in (clean, plan)]

@@ -1,0 +1,62 @@
+import csv
+import io
+import json
+
+import peft
+import pytest
+import transformers
+import yaml
+
+import planner
+from planner.export import FORMATS, export
+from spectra import InputError
+
+
+@pytest.fixture(scope="module")
+def mixed(spectra_report):
+    """A plan of single experts whose ranks differ by layer."""
+    return planner.allocate(budget="1%", strategy="alphalora", spectra=spectra_report, max_experts=1)
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")  # PEFT's calls, not ours
+def test_peft_builds_exactly_this(mixed, minilm, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(export(mixed, "peft"))
+    config = peft.LoraConfig.from_pretrained(tmp_path)
+    model = peft.get_peft_model(transformers.AutoModel.from_pretrained(minilm), config)
+    trainable, _ = model.get_nb_trainable_parameters()
+    assert trainable == mixed.parameters
+    modules = dict(model.base_model.model.named_modules())
+    assert len({site.ranks for site in mixed.sites}) > 1
+    for site in mixed.sites:
+        assert modules[site.name].r["default"] == sum(site.ranks)
+        assert modules[site.name].scaling["default"] == 2.0
+
+
+def test_peft_gives_a_mixture_its_total_rank_and_leaves_out_what_gets_nothing(uniform_plan, spectra_report):
+    config = json.loads(export(uniform_plan, "peft"))
+    assert (config["r"], config["rank_pattern"]) == (2, {})
+    plan = planner.allocate(budget="30k", strategy="uniform", granularity="module", min_rank=0, spectra=spectra_report)
+    config = json.loads(export(plan, "peft"))
+    assert config["target_modules"] == sorted(site.name for site in plan.sites if site.ranks)
+    assert len(config["target_modules"]) < len(plan.sites)
+    with pytest.raises(InputError, match="the plan adapts nothing"):
+        export(plan.without_adapters(), "peft")
+
+
+def test_tables_hold_every_site(mixed):
+    rows = list(csv.DictReader(io.StringIO(export(mixed, "csv"))))
+    assert [row["site"] for row in rows] == [site.name for site in mixed.sites]
+    assert sum(int(row["parameters"]) for row in rows) == mixed.parameters
+    assert [float(row["alpha"]) for row in rows] == pytest.approx([site.alpha for site in mixed.sites], rel=1e-5)
+    text = export(mixed, "markdown")
+    assert text.startswith("# alphalora for ")
+    assert text.count("\n| encoder.") == len(mixed.sites)
+    data = yaml.safe_load(export(mixed, "yaml"))
+    assert data["parameters"] == mixed.parameters
+    assert {name: tuple(site["ranks"]) for name, site in data["sites"].items()} == {s.name: s.ranks for s in mixed.sites}
+
+
+def test_unknown_formats_are_refused(mixed):
+    with pytest.raises(InputError, match="format 'toml': not one of peft, csv, markdown, yaml"):
+        export(mixed, "toml")
+    assert set(FORMATS) == {"peft", "csv", "markdown", "yaml"}

@@ -1,0 +1,97 @@
+"""Planning for a mixture-of-experts model, from its checkpoint and its probe to the plan."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import planner
+import spectra
+from planner.maps import maps
+from planner.show import difference_table, plan_table, sensitivity_table
+from spectra import InputError, open_checkpoint
+from spectra.sites import expert_index, place
+
+FAMILIES = {
+    "olmoe": lambda size: transformers.OlmoeConfig(**size, num_experts=4),
+    "mixtral": lambda size: transformers.MixtralConfig(**size, num_local_experts=4),
+    "gpt-oss": lambda size: transformers.GptOssConfig(**size, num_local_experts=4, head_dim=8),
+}
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def routed(request, tmp_path_factory):
+    """Checkpoint, spectra and sensitivity of a tiny model of routed experts."""
+    size = {
+        "vocab_size": 50,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 24,
+        "num_experts_per_tok": 2,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(FAMILIES[request.param](size))
+    folder = tmp_path_factory.mktemp(request.param)
+    model.save_pretrained(folder)
+    checkpoint = open_checkpoint(folder)
+    ids = torch.randint(3, 50, (8, 12), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    return {
+        "model": checkpoint,
+        "spectra": spectra.analyze(folder),
+        "sensitivity": planner.probe(model, [batch], checkpoint=checkpoint),
+    }
+
+
+def test_the_probe_knows_every_matrix_of_the_checkpoint(routed):
+    adaptable = {name for name in routed["model"].modules() if planner.evidence.is_adaptable(name)}
+    assert {site.name for site in routed["sensitivity"].sites} == adaptable
+    shares = {}
+    for site in routed["sensitivity"].sites:
+        if site.routing and site.name.endswith(("down_proj", "w2")):
+            shares.setdefault(place(site.name).layer, []).append(site.routing[0].frequency)
+    assert all(sum(layer) == pytest.approx(2) for layer in shares.values())
+
+
+def test_dr_lora_follows_demand_and_leaves_the_rest_alone(routed):
+    plan = planner.allocate(budget="20k", strategy="dr-lora", **routed)
+    adapted = [site for site in plan.sites if site.ranks]
+    assert all(site.routed and len(site.ranks) == 1 and site.top_k == 1 for site in adapted)
+    assert len(adapted) == 2 * 4 * 2  # gates and attention are left alone
+    by_expert = {}
+    for site in adapted:
+        by_expert.setdefault((place(site.name).layer, expert_index(site.name)), set()).add(site.ranks)
+    assert all(len(ranks) == 1 for ranks in by_expert.values())
+    weights, totals = np.array([(site.weight, sum(site.ranks)) for site in adapted]).T
+    assert (np.diff(totals[np.argsort(weights)]) >= -1).all()
+    assert len(set(totals.tolist())) > 1
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "combined", "sensitivity", "random"])
+def test_every_strategy_plans_experts_with_one_lora_each(routed, strategy):
+    plan = planner.allocate(budget="60k", strategy=strategy, **routed)
+    assert plan.budget.spent <= plan.budget.cap
+    assert all(len(site.ranks) <= 1 for site in plan.sites if site.routed)
+    assert planner.mismatches(plan, routed["model"]) == []
+
+
+def test_tables_and_maps_show_experts(routed):
+    plan = planner.allocate(budget="60k", **routed)
+    assert plan_table(plan).row_count == len(plan.sites)
+    assert sensitivity_table(routed["sensitivity"]).row_count == 2
+    shown = maps({site.name: site.weight for site in plan.sites})
+    assert shown[0].title == ""
+    assert all(one.values.shape == (2, 4) for one in shown[1:])
+    other = planner.allocate(budget="60k", strategy="uniform", **routed)
+    assert 0 < difference_table(plan, other).row_count <= len(plan.sites)
+
+
+def test_peft_cannot_express_experts(routed):
+    plan = planner.allocate(budget="60k", strategy="uniform", **routed)
+    with pytest.raises(InputError, match="PEFT cannot give routed experts ranks of their own"):
+        planner.export(plan, "peft")
