@@ -90,6 +90,8 @@ def _draw_stability(axes: Axes, report: SensitivityReport) -> None:
         axes.plot(sizes, [entry.rank_correlation for entry in task.stability], label=f"{task.name}: ranks", **look)  # type: ignore[arg-type]
         axes.plot(sizes, [entry.overlap for entry in task.stability], ls=":", label=f"{task.name}: top half", **look)  # type: ignore[arg-type]
     axes.set_xscale("log", base=2)
+    every = sorted({entry.examples for task in report.tasks for entry in task.stability})
+    axes.set_xticks(every, [str(size) for size in every])
     axes.set(
         xlabel="examples per sample", title="agreement of two samples, chance = 0", ylim=(min(0.0, axes.get_ylim()[0]), 1.02)
     )
