@@ -5,8 +5,9 @@ All experts' A are stacked into one (R, d_in) matrix and all B into one (d_out, 
     z = x A^T;   z *= scaling * gate of the expert that owns the column;   y = base(x) + z B^T
 
 That is exactly sum_e gate_e * scaling_e * B_e A_e x, with any ranks and no padding: no loop over experts, no sorting of tokens,
-no synchronisation with the host, static shapes. An expert that a token does not use has gate 0. Basis: a LoRA mixture equals one
-LoRA with block-wise rank activation (SMoRA, arXiv 2501.15103).
+no synchronisation with the host, static shapes. An expert that a token does not use has gate 0. The router's logits come out of
+the same product as z, so the input is read once, and the last product adds onto the base's output. Basis: a LoRA mixture equals
+one LoRA with block-wise rank activation (SMoRA, arXiv 2501.15103).
 
 Shapes: T tokens (any leading dimensions), E experts, R total rank.
 """
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 
 from planner import linear_shape
 from spectra import InputError
-from trainer.routers import ROUTERS
+from trainer.reports import MixtureSettings
+from trainer.routers import ROUTERS, Gates, Routing
+from trainer.routing import Routes
 
 
 class MixtureLinear(nn.Module):
@@ -39,20 +42,29 @@ class MixtureLinear(nn.Module):
         (True, (3, 8), (2, 8))
     """
 
-    column_scale: Tensor
-    expert_of_column: Tensor
+    gain: Tensor
 
     def __init__(
-        self, base: nn.Module, ranks: Sequence[int], top_k: int = 2, scaling: float | Sequence[float] = 1.0, router: str = "topk"
+        self,
+        base: nn.Module,
+        ranks: Sequence[int],
+        top_k: int = 2,
+        scaling: float | Sequence[float] = 1.0,
+        router: str = "topk",
+        *,
+        routes: Routes | None = None,
+        site: str = "",
     ) -> None:
         """Wrap a linear layer.
 
         Args:
-            base: an nn.Linear or a GPT-2 Conv1D; its parameters are frozen here.
+            base: an nn.Linear, also quantised to 4 or 8 bits, or a GPT-2 Conv1D; its parameters are frozen here.
             ranks: one per expert, zero allowed; none at all leaves the base alone.
             top_k: experts per token.
             scaling: factor on every expert's output, or one per expert.
             router: a name from the table in `trainer.routers`.
+            routes: what this layer shares with the model's other mixtures; its settings then apply, the router's name included.
+            site: the layer's name in the statistics of `routes`.
 
         Raises:
             InputError: a base that is not linear, a negative rank, a top_k or a number of scalings that does not fit the
@@ -61,9 +73,12 @@ class MixtureLinear(nn.Module):
         super().__init__()
         ranks = tuple(ranks)
         scalings = [float(scaling)] * len(ranks) if isinstance(scaling, int | float) else [float(scale) for scale in scaling]
-        _validate(ranks, top_k, scalings, router)
+        self.routes, self.site = routes, site
+        self.settings = routes.settings if routes else MixtureSettings()
+        self.routing = self.settings.router if routes else router
+        _validate(ranks, top_k, scalings, self.routing)
         self.base = base.requires_grad_(False)
-        self.ranks, self.top_k, self.routing = ranks, top_k, router
+        self.ranks, self.top_k, self.scalings = ranks, top_k, tuple(scalings)
         weight, shape = base.weight, linear_shape(base)
         if shape is None:
             raise InputError(f"a {type(base).__name__} is no linear layer")
@@ -74,9 +89,9 @@ class MixtureLinear(nn.Module):
         self.B = nn.Parameter(like.new_empty(d_out, sum(ranks)))
         self.router = nn.Parameter(like.new_empty(len(ranks), d_in)) if len(ranks) > 1 else None
         owners = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(ranks, dtype=torch.long))
-        # Derived from ranks and scaling, so not part of the state.
-        self.register_buffer("expert_of_column", (owners == torch.arange(len(ranks))[:, None]).to(like), persistent=False)
-        self.register_buffer("column_scale", torch.tensor(scalings, dtype=torch.float64)[owners].to(like), persistent=False)
+        gain = (owners == torch.arange(len(ranks))[:, None]) * torch.tensor(scalings, dtype=torch.float64)[:, None]
+        # (E, R): an expert's scaling in its own columns. Derived from ranks and scaling, so not part of the state.
+        self.register_buffer("gain", gain.to(like), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -91,26 +106,57 @@ class MixtureLinear(nn.Module):
         y: Tensor = self.base(x)
         if not self.A.numel():
             return y
-        x = x.to(self.A.dtype)
-        z = x @ self.A.T * self.column_scale
-        if self.router is not None:
-            z = z * (self.gates(x) @ self.expert_of_column.to(z.dtype))
-        return y + (z @ self.B.T).to(y.dtype)
+        x_TI = x.reshape(-1, x.shape[-1]).to(self.A.dtype)
+        z_TR, logits_TE = self._products(x_TI)
+        columns = self.gain.sum(0) if logits_TE is None else self.gates(logits_TE).to(z_TR.dtype) @ self.gain.to(z_TR.dtype)
+        z_TR = z_TR * columns
+        if y.dtype == z_TR.dtype == self.B.dtype:
+            return torch.addmm(y.reshape(-1, y.shape[-1]), z_TR, self.B.T).view(y.shape)
+        return y + (z_TR @ self.B.T).to(y.dtype).view(y.shape)
 
-    def gates(self, x: Tensor) -> Tensor:
-        """How much each expert counts for each token.
+    def _products(self, x_TI: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x A^T and the router's logits: one product, unless they differ in precision or in what they see."""
+        seen_TI = nn.functional.dropout(x_TI, self.settings.dropout, self.training)
+        if self.router is None:
+            return seen_TI @ self.A.T, None
+        device = x_TI.device.type
+        if torch.is_autocast_enabled(device) or seen_TI is not x_TI:
+            z_TR = seen_TI @ self.A.T
+            with torch.autocast(device, enabled=False):  # routing in single precision or better
+                return z_TR, x_TI @ self.router.T
+        both = x_TI @ torch.cat([self.A, self.router]).T
+        return both[:, : len(self.A)], both[:, len(self.A) :]
+
+    def gates(self, logits_TE: Tensor) -> Tensor:
+        """How much each expert counts for each token, decided in the logits' precision.
 
         Args:
-            x: (..., d_in).
+            logits_TE: (T, E).
 
         Returns:
-            (..., E) in x's dtype; decided in float32 or better. Rows sum to 1.
+            (T, E). Rows sum to 1, or less where a capacity limit turned the token away.
         """
-        assert self.router is not None
-        with torch.autocast(x.device.type, enabled=False):
-            dtype = torch.promote_types(x.dtype, torch.float32)
-            logits = x.to(dtype) @ self.router.to(dtype).T
-            return ROUTERS[self.routing](logits, self.top_k).to(x.dtype)
+        settings, real_T = self.settings, None
+        if self.routes is not None and self.routes.real is not None and self.routes.real.numel() == len(logits_TE):
+            real_T = self.routes.real.reshape(-1)
+        routing = Routing(
+            top_k=self.top_k,
+            training=self.training,
+            real_T=real_T,
+            capacity=settings.capacity,
+            expert_dropout=settings.expert_dropout,
+        )
+        gates = ROUTERS[self.routing](logits_TE, routing)
+        if self.routes is not None and self.training:
+            self._tell(logits_TE, gates, real_T)
+        return gates.gates
+
+    def _tell(self, logits_TE: Tensor, gates: Gates, real_T: Tensor | None) -> None:
+        assert self.routes is not None
+        if self.routes.wants_loss():
+            self.routes.add_loss(logits_TE, gates, real_T)
+        if self.routes.recording:
+            self.routes.record(self.site, logits_TE, gates, real_T)
 
     def extra_repr(self) -> str:
         """What print(model) shows beside the base."""

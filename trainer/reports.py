@@ -10,7 +10,28 @@ from spectra.values import Document, Measured, Value
 REPORT, EVALUATION = "run.json", "evaluation.json"
 
 
-class TrainSettings(Value):
+class MixtureSettings(Value):
+    """How the planned experts are built and routed; needed again to rebuild a run's model."""
+
+    router: Literal["topk", "sira", "dense", "constant"] = "topk"
+    """How gates follow from the router's logits."""
+    capacity: Annotated[float, Field(gt=0, le=1000)] = 1.25
+    """sira: an expert takes at most this many times its even share of a batch's tokens, in training."""
+    expert_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """sira: probability that an expert is closed to a token, in training."""
+    balance_loss: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """Weight of the Switch balance loss of every router; 0.01 is usual."""
+    z_loss: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """Weight of the routers' z-loss; 0.001 is usual."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of the adapters' inputs, in training."""
+    init: Literal["kaiming", "svd"] = "kaiming"
+    """Of the experts: A random and B zero, or segments of the weight's own singular vectors (GOAT; with one expert PiSSA)."""
+    alpha: Annotated[float, Field(gt=0, le=1000)] = 4.0
+    """Every expert is scaled by alpha / sqrt(rank)."""
+
+
+class TrainSettings(MixtureSettings):
     """How to train. Defaults suit adapters on a small encoder; the learning rate is the one to tune first."""
 
     epochs: Annotated[float, Field(gt=0, le=100_000)] = 3.0
@@ -26,6 +47,20 @@ class TrainSettings(Value):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of matrix products; `auto` is bf16 where the hardware has units for it. Weights, adapters and routing stay in float32."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class RouteHealth(Value):
+    """How one mixture's router has used its experts, padding left out."""
+
+    site: str
+    shares: tuple[float, ...]
+    """Of the gates' mass, one per expert; they sum to 1."""
+    entropy: Measured
+    """Mean entropy of the router's probabilities over its largest possible value: 1 undecided, 0 certain."""
+    effective_support: Measured
+    """exp of the shares' entropy: how many experts do the work."""
+    dropped: Measured
+    """Share of picks that a capacity limit turned away."""
 
 
 class LogPoint(Value):
