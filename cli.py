@@ -300,55 +300,94 @@ def check(plan: Path, model: str) -> None:
     click.echo(f"{plan} fits {model}: {len(loaded.sites)} sites, {loaded.parameters:,} trainable parameters")
 
 
+def _from_file(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> None:
+    """Options from a YAML file; what stands on the command line wins."""
+    if path is None:
+        return
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    known = {name for parameter in ctx.command.params for name in (parameter.name, parameter.opts[-1].lstrip("-")) if name}
+    if not isinstance(found, dict) or (odd := sorted(map(str, found.keys() - known))):
+        what = f"unknown option {odd[0]!r}" if isinstance(found, dict) else "not a mapping of options to values"
+        raise InputError(f"{path}: {what}; plan train --help lists the options")
+    names = {parameter.opts[-1].lstrip("-"): parameter.name for parameter in ctx.command.params}
+    ctx.default_map = {names.get(str(name), name): value for name, value in found.items()}
+
+
+def _numbers(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(part) for part in str(text).split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no list of numbers such as 2,1") from None
+
+
 @main.command()
 @click.argument("plan", type=PATH)
+@click.option(
+    "--config", type=PATH, is_eager=True, expose_value=False, callback=_from_file, help="YAML file of the options below."
+)
 @click.option("--model", required=True, help="The base model, a folder or a hub id.")
 @click.option(
-    "--data",
-    type=PATH,
-    required=True,
-    help="Dataset file: text and label columns for classification, text for language modelling.",
+    "--data", type=PATH, multiple=True, required=True,
+    help="Dataset file: text and label to classify; text, prompt and completion, alpaca, messages or ShareGPT for a language model."
+    " Repeat for a mixture of tasks.",
+)  # fmt: skip
+@click.option(
+    "--weights", callback=_numbers, help="How often each file is drawn from, such as 2,1.  [default: all, once an epoch]"
+)
+@click.option(
+    "--eval-data", type=PATH, help="Held-out file scored during the run; the best adapters are kept in the folder best."
 )
 @click.option("-o", "--output", type=PATH, default=Path("run"), show_default=True, help="The run's folder.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint of an interrupted run.")
 @_json_option
 @_options_of(TrainSettings)
-def train(plan: Path, model: str, data: Path, output: Path, resume: bool, as_json: bool, **settings: Any) -> None:
+def train(
+    plan: Path, model: str, data: tuple[Path, ...], weights: list[float] | None, eval_data: Path | None, output: Path,
+    resume: bool, as_json: bool, **settings: Any,
+) -> None:  # fmt: skip
     """Build the mixture of LoRA experts that PLAN describes and fine-tune it."""
     from planner import Plan
+    from spectra.ranks import is_first
     from trainer import train as run
+    from trainer.show import run_summary
 
     chosen = TrainSettings.checked(settings, "training settings")
     with _bar("training") as update:
         report = run(
-            Plan.load(plan), model, data, output, chosen, resume=resume,
+            Plan.load(plan), model, data, output, chosen, weights=weights, evaluation=eval_data, resume=resume,
             progress=lambda step, steps, loss: update(step, steps, "" if math.isnan(loss) else f"loss {loss:.3f}"),
         )  # fmt: skip
+    if not is_first():
+        return
     if as_json:
         click.echo(report.to_json(), nl=False)
-        return
-    truncated = f", {report.truncated:,} of them cut to {report.settings.max_length} tokens" if report.truncated else ""
-    _show(
-        f"trained {report.adapter_parameters:,} adapter and {report.head_parameters:,} head parameters for {report.steps} steps"
-        f" on {report.examples:,} texts{truncated}; loss {report.curve[0].loss:.3f} -> {report.curve[-1].loss:.3f}",
-        f"wrote {output}",
-    )
+    else:
+        _show(run_summary(report), f"wrote {output}")
 
 
 @main.command()
 @click.argument("run", type=PATH)
-@click.option("--data", type=PATH, required=True, help="Held-out dataset file.")
+@click.option("--data", type=PATH, multiple=True, required=True, help="Held-out dataset file; repeat for several tasks.")
 @click.option("--model", help="The base model, if it is no longer where the run found it.")
+@click.option(
+    "--generate", type=click.IntRange(0), default=0, show_default=True,
+    help="Generate up to this many tokens for every prompt and count exact matches.",
+)  # fmt: skip
 @click.option("-o", "--output", type=PATH, help="Where the result goes.  [default: evaluation.json in RUN]")
 @_json_option
-def evaluate(run: Path, data: Path, model: str | None, output: Path | None, as_json: bool) -> None:
+def evaluate(run: Path, data: tuple[Path, ...], model: str | None, generate: int, output: Path | None, as_json: bool) -> None:
     """Evaluate a run on held-out data, beside the untrained head and the majority class."""
     from trainer import EVALUATION
     from trainer import evaluate as measure
 
     require_writable(output or run / EVALUATION)
     with _bar("evaluating") as update:
-        result = measure(run, data, base=model, progress=update)
+        result = measure(run, data, base=model, generate=generate, progress=update)
     result.save(output or run / EVALUATION)
     if as_json:
         click.echo(result.to_json(), nl=False)
@@ -356,11 +395,26 @@ def evaluate(run: Path, data: Path, model: str | None, output: Path | None, as_j
         _show_scores(result)
 
 
+@main.command()
+@click.argument("run", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="Folder for the merged model.")
+@click.option("--model", help="The base model, if it is no longer where the run found it.")
+def merge(run: Path, output: Path, model: str | None) -> None:
+    """Fold the adapters of RUN into its base model, where its plan has no router, and write an ordinary checkpoint."""
+    from trainer import merge as fold
+
+    _show(f"wrote {fold(run, output, base=model)}; logits are those of the run")
+
+
 def _show_scores(result: "Evaluation", more: "Mapping[str, Score] | None" = None) -> None:
     from trainer.show import score_table
 
     rows = {"fine-tuned": result.trained, **(more or {}), "untrained": result.untrained, "majority class": result.majority}
     _show(score_table(rows, result.examples))
+    if len(result.tasks) > 1:
+        for task in result.tasks:
+            scores = {"fine-tuned": task.trained, "untrained": task.untrained, "majority class": task.majority}
+            _show(score_table(scores, task.examples, task.name))
 
 
 @main.command()

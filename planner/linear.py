@@ -15,6 +15,19 @@ def linear_shape(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
+def add_to_weight(module: nn.Module, update_OI: Tensor) -> None:
+    """Add to a linear module's weight in place, in double precision.
+
+    Args:
+        module: one that has a `linear_shape`, not quantised.
+        update_OI: (d_out, d_in).
+    """
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    update = update_OI.T if isinstance(module, Conv1D) else update_OI
+    weight.copy_((weight.double() + update.double()).to(weight.dtype))
+
+
 def dense_weight(module: nn.Module, dtype: torch.dtype) -> Tensor:
     """A linear module's weight as (d_out, d_in), dequantised if it is stored as bitsandbytes codes.
 

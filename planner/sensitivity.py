@@ -11,17 +11,15 @@ No clipping, no weight updates, dropout off, every site sees the same examples: 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as checkpoint_call
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from planner.evidence import is_adaptable
 from planner.experts import expert_sites, is_experts
 from planner.linear import linear_shape
+from planner.recompute import recompute
 from planner.recording import Recorder
 from planner.reports import Routing, SensitivityReport, SiteSensitivity, Task
 from planner.statistics import estimates, stability
@@ -183,19 +181,13 @@ def _frozen_evaluation(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _recomputed(model: nn.Module, wanted: bool) -> Iterator[None]:
-    """Let each layer drop its activations and compute them again in the backward pass.
-
-    Such layers only act in training mode: it is set on them alone, not on the dropout inside.
-    """
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)] if wanted else []
-    if wanted and not layers:
-        raise InputError(f"{type(model).__name__} does not support gradient checkpointing")
-    before = [(layer.training, layer.gradient_checkpointing) for layer in layers]
+    """Checkpoint the layers, which takes training mode: it is set on them alone, not on the dropout inside."""
+    modes = {module: module.training for module in model.modules()}
+    layers = recompute(model) if wanted else []
     for layer in layers:
-        layer.training = layer.gradient_checkpointing = True
-        layer._gradient_checkpointing_func = partial(checkpoint_call, use_reentrant=False)
+        layer.training = True
     try:
         yield
     finally:
-        for layer, (training, checkpointing) in zip(layers, before, strict=True):
-            layer.training, layer.gradient_checkpointing = training, checkpointing
+        for layer in layers:
+            layer.training, layer.gradient_checkpointing = modes[layer], False

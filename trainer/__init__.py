@@ -6,17 +6,19 @@ Reading a run's report needs no torch, so what does is loaded on first use.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from trainer.reports import EVALUATION, REPORT, Evaluation, RunReport, Score, TrainSettings
+from trainer.reports import BEST, EVALUATION, REPORT, Evaluation, RunReport, Score, TrainSettings
 
 if TYPE_CHECKING:
     from trainer.adapters import load_adapters
     from trainer.build import apply_plan
     from trainer.evaluate import evaluate
+    from trainer.merge import merge
     from trainer.mixture import MixtureLinear
     from trainer.sampling import load_sample
     from trainer.train import train
 
 __all__ = [
+    "BEST",
     "EVALUATION",
     "REPORT",
     "Evaluation",
@@ -28,6 +30,7 @@ __all__ = [
     "evaluate",
     "load_adapters",
     "load_sample",
+    "merge",
     "train",
 ]
 
@@ -37,6 +40,7 @@ _HOMES = {
     "evaluate": "evaluate",
     "load_adapters": "adapters",
     "load_sample": "sampling",
+    "merge": "merge",
     "train": "train",
 }
 

@@ -1,33 +1,45 @@
-"""What a run leaves behind, and how to get the model back from it.
+"""Adapters on disk: what a run leaves behind, and how it becomes a model again.
 
-adapter_model.safetensors    every trained tensor under its name in the live model: A, B and router of each site, and a task head
-adapter_config.json          which base model, which task, how to rebuild; a peft_type that PEFT refuses instead of misreading
+adapter_model.safetensors    the trained tensors, with a probe's tokens and logits in its metadata
+adapter_config.json          PEFT's own configuration where the plan has no routers, so that PEFT loads the folder; else a
+                             peft_type that PEFT refuses instead of misreading
+loraplan.json                which base model, which task, how to rebuild
 plan.json                    the plan that was built
+
+Without routers the tensors are in PEFT's names, and every B carries its expert's scaling, so that lora_alpha / r is 1 everywhere:
+programs that read one scale for all modules get it right too. Saving and loading both end by comparing logits on the probe.
 """
 
+import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from planner import Plan, require_match
+from planner.linear import add_to_weight
 from spectra import Checkpoint, InputError, open_checkpoint
 from spectra.values import Value, read_json, write_atomic
-from trainer.build import apply_plan
+from trainer.build import apply_plan, mixtures
 from trainer.data import TaskKind
 from trainer.models import head, load_model
+from trainer.reports import MixtureSettings
+from trainer.stock import from_stock, is_stock, stock_config, to_stock
 
-WEIGHTS, CONFIG, PLAN = "adapter_model.safetensors", "adapter_config.json", "plan.json"
+WEIGHTS, PEFT_CONFIG, CONFIG, PLAN = "adapter_model.safetensors", "adapter_config.json", "loraplan.json", "plan.json"
+PROBE_TOKENS = 16
+PARITY = 1e-3  # of the largest logit: beyond rounding on another machine, far below any wrong weight
 
 
 class AdapterConfig(Value):
     """Everything but the tensors that rebuilding a run's model takes."""
 
-    peft_type: Literal["LORAPLAN_MIXTURE"] = "LORAPLAN_MIXTURE"
     version: Literal[1] = 1
     base_model_name_or_path: str
     kind: TaskKind
@@ -35,12 +47,14 @@ class AdapterConfig(Value):
     label_counts: tuple[Annotated[int, Field(ge=1)], ...]
     """Training examples per label, in the order of `labels`."""
     max_length: int
+    loss_on: Literal["completion", "all"] = "completion"
     seed: int
     """Of the head's initial weights."""
     pad_token_id: int | None
     """The tokenizer's padding token."""
     base_weights: str
     """Identifies the base's values, so that another training of the same architecture is not taken for it."""
+    mixture: MixtureSettings
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -48,16 +62,70 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in model.named_parameters() if tensor.requires_grad}
 
 
-def save_adapters(folder: str | Path, model: nn.Module, plan: Plan, config: AdapterConfig) -> None:
-    """Write a run's adapters, configuration and plan.
+def save_adapters(folder: str | Path, model: Any, plan: Plan, config: AdapterConfig) -> None:
+    """Write a run's adapters, configuration and plan, and check that what is on disk is what is in memory.
 
     Raises:
-        InputError: a file cannot be written.
+        InputError: a file cannot be written, or does not hold what was written.
     """
     folder = Path(folder)
-    write_atomic(folder / WEIGHTS, save(trained_state(model), metadata={"format": "pt"}))
+    state = trained_state(model)
+    stock = is_stock(plan)
+    written = to_stock(model, state) if stock else state
+    ids, logits = probe(model)
+    metadata = {"format": "pt", "probe_ids": json.dumps(ids), "probe_logits": json.dumps(logits)}
+    write_atomic(folder / WEIGHTS, save(written, metadata=metadata))
+    marker = stock_config(plan, config.base_model_name_or_path, config.kind, list(head(model))) if stock else _refusal(config)
+    write_atomic(folder / PEFT_CONFIG, json.dumps(marker, indent=2) + "\n")
     write_atomic(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
     plan.save(folder / PLAN)
+    back = load_file(folder / WEIGHTS)
+    if back.keys() != written.keys() or not all(torch.equal(back[name], written[name]) for name in back):
+        raise InputError(
+            f"{folder / WEIGHTS}: reading it back gives other values than were written; the disk is not to be trusted"
+        )
+
+
+def _refusal(config: AdapterConfig) -> dict[str, str]:
+    return {
+        "peft_type": "LORAPLAN_MIXTURE",
+        "base_model_name_or_path": config.base_model_name_or_path,
+        "load_with": "trainer.load_adapters",
+    }
+
+
+@torch.no_grad()
+def probe(model: Any) -> tuple[list[int], list[float]]:
+    """A fixed row of tokens and the model's logits on it: of the classes, or of the first tokens after the last."""
+    vocabulary, pad = model.config.get_text_config().vocab_size, model.config.get_text_config().pad_token_id
+    ids = [(97 * position + 11) % vocabulary for position in range(PROBE_TOKENS)]
+    ids = [(token + 1) % vocabulary if token == pad else token for token in ids]
+    training = model.training
+    model.eval()
+    row = torch.tensor([ids], device=next(model.parameters()).device)
+    logits = model(input_ids=row, attention_mask=torch.ones_like(row)).logits
+    model.train(training)
+    last = logits[0] if logits.ndim == 2 else logits[0, -1]
+    return ids, last[:PROBE_TOKENS].float().cpu().tolist()
+
+
+def require_parity(model: Any, path: Path) -> None:
+    """Compare a loaded model's logits with those that were saved beside its tensors.
+
+    Raises:
+        InputError: they differ by more than rounding.
+    """
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    if "probe_logits" not in metadata:
+        return
+    _, found = probe(model)
+    expected = json.loads(metadata["probe_logits"])
+    error = max((abs(a - b) for a, b in zip(found, expected, strict=True)), default=0.0)
+    if not error <= PARITY * max(1.0, *map(abs, expected)):
+        raise InputError(
+            f"{path}: the loaded model's logits differ by {error:.3g} from those when it was saved; wrong base model?"
+        )
 
 
 def load_config(folder: str | Path) -> AdapterConfig:
@@ -72,16 +140,23 @@ def load_config(folder: str | Path) -> AdapterConfig:
     return AdapterConfig.checked(read_json(path), path)
 
 
-def load_state(path: Path, model: nn.Module) -> None:
+def load_state(path: Path, model: nn.Module, plan: Plan | None = None) -> None:
     """Fill a model's trainable tensors from a file.
+
+    Args:
+        path: a checkpoint's or a run's tensors.
+        model: as built from the plan.
+        plan: the run's plan, for a finished run, whose tensors may be in PEFT's names.
 
     Raises:
         InputError: the file is unreadable, or its tensors are not exactly the model's trainable ones.
     """
     try:
-        stored = load_file(path)
+        stored: Mapping[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a readable safetensors file: {error}") from None
+    if plan is not None and is_stock(plan):
+        stored = from_stock(model, stored)
     wanted = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if odd := sorted(stored.keys() ^ wanted.keys()):
         where = "in the file but not in the model" if odd[0] in stored else "in the model but not in the file"
@@ -90,6 +165,8 @@ def load_state(path: Path, model: nn.Module) -> None:
         for name, parameter in wanted.items():
             if stored[name].shape != parameter.shape:
                 raise InputError(f"{path}: {name!r} has shape {list(stored[name].shape)}, the model {list(parameter.shape)}")
+            if not torch.isfinite(stored[name]).all():
+                raise InputError(f"{path}: {name!r} holds NaN or infinite values")
             parameter.copy_(stored[name])
 
 
@@ -111,17 +188,18 @@ def build(checkpoint: Checkpoint, plan: Plan, config: AdapterConfig) -> Any:
     require_match(plan, checkpoint)
     if checkpoint.weights != config.base_weights:
         raise InputError(f"{checkpoint.folder}: not the base model of this run: same architecture, other weights")
-    model = apply_plan(load_model(checkpoint, config.kind, config.labels, config.seed, config.pad_token_id), plan)
+    loaded = load_model(checkpoint, config.kind, config.labels, config.seed, config.pad_token_id)
+    model = apply_plan(loaded, plan, config.mixture)
     for parameter in head(model).values():
         parameter.requires_grad_(True)
     return model
 
 
 def load_adapters(folder: str | Path, base: str | Path | None = None) -> Any:
-    """Rebuild a run's fine-tuned model.
+    """Rebuild a run's fine-tuned model, and check its logits against those when it was saved.
 
     Args:
-        folder: what `plan train` wrote.
+        folder: what `plan train` wrote, or its folder `best`.
         base: the base model, if it is no longer where the run found it.
 
     Returns:
@@ -133,6 +211,30 @@ def load_adapters(folder: str | Path, base: str | Path | None = None) -> Any:
     folder = Path(folder)
     config = load_config(folder)
     checkpoint = find_base(config, base)
-    model = build(checkpoint, Plan.load(folder / PLAN), config)
-    load_state(folder / WEIGHTS, model)
+    plan = Plan.load(folder / PLAN)
+    model = build(checkpoint, plan, config)
+    load_state(folder / WEIGHTS, model, plan)
+    require_parity(model, folder / WEIGHTS)
     return model.eval()
+
+
+@torch.no_grad()
+def merged(model: Any) -> Any:
+    """Fold every adapter into its base layer's weight, in place, and put the base layers back.
+
+    Raises:
+        InputError: a site with a router, whose effect depends on the token, or a quantised base.
+    """
+    for name, mixture in mixtures(model).items():
+        if mixture.router is not None:
+            raise InputError(
+                f"site {name!r} has a router: a mixture cannot be folded into one weight; load it with load_adapters"
+            )
+        weight = mixture.base.weight
+        assert isinstance(weight, Tensor)
+        if not weight.is_floating_point():
+            raise InputError(f"site {name!r}: its base is quantised; load the model unquantised to merge")
+        add_to_weight(mixture.base, math.prod(mixture.scalings) * (mixture.B.double() @ mixture.A.double()))
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, mixture.base)
+    return model

@@ -1,29 +1,32 @@
 """Model + Plan -> model with mixtures of LoRA experts, everything else frozen."""
 
 import math
+import sys
+from collections import Counter
 from typing import TypeVar
 
 from torch import nn
 
 from planner import Plan, PlannedSite, linear_shape
 from spectra import InputError
-from spectra.sites import resolve
+from spectra.sites import place, projection_type, resolve, short
 from trainer.mixture import MixtureLinear
+from trainer.reports import MixtureSettings
+from trainer.routing import Routes
 
 M = TypeVar("M", bound=nn.Module)
-# rsLoRA's rule (Kalajdzievski, arXiv 2312.03732): scaling ALPHA / sqrt(rank) keeps the update's size steady as the rank grows.
-ALPHA = 4.0
 
 
-def apply_plan(model: M, plan: Plan) -> M:
+def apply_plan(model: M, plan: Plan, settings: MixtureSettings | None = None) -> M:
     """Give every planned module its experts and freeze everything else, in place.
 
     Afterwards exactly the plan's parameters are trainable; unfreeze a task head yourself. All sites are checked before any is
-    touched.
+    touched. What was adapted is said on standard error.
 
     Args:
         model: any torch module whose planned sites are linear; prefixes added by a task head are seen through.
         plan: what to build.
+        settings: how to build and route it.
 
     Returns:
         The same model.
@@ -36,20 +39,36 @@ def apply_plan(model: M, plan: Plan) -> M:
     for site in plan.sites:
         _check(site, modules[found[site.name]] if site.name in found else None, type(model).__name__)
     model.requires_grad_(False)
+    routes = Routes(settings or MixtureSettings())
     for site in plan.sites:
         if site.ranks:
             parent, _, child = found[site.name].rpartition(".")
-            setattr(modules[parent], child, _mixture(modules[found[site.name]], site))
+            setattr(modules[parent], child, _mixture(modules[found[site.name]], site, routes))
+    model.register_forward_pre_hook(routes.begin, with_kwargs=True)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     if trainable != plan.parameters:
         raise InputError(
             f"built {trainable} trainable parameters where the plan says {plan.parameters}; is a planned module shared?"
         )
+    print(_summary(plan), file=sys.stderr)
     return model
 
 
-def _mixture(base: nn.Module, site: PlannedSite) -> MixtureLinear:
-    return MixtureLinear(base, site.ranks, site.top_k, [ALPHA / math.sqrt(rank) for rank in site.ranks])
+def _mixture(base: nn.Module, site: PlannedSite, routes: Routes) -> MixtureLinear:
+    # rsLoRA's rule (Kalajdzievski, arXiv 2312.03732): alpha / sqrt(rank) keeps the update's size steady as the rank grows.
+    scaling = [routes.settings.alpha / math.sqrt(rank) for rank in site.ranks]
+    return MixtureLinear(base, site.ranks, site.top_k, scaling, routes=routes, site=site.name)
+
+
+def _summary(plan: Plan) -> str:
+    """One line: how many modules of which kinds, and what they cost."""
+    adapted = [site.name for site in plan.sites if site.ranks]
+    kinds = Counter(short(projection_type(name)) for name in adapted)
+    layers = {(where.stack, where.layer) for name in adapted if (where := place(name))}
+    shown = ", ".join(f"{kind} x {count}" for kind, count in kinds.items())
+    return (
+        f"adapted {len(adapted)} modules in {len(layers)} layers ({shown}); {plan.parameters:,} trainable parameters, as planned"
+    )
 
 
 def _check(site: PlannedSite, module: nn.Module | None, model: str) -> None:
@@ -65,3 +84,8 @@ def _check(site: PlannedSite, module: nn.Module | None, model: str) -> None:
 def mixtures(model: nn.Module) -> dict[str, MixtureLinear]:
     """The adapted modules by their name in the model."""
     return {name: module for name, module in model.named_modules() if isinstance(module, MixtureLinear)}
+
+
+def routes_of(model: nn.Module) -> Routes | None:
+    """What a model's mixtures share; None if it has none."""
+    return next((mixture.routes for mixture in mixtures(model).values()), None)

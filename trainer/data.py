@@ -1,23 +1,28 @@
 """Dataset files -> tokenised examples.
 
-A file with `text` and `label` columns is a classification task, one with `text` alone is causal language modelling. Reading,
-caching and memory mapping are the datasets library's; what is ours is saying precisely what is wrong with a file.
+The columns of a file say which format it has (`trainer.formats`) and so whether it is classification or language modelling.
+Reading and memory mapping are the datasets library's; what is ours is saying precisely what is wrong with a file.
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import datasets
+import numpy as np
 from torch import Tensor
-from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from spectra import InputError
+from trainer.formats import FORMATS, LossOn, csv_options, detect, encode
+from trainer.packing import CausalCollator, pack_rows
 
 TaskKind = Literal["classification", "causal"]
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +31,9 @@ class Texts:
 
     path: Path
     rows: Any
-    """A datasets.Dataset with `text` and, for classification, `label` as strings."""
+    """A datasets.Dataset of canonical rows, and in `row` the number that each had in the file, from 1."""
+    format: str | None = None
+    """Name in `trainer.formats.FORMATS` of what the file's columns are; None where a caller has not passed it on."""
 
     @property
     def kind(self) -> TaskKind:
@@ -45,16 +52,24 @@ class Examples:
 
     kind: TaskKind
     rows: Any
-    """A datasets.Dataset with `input_ids`, `attention_mask` and `labels`: a class id, or one token id per token."""
+    """A datasets.Dataset with `input_ids`, `attention_mask` and `labels`: a class id, or per token its id or -100 for no loss.
+    Packed rows have `position_ids` and no `attention_mask`."""
     truncated: int
     """How many texts were longer than the maximum length and lost their end."""
+    dropped: int = 0
+    """How many texts are not among the rows because they had no token to learn from, before or after losing their end."""
+
+    @property
+    def packed(self) -> bool:
+        """Whether a row holds several examples."""
+        return "position_ids" in self.rows.column_names
 
 
 def read_texts(path: str | Path) -> Texts:
     """Read a dataset file: .jsonl, .json, .csv or .parquet.
 
     Raises:
-        InputError: missing, empty or malformed file (with the line), no `text` column, or a row without a usable text or label.
+        InputError: missing, empty or malformed file (with the line), columns that fit no format, or a row that does not fit its.
     """
     path = Path(path)
     if path.suffix not in READERS:
@@ -64,20 +79,37 @@ def read_texts(path: str | Path) -> Texts:
     if path.stat().st_size == 0:
         raise InputError(f"{path}: empty file, no examples")
     rows = _load(path)
-    if "text" not in rows.column_names:
-        raise InputError(f"{path}: no column 'text' among {', '.join(rows.column_names)}")
-    rows = rows.select_columns([name for name in ("text", "label") if name in rows.column_names])
     if len(rows) == 0:
         raise InputError(f"{path}: no examples")
-    strings = datasets.Features({name: datasets.Value("string") for name in rows.column_names})
-    return Texts(path=path, rows=rows.map(_checked, fn_kwargs={"path": str(path)}, with_indices=True, features=strings))
+    try:
+        name = detect(rows.column_names)
+    except InputError as fault:
+        raise InputError(f"{path}: {fault}") from None
+    return Texts(path=path, rows=_canonical(rows, path, name), format=name)
+
+
+def _canonical(rows: Any, path: Path, name: str) -> Any:
+    # The library's cache knows a function by its name alone and would return what an older version of ours had made.
+    features = datasets.Features(FORMATS[name].becomes | {"row": datasets.Value("int64")})
+    options = {"remove_columns": rows.column_names, "features": features, "load_from_cache_file": False}
+    return rows.map(_checked, with_indices=True, fn_kwargs={"path": str(path), "name": name}, **options)
+
+
+def _checked(row: Any, index: int, path: str, name: str) -> dict[str, Any]:
+    try:
+        return FORMATS[name].canonical(row) | {"row": index + 1}
+    except InputError as fault:
+        raise InputError(f"{path}: row {index + 1}: {fault}") from None
 
 
 def _load(path: Path) -> Any:
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
-        return datasets.load_dataset(READERS[path.suffix], data_files=str(path), split="train")
+        options = csv_options(path) if path.suffix == ".csv" else {}
+        return datasets.load_dataset(READERS[path.suffix], data_files=str(path), split="train", **options)
+    except InputError:
+        raise
     except (datasets.exceptions.DatasetGenerationError, StopIteration, ValueError) as error:
         raise InputError(_what_is_wrong(path, error)) from None
 
@@ -93,20 +125,20 @@ def _what_is_wrong(path: Path, error: Exception) -> str:
             except ValueError as fault:
                 return f"{path}:{number}: not JSON: {fault}"
             if not isinstance(record, dict):
-                return f"{path}:{number}: expected an object with 'text', found {type(record).__name__}"
+                return f"{path}:{number}: expected an object, one example, found {type(record).__name__}"
     reason = str(error.__cause__ or error).strip() or "no examples"
     return f"{path}: no examples" if "no data" in reason else f"{path}: cannot be read: {reason.splitlines()[0]}"
 
 
-def _checked(row: dict[str, Any], index: int, path: str) -> dict[str, str]:
-    if not isinstance(row["text"], str) or not row["text"].strip():
-        raise InputError(f"{path}: row {index + 1}: text is {row['text']!r}; every row needs one")
-    if row.get("label", "any") in (None, ""):
-        raise InputError(f"{path}: row {index + 1}: label is missing")
-    return {name: str(value) for name, value in row.items()}
-
-
-def tokenise(texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: int, labels: Sequence[str] = ()) -> Examples:
+def tokenise(
+    texts: Texts,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    labels: Sequence[str] = (),
+    *,
+    loss_on: LossOn = "completion",
+    packing: bool = False,
+) -> Examples:
     """Turn texts into token ids, cut at `max_length`.
 
     Args:
@@ -114,47 +146,144 @@ def tokenise(texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: int, 
         tokenizer: the model's own.
         max_length: in tokens.
         labels: the run's labels, whose positions become class ids; none for causal language modelling.
+        loss_on: of a prompt and completion or a conversation, what the loss counts: the completion or the assistant's turns, or
+            everything. Of a plain text it counts everything.
+        packing: put several examples into one row; see `pack`.
 
     Raises:
-        InputError: a label that the run does not know.
+        InputError: a label that the run does not know, packing for classification, a text or a conversation that cannot be
+            tokenised, or no example with a token to learn from.
     """
-    ids = {label: position for position, label in enumerate(labels)}
+    if packing and texts.kind == "classification":
+        raise InputError(f"{texts.path}: classification cannot be packed, its texts have one label each; train without packing")
     if labels:
-        _require_known(texts, ids)
+        return _classified(texts, tokenizer, max_length, labels)
+    plain = "text" in texts.rows.column_names
+    encoded = list(_plain(texts, tokenizer, max_length) if plain else _answers(texts, tokenizer, max_length, loss_on))
+    kept = [example for example in encoded if (example.labels[1:] != -100).any()]
+    if not kept:
+        raise InputError(f"{texts.path}: no example has a token to learn from within max_length {max_length}; raise it")
+    columns = {"input_ids": [example.ids for example in kept], "labels": [example.labels for example in kept]}
+    rows = datasets.Dataset.from_dict(columns | {"attention_mask": [np.ones_like(example.ids) for example in kept]})
+    truncated = sum(example.cut for example in encoded)
+    examples = Examples(kind="causal", rows=rows, truncated=truncated, dropped=len(encoded) - len(kept))
+    return pack(examples, max_length) if packing else examples
+
+
+class _Encoded(NamedTuple):
+    """Token ids and labels of an example, int32 arrays, and whether it lost tokens."""
+
+    ids: Any
+    labels: Any
+    cut: bool
+
+
+def _classified(texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: int, labels: Sequence[str]) -> Examples:
+    ids = {label: position for position, label in enumerate(labels)}
+    _require_known(texts, ids)
     full = tokenizer(list(texts.rows["text"]), truncation=True, max_length=max_length, return_overflowing_tokens=False)
-    if not labels:
-        _require_targets(texts, full["input_ids"])
-    longer = sum(len(tokens) == max_length for tokens in full["input_ids"])
-    truncated = longer and _count_longer(texts, tokenizer, max_length)
-    targets = [ids[label] for label in texts.rows["label"]] if labels else [list(tokens) for tokens in full["input_ids"]]
+    truncated = sum(_lost(list(texts.rows["text"]), full["input_ids"], tokenizer, max_length))
+    targets = [ids[label] for label in texts.rows["label"]]
     columns = {"input_ids": full["input_ids"], "attention_mask": full["attention_mask"], "labels": targets}
-    return Examples(kind="classification" if labels else "causal", rows=datasets.Dataset.from_dict(columns), truncated=truncated)
-
-
-def _count_longer(texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: int) -> int:
-    lengths = tokenizer(list(texts.rows["text"]), truncation=False, return_length=True, verbose=False)["length"]
-    return sum(length > max_length for length in lengths)
-
-
-def _require_targets(texts: Texts, token_ids: list[list[int]]) -> None:
-    for number, tokens in enumerate(token_ids, start=1):
-        if len(tokens) < 2:
-            raise InputError(f"{texts.path}: row {number}: a text of {len(tokens)} token has nothing to predict; remove it")
+    return Examples(kind="classification", rows=datasets.Dataset.from_dict(columns), truncated=truncated)
 
 
 def _require_known(texts: Texts, ids: dict[str, int]) -> None:
     if texts.kind != "classification":
         raise InputError(f"{texts.path}: no column 'label', but the task is classification")
-    for number, label in enumerate(texts.rows["label"], start=1):
+    for number, label in zip(texts.rows["row"], texts.rows["label"], strict=True):
         if label not in ids:
             raise InputError(f"{texts.path}: row {number}: label {label!r} is unknown to the run; it knows {', '.join(ids)}")
 
 
+def _lost(texts: list[str], ids: list[list[int]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[bool]:
+    """For each text whether cutting took tokens; only those of exactly the maximum length are in doubt."""
+    doubtful = [position for position, tokens in enumerate(ids) if len(tokens) == max_length]
+    whole = tokenizer([texts[position] for position in doubtful], verbose=False)["input_ids"] if doubtful else []
+    longer = {position for position, tokens in zip(doubtful, whole, strict=True) if len(tokens) > max_length}
+    return [position in longer for position in range(len(texts))]
+
+
+def _plain(texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Iterator[_Encoded]:
+    for batch in texts.rows.iter(BATCH):
+        full = tokenizer(batch["text"], truncation=True, max_length=max_length)["input_ids"]
+        cuts = _lost(batch["text"], full, tokenizer, max_length)
+        for number, tokens, cut in zip(batch["row"], full, cuts, strict=True):
+            if len(tokens) < 2 and not cut:
+                raise InputError(f"{texts.path}: row {number}: a text of {len(tokens)} token has nothing to predict; remove it")
+            ids = np.asarray(tokens, dtype=np.int32)
+            yield _Encoded(ids, ids, cut)
+
+
+def _answers(texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: int, loss_on: LossOn) -> Iterator[_Encoded]:
+    for batch in texts.rows.iter(BATCH):
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        try:
+            for ids, labels in encode(rows, tokenizer, loss_on):
+                cut = len(ids) > max_length
+                yield _Encoded(np.asarray(ids[:max_length], np.int32), np.asarray(labels[:max_length], np.int32), cut)
+        except InputError as fault:
+            raise InputError(f"{texts.path}: {fault}") from None
+
+
+def pack(examples: Examples, max_length: int) -> Examples:
+    """Put whole examples, in order, into the first row of at most `max_length` tokens that has room.
+
+    Args:
+        examples: tokenised with the same or a smaller `max_length`.
+        max_length: in tokens.
+
+    Raises:
+        InputError: classification, or examples that are packed already.
+    """
+    if examples.kind == "classification" or examples.packed:
+        raise InputError(f"{'packed' if examples.packed else examples.kind} examples cannot be packed; pack causal ones, once")
+    return replace(examples, rows=pack_rows(examples.rows, max_length))
+
+
+def mix(parts: Sequence[Examples], weights: Sequence[float] | None, seed: int) -> Examples:
+    """Make one set of examples of several, for a run on several files.
+
+    Args:
+        parts: all classification over the same labels, or all causal; all packed or none.
+        weights: how often to draw from each, in proportion, until each has been used up once; shorter ones repeat. Without
+            weights the parts follow one another, and each example comes once.
+        seed: of the draws.
+
+    Raises:
+        InputError: no parts, parts that differ in kind or packing, or weights that do not fit them.
+    """
+    _require_alike(parts)
+    if weights is None:
+        rows = datasets.concatenate_datasets([part.rows for part in parts])
+    else:
+        _require_weights(weights, len(parts))
+        shares = [weight / math.fsum(weights) for weight in weights]
+        options = {"probabilities": shares, "stopping_strategy": "all_exhausted", "seed": seed}
+        rows = datasets.interleave_datasets([part.rows for part in parts], **options)
+    truncated, dropped = sum(part.truncated for part in parts), sum(part.dropped for part in parts)
+    return Examples(kind=parts[0].kind, rows=rows, truncated=truncated, dropped=dropped)
+
+
+def _require_alike(parts: Sequence[Examples]) -> None:
+    if not parts:
+        raise InputError("a mixture needs at least one file; found none")
+    if len(kinds := sorted({part.kind for part in parts})) > 1:
+        raise InputError(f"a mixture must be of one kind; found {' and '.join(kinds)}")
+    if len({part.packed for part in parts}) > 1:
+        raise InputError("a mixture of packed and unpacked examples; pack all or none")
+
+
+def _require_weights(weights: Sequence[float], parts: int) -> None:
+    if len(weights) != parts:
+        raise InputError(f"{len(weights)} weights for {parts} files; give one each")
+    if bad := [weight for weight in weights if not (math.isfinite(weight) and weight > 0)]:
+        raise InputError(f"weight {bad[0]} of a mixture; every weight must be positive and finite")
+
+
 def collator(kind: TaskKind, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """Pads a list of examples to the longest, and token labels with -100."""
-    if kind == "classification":
-        return DataCollatorWithPadding(tokenizer)
-    return DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100)
+    """Pads a list of examples to the longest, and token labels with -100; keeps packed examples apart."""
+    return DataCollatorWithPadding(tokenizer) if kind == "classification" else CausalCollator(tokenizer)
 
 
 def batches(examples: Examples, tokenizer: PreTrainedTokenizerBase, size: int) -> Iterator[dict[str, Tensor]]:

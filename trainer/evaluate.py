@@ -1,32 +1,38 @@
 """Held-out evaluation: what a run reached, beside what costs nothing."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from planner import Plan, example_losses
+from planner import Plan
 from spectra import InputError
-from trainer.adapters import PLAN, WEIGHTS, AdapterConfig, build, find_base, load_config, load_state
-from trainer.data import Examples, batches, read_texts, tokenise
+from trainer.adapters import PLAN, WEIGHTS, AdapterConfig, build, find_base, load_config, load_state, require_parity
+from trainer.choices import choice_scores, has_choices, read_choices
+from trainer.data import Examples, read_texts, tokenise
 from trainer.models import load_tokenizer
-from trainer.reports import Evaluation, Score
+from trainer.reports import Evaluation, Score, TaskEvaluation
+from trainer.scoring import exact_match, score
 
 Progress = Callable[[int, int], None]
-BATCH = 64
 
 
 def evaluate(
-    run: str | Path, data: str | Path, *, base: str | Path | None = None, progress: Progress | None = None
+    run: str | Path,
+    data: str | Path | Sequence[str | Path],
+    *,
+    base: str | Path | None = None,
+    generate: int = 0,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a run's adapters.
 
     Args:
-        run: what `plan train` wrote.
-        data: a dataset file with the columns that the run was trained on.
+        run: what `plan train` wrote, or its folder `best`.
+        data: held-out files in a format that the run was trained on, one per task; a language model is also scored on files of
+            multiple-choice questions (`prompt`, `choices`, `answer`), by likelihood.
         base: the base model, if it has moved.
+        generate: for a language model, also generate up to this many tokens for every prompt and compare with the reference.
         progress: called as progress(done, total), in examples.
 
     Raises:
@@ -35,43 +41,86 @@ def evaluate(
     run = Path(run)
     config = load_config(run)
     checkpoint = find_base(config, base)
-    texts = read_texts(data)
-    if config.kind == "causal" and texts.kind == "classification":
-        raise InputError(f"{data}: has labels, but the run is a language model; give a file with 'text' alone")
     tokenizer = load_tokenizer(checkpoint.folder)
-    examples = tokenise(texts, tokenizer, config.max_length, config.labels)
-    model = build(checkpoint, Plan.load(run / PLAN), config).eval()
-    total = 2 * len(examples.rows)
-    untrained = _score(model, examples, tokenizer, lambda done: progress(done, total) if progress else None)
-    load_state(run / WEIGHTS, model)
-    trained = _score(model, examples, tokenizer, lambda done: progress(total // 2 + done, total) if progress else None)
-    return Evaluation(
-        examples=len(examples.rows),
-        truncated=examples.truncated,
-        trained=trained,
-        untrained=untrained,
-        majority=_majority(config, examples),
+    files = [Path(data)] if isinstance(data, str | Path) else [Path(file) for file in data]
+    tasks = [_Task(file, config, tokenizer, generate) for file in files]
+    plan = Plan.load(run / PLAN)
+    model = build(checkpoint, plan, config).eval()
+    counter = _Counter(progress, 2 * sum(task.size for task in tasks))
+    untrained = [counter.through(task, model) for task in tasks]
+    load_state(run / WEIGHTS, model, plan)
+    require_parity(model, run / WEIGHTS)
+    trained = [counter.through(task, model) for task in tasks]
+    scored = tuple(
+        TaskEvaluation(name=task.name, examples=task.size, trained=after, untrained=before, majority=task.majority(config))
+        for task, before, after in zip(tasks, untrained, trained, strict=True)
     )
+    return _pooled(scored, sum(task.truncated for task in tasks))
 
 
-@torch.inference_mode()
-def _score(model: Any, examples: Examples, tokenizer: Any, progress: Callable[[int], None]) -> Score:
-    losses, right = [], []
-    for batch in batches(examples, tokenizer, BATCH):
-        labels = batch.pop("labels").to(model.device)
-        logits = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits
-        losses += example_losses(logits, labels).tolist()
-        if labels.ndim == 1:
-            right += (logits.argmax(-1) == labels).tolist()
-        progress(len(losses))
-    return Score(loss=math.fsum(losses) / len(losses), accuracy=sum(right) / len(right) if right else math.nan)
+class _Counter:
+    """Adds each pass's own count to what earlier passes have done."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress, self.total, self.before = progress, total, 0
+
+    def __call__(self, done: int) -> None:
+        if self.progress:
+            self.progress(self.before + done, self.total)
+
+    def through(self, task: "_Task", model: Any) -> Score:
+        found = task.score(model, self)
+        self.before += task.size
+        return found
+
+
+class _Task:
+    """One held-out file, ready to be scored."""
+
+    def __init__(self, file: Path, config: AdapterConfig, tokenizer: Any, generate: int) -> None:
+        self.name, self.tokenizer, self.generate = file.stem, tokenizer, generate
+        self.choices, self.examples = None, None
+        if config.kind == "causal" and has_choices(file):
+            self.choices = read_choices(file, tokenizer, config.max_length)
+            self.size, self.truncated = len(self.choices), 0
+            return
+        texts = read_texts(file)
+        if config.kind == "causal" and texts.kind == "classification":
+            raise InputError(f"{file}: has labels, but the run is a language model; give a file without")
+        self.examples = tokenise(texts, tokenizer, config.max_length, config.labels, loss_on=config.loss_on)
+        self.size, self.truncated = len(self.examples.rows), self.examples.truncated
+
+    def score(self, model: Any, progress: Callable[[int], None]) -> Score:
+        if self.choices is not None:
+            return choice_scores(model, self.choices, self.tokenizer, progress)
+        assert self.examples is not None
+        found = score(model, self.examples, self.tokenizer, progress)
+        if self.generate and self.examples.kind == "causal":
+            share = exact_match(model, self.examples, self.tokenizer, self.generate)
+            found = found.model_copy(update={"exact_match": share})
+        return found
+
+    def majority(self, config: AdapterConfig) -> Score:
+        if not config.labels or self.examples is None:
+            return Score(loss=math.nan, accuracy=math.nan)
+        return _majority(config, self.examples)
 
 
 def _majority(config: AdapterConfig, examples: Examples) -> Score:
-    if not config.labels:
-        return Score(loss=math.nan, accuracy=math.nan)
     labels = list(examples.rows["labels"])
     favourite = config.label_counts.index(max(config.label_counts))
     total = sum(config.label_counts)
     loss = math.fsum(-math.log(config.label_counts[label] / total) for label in labels) / len(labels)
     return Score(loss=loss, accuracy=labels.count(favourite) / len(labels))
+
+
+def _pooled(tasks: tuple[TaskEvaluation, ...], truncated: int) -> Evaluation:
+    total = sum(task.examples for task in tasks)
+    means = {
+        who: Score(**{
+            name: math.fsum(getattr(getattr(task, who), name) * task.examples for task in tasks) / total
+            for name in Score.model_fields
+        })
+        for who in ("trained", "untrained", "majority")
+    }  # fmt: skip
+    return Evaluation(tasks=tasks, examples=total, truncated=truncated, **means)

@@ -1,4 +1,4 @@
-"""Evaluations for people."""
+"""Runs and evaluations for people."""
 
 import math
 from collections.abc import Mapping
@@ -6,17 +6,56 @@ from collections.abc import Mapping
 from rich import box
 from rich.table import Table
 
-from trainer.reports import Score
+from trainer.reports import RunReport, Score
 
 
-def score_table(rows: Mapping[str, Score], examples: int) -> Table:
-    """Loss and accuracy (or perplexity, for a language model) of several answers to the same examples."""
+def run_summary(report: RunReport) -> str:
+    """What was trained on what, how fast, what it reached, and what to worry about."""
+    settings = report.settings
+    truncated = f", {report.truncated:,} of them cut to {settings.max_length} tokens" if report.truncated else ""
+    dropped = f", {report.dropped:,} left out because nothing to learn remained" if report.dropped else ""
+    lines = [
+        f"trained {report.adapter_parameters:,} adapter and {report.head_parameters:,} head parameters for {report.steps} steps"
+        f" on {report.examples:,} texts{truncated}{dropped}; loss {report.curve[0].loss:.3f} -> {report.curve[-1].loss:.3f}",
+        f"{_speed(report)}peak memory {report.peak_memory / 2**20:,.0f} MiB",
+    ]
+    if report.evaluations:
+        best = min(report.evaluations, key=lambda point: point.loss)
+        lines.append(f"best held-out loss {best.loss:.3f} at step {best.step}, last {report.evaluations[-1].loss:.3f}")
+    if report.routes:
+        support = sum(site.effective_support for site in report.routes) / len(report.routes)
+        experts = sum(len(site.shares) for site in report.routes) / len(report.routes)
+        lines.append(f"routing: {support:.1f} of {experts:.1f} experts do the work in the mean router")
+    return "\n".join([*lines, *(f"note: {note}" for note in report.notes)])
+
+
+def _speed(report: RunReport) -> str:
+    if math.isnan(report.tokens_per_second):
+        return "resumed; "
+    return f"{report.tokens_per_second:,.0f} tokens/s, {report.seconds:,.0f} s; "
+
+
+def score_table(rows: Mapping[str, Score], examples: int, task: str = "") -> Table:
+    """The scores of several answers to the same examples; a column for each score that somebody has."""
+    columns = {
+        "accuracy": lambda score: f"{100 * score.accuracy:.1f}%",
+        "f1": lambda score: f"{100 * score.f1:.1f}%",
+        "exact_match": lambda score: f"{100 * score.exact_match:.1f}%",
+        "perplexity": lambda score: f"{score.perplexity:.2f}",
+        "loss": lambda score: f"{score.loss:.3f}",
+    }
     language = all(math.isnan(score.accuracy) for score in rows.values())
-    table = Table("answer", title=f"{examples:,} held-out texts", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("perplexity" if language else "accuracy", justify="right")
-    table.add_column("loss", justify="right")
-    for name, score in rows.items():
+    shown = [
+        name
+        for name in columns
+        if (language if name == "perplexity" else any(not math.isnan(getattr(score, name)) for score in rows.values()))
+    ]
+    heading = f"{task}: {examples:,} held-out texts" if task else f"{examples:,} held-out texts"
+    table = Table("answer", title=heading, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in shown:
+        table.add_column(name.replace("_", " "), justify="right")
+    for answer, score in rows.items():
         if not math.isnan(score.loss):
-            first = f"{math.exp(score.loss):.2f}" if language else f"{100 * score.accuracy:.1f}%"
-            table.add_row(name, first, f"{score.loss:.3f}")
+            cells = ("" if math.isnan(getattr(score, name)) else columns[name](score) for name in shown)
+            table.add_row(answer, *cells)
     return table

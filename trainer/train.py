@@ -1,44 +1,59 @@
-"""The training run: a plan, a model and a dataset file in, a folder of adapters and a RunReport out.
+"""The training run: a plan, a model and dataset files in, a folder of adapters and a RunReport out.
 
-The loop is transformers.Trainer's. Ours are the model, the data, what is saved (adapters only), and resuming from it.
+The loop is transformers.Trainer's (trainer/loop.py). Here a run is checked before anything is written, claimed, resumed, reported.
 """
 
 import hashlib
 import json
 import math
 import shutil
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer
 
 from planner import Plan, require_match
+from planner.recompute import recompute
 from spectra import Checkpoint, InputError, open_checkpoint
 from spectra.analysis import model_info
 from spectra.values import read_json, write_atomic
-from trainer.adapters import WEIGHTS, AdapterConfig, build, load_state, save_adapters, trained_state
-from trainer.data import Examples, Texts, collator, read_texts, tokenise
+from trainer.adapters import AdapterConfig, build, save_adapters
+from trainer.build import routes_of
+from trainer.data import Examples, Texts, collator, mix, read_texts, tokenise
+from trainer.loop import (
+    CHECKPOINTS,
+    SIZES,
+    AdapterTrainer,
+    Progress,
+    Watch,
+    arguments,
+    collapsed,
+    curve,
+    evaluations,
+    peak_memory,
+)
 from trainer.models import head, load_tokenizer, require_length
-from trainer.reports import REPORT, LogPoint, RunReport, TrainSettings
+from trainer.reports import BEST, REPORT, MixtureSettings, RunReport, TrainSettings
 
-Progress = Callable[[int, int, float], None]
-BEGUN, CHECKPOINTS, SIZES = "begun.json", "checkpoints", "sizes.json"
-LOGS_PER_RUN, SAVES_PER_RUN = 50, 5
+BEGUN = "begun.json"
+Files = str | Path | Sequence[str | Path]
 
 
 def train(
     plan: Plan,
     model: str | Path,
-    data: str | Path,
+    data: Files,
     output: str | Path,
     settings: TrainSettings | None = None,
     *,
+    weights: Sequence[float] | None = None,
+    evaluation: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> RunReport:
@@ -47,32 +62,43 @@ def train(
     Args:
         plan: what to build.
         model: the base model, a folder or a hub id.
-        data: a dataset file; its columns decide the task.
+        data: a dataset file, or several as a mixture of tasks; their columns decide the kind of task.
         output: the run's folder.
         settings: how to train.
+        weights: how often each file is drawn from; by default all examples of all files, once an epoch.
+        evaluation: a held-out file that is scored during the run; the best adapters are kept beside the last.
         resume: go on from the newest checkpoint in `output`, if there is one.
         progress: called as progress(step, steps, loss).
 
     Raises:
         InputError: a plan or file that does not fit, a folder that already holds a run, or a loss that is not finite.
     """
-    output = Path(output)
-    run = _prepare(plan, open_checkpoint(model), read_texts(data), settings or TrainSettings())
+    output, settings = Path(output), settings or TrainSettings()
+    files = [Path(data)] if isinstance(data, str | Path) else [Path(file) for file in data]
+    run = _prepare(plan, open_checkpoint(model), files, weights, evaluation, settings)
+    made = arguments(output, settings, len(run.examples.rows), run.evaluation is not None)
     built = build(run.checkpoint, plan, run.config)
-    last = _claim(output, run, resume)
-    trainer = _AdapterTrainer(
+    if settings.gradient_checkpointing:
+        recompute(built)
+    with made.main_process_first(local=False):
+        last = _claim(output, run, resume, made.process_index == 0)
+    watch = Watch(progress, settings.patience, partial(save_adapters, output / BEST, plan=plan, config=run.config))
+    trainer = AdapterTrainer(
         model=built,
-        args=_arguments(output, run.settings, len(run.examples.rows)),
+        args=made,
         train_dataset=run.examples.rows,
+        eval_dataset=run.evaluation.rows if run.evaluation else None,
         data_collator=collator(run.config.kind, run.tokenizer),
-        callbacks=[_Watch(progress)],
+        callbacks=[watch],
     )
     trainer.remove_callback(PrinterCallback)
+    started = time.monotonic()
     with _tidy(output):
         trainer.train(resume_from_checkpoint=str(last) if last else None)
-    save_adapters(output, trainer.model, plan, run.config)
-    report = _report(run, trainer)
-    report.save(output / REPORT)
+    report = _report(run, trainer, watch, math.nan if last else time.monotonic() - started)
+    if trainer.is_world_process_zero():
+        save_adapters(output, trainer.model, plan, run.config)
+        report.save(output / REPORT)
     return report
 
 
@@ -87,43 +113,77 @@ class _Run:
     data_sha256: str
     tokenizer: Any
     examples: Examples
+    evaluation: Examples | None
 
 
-def _prepare(plan: Plan, checkpoint: Checkpoint, texts: Texts, settings: TrainSettings) -> _Run:
+def _prepare(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    files: Sequence[Path],
+    weights: Sequence[float] | None,
+    evaluation: str | Path | None,
+    settings: TrainSettings,
+) -> _Run:
     require_match(plan, checkpoint)
-    labels = texts.labels if texts.kind == "classification" else ()
-    if texts.kind == "causal" and not plan.parameters:
-        raise InputError("the plan adapts nothing and a language model has no new head: there is nothing to train")
-    if len(labels) == 1:
-        raise InputError(f"{texts.path}: only one label, {labels[0]!r}; there is nothing to tell apart")
+    parts = [read_texts(file) for file in files]
+    labels, counts = _labels(parts, plan)
     tokenizer = load_tokenizer(checkpoint.folder)
     require_length(checkpoint, settings.max_length)
-    counts = Counter(texts.rows["label"]) if labels else Counter()
     config = AdapterConfig(
         base_model_name_or_path=checkpoint.source,
-        kind=texts.kind,
+        kind=parts[0].kind,
         labels=labels,
         label_counts=tuple(counts[label] for label in labels),
         max_length=settings.max_length,
+        loss_on=settings.loss_on,
         seed=settings.seed,
         pad_token_id=tokenizer.pad_token_id,
         base_weights=checkpoint.weights,
+        mixture=MixtureSettings.model_validate({name: getattr(settings, name) for name in MixtureSettings.model_fields}),
     )
-    examples = tokenise(texts, tokenizer, settings.max_length, labels)
-    digest = hashlib.sha256(texts.path.read_bytes()).hexdigest()
+    options: dict[str, Any] = {"labels": labels, "loss_on": settings.loss_on}
+    tokenised = [tokenise(part, tokenizer, settings.max_length, packing=settings.packing, **options) for part in parts]
+    held_out = tokenise(read_texts(evaluation), tokenizer, settings.max_length, **options) if evaluation else None
     return _Run(
         plan=plan,
         checkpoint=checkpoint,
         settings=settings,
         config=config,
-        data_sha256=digest,
+        data_sha256=_digest([*files, *([Path(evaluation)] if evaluation else [])], weights),
         tokenizer=tokenizer,
-        examples=examples,
+        examples=mix(tokenised, weights, settings.seed),
+        evaluation=held_out,
     )
 
 
-def _claim(output: Path, run: _Run, resume: bool) -> Path | None:
-    """Take a folder for this run, or find the checkpoint to go on from.
+def _labels(parts: Sequence[Texts], plan: Plan) -> tuple[tuple[str, ...], Counter[str]]:
+    """The labels of all files together, and how often each occurs; nothing for a language model.
+
+    Raises:
+        InputError: files of different kinds, a single label, or nothing to train.
+    """
+    if len({part.kind for part in parts}) > 1:
+        kinds = ", ".join(f"{part.path} is {part.kind}" for part in parts)
+        raise InputError(f"files of one run must be of one kind: {kinds}")
+    if parts[0].kind == "causal":
+        if not plan.parameters:
+            raise InputError("the plan adapts nothing and a language model has no new head: there is nothing to train")
+        return (), Counter()
+    counts = Counter(label for part in parts for label in part.rows["label"])
+    if len(counts) == 1:
+        raise InputError(f"{parts[0].path}: only one label, {next(iter(counts))!r}; there is nothing to tell apart")
+    return tuple(sorted(counts)), counts
+
+
+def _digest(files: Sequence[Path], weights: Sequence[float] | None) -> str:
+    whole = hashlib.sha256(repr(None if weights is None else list(weights)).encode())
+    for file in files:
+        whole.update(hashlib.sha256(file.read_bytes()).digest())
+    return whole.hexdigest()
+
+
+def _claim(output: Path, run: _Run, resume: bool, first: bool) -> Path | None:
+    """Take a folder for this run, or find the checkpoint to go on from; of several processes only the first one writes.
 
     Raises:
         InputError: the folder holds a run and `resume` is not asked for, or it holds a run of another plan, data or settings.
@@ -131,11 +191,12 @@ def _claim(output: Path, run: _Run, resume: bool) -> Path | None:
     begun = output / BEGUN
     mine = run.settings.model_dump(mode="json") | run.config.model_dump(mode="json") | {"plan": run.plan.model_dump(mode="json")}
     text = json.dumps(mine | {"data_sha256": run.data_sha256}, sort_keys=True, indent=1) + "\n"
-    if (begun.exists() or (output / CHECKPOINTS).exists()) and not resume:
-        raise InputError(f"{output}: already holds a run; add --resume to go on with it, or choose another folder")
-    if begun.exists() and json.dumps(read_json(begun), sort_keys=True, indent=1) + "\n" != text:
-        raise InputError(f"{output}: holds a run of another plan, model, data or settings; choose another folder")
-    write_atomic(begun, text)
+    if first:
+        if (begun.exists() or (output / CHECKPOINTS).exists()) and not resume:
+            raise InputError(f"{output}: already holds a run; add --resume to go on with it, or choose another folder")
+        if begun.exists() and json.dumps(read_json(begun), sort_keys=True, indent=1) + "\n" != text:
+            raise InputError(f"{output}: holds a run of another plan, model, data or settings; choose another folder")
+        write_atomic(begun, text)
     whole = [path for path in output.glob(f"{CHECKPOINTS}/checkpoint-*") if _is_whole(path)]
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
@@ -165,87 +226,28 @@ def _tidy(output: Path) -> Iterator[None]:
         raise
 
 
-def _arguments(output: Path, settings: TrainSettings, examples: int) -> TrainingArguments:
-    per_epoch = math.ceil(examples / settings.batch_size)
-    steps = settings.max_steps or max(1, math.ceil(per_epoch * settings.epochs))
-    return TrainingArguments(
-        output_dir=str(output / CHECKPOINTS),
-        max_steps=steps,
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        warmup_steps=round(settings.warmup * steps),
-        lr_scheduler_type="linear",
-        logging_steps=max(1, steps // LOGS_PER_RUN),
-        logging_nan_inf_filter=False,
-        save_steps=max(1, math.ceil(steps / SAVES_PER_RUN)),
-        save_total_limit=2,
-        seed=settings.seed,
-        bf16=settings.precision == "bf16" or (settings.precision == "auto" and _has_bf16_units()),
-        use_cpu=not torch.cuda.is_available(),
-        disable_tqdm=True,
-        report_to="none",
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
-
-
-def _has_bf16_units() -> bool:
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch we support
-    return bool(capabilities.get("amx_bf16", False))
-
-
-class _AdapterTrainer(Trainer):
-    """transformers.Trainer that checkpoints what is trained and not the frozen base."""
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        write_atomic(Path(output_dir or self.args.output_dir) / WEIGHTS, save(trained_state(self.model)))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_state(Path(resume_from_checkpoint) / WEIGHTS, model or self.model)
-
-
-class _Watch(TrainerCallback):
-    """Reports progress, and stops a run whose loss is no number any more."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self.progress = progress
-        self.loss = math.nan
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        self.loss = logs.get("loss", self.loss)
-        if "loss" in logs and not math.isfinite(self.loss):
-            raise InputError(f"loss is {self.loss} at step {state.global_step}; lower the learning rate ({args.learning_rate})")
-
-        if self.progress:
-            self.progress(state.global_step, state.max_steps, self.loss)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.progress:
-            self.progress(state.global_step, state.max_steps, self.loss)
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark the checkpoint as whole, with the sizes of its files."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-        write_atomic(folder / SIZES, json.dumps(sizes, indent=1) + "\n")
-
-
-def _report(run: _Run, trainer: Trainer) -> RunReport:
-    curve = tuple(
-        LogPoint(step=entry["step"], loss=entry["loss"], learning_rate=entry["learning_rate"])
-        for entry in trainer.state.log_history
-        if "loss" in entry
-    )
+def _report(run: _Run, trainer: Trainer, watch: Watch, seconds: float) -> RunReport:
+    state, routes = trainer.state, routes_of(trainer.model)
+    scored = evaluations(state.log_history)
+    health = (routes.health() if routes else ()) or watch.health
+    lengths = [len(tokens) for tokens in run.examples.rows["input_ids"]]
+    tokens = sum(lengths) / len(lengths) * run.settings.batch_size * state.global_step
     return RunReport(
         model=model_info(run.checkpoint),
         strategy=run.plan.strategy,
         settings=run.settings,
         examples=len(run.examples.rows),
         truncated=run.examples.truncated,
-        steps=trainer.state.global_step,
+        dropped=run.examples.dropped,
+        steps=state.global_step,
         adapter_parameters=run.plan.parameters,
         head_parameters=sum(parameter.numel() for parameter in head(trainer.model).values()),
-        curve=curve,
+        curve=curve(state.log_history),
+        evaluations=scored,
+        best_step=min(scored, key=lambda point: point.loss).step if scored else None,
+        routes=health,
+        notes=collapsed(health),
+        seconds=seconds,
+        tokens_per_second=tokens / seconds,
+        peak_memory=peak_memory(),
     )

@@ -104,5 +104,3 @@ def test_half_precision_bases_keep_adapters_and_routing_in_float32():
 def test_impossible_mixtures_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         MixtureLinear(nn.Linear(4, 4), **({"top_k": 1} | arguments))
-
-

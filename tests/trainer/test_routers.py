@@ -72,6 +72,26 @@ def test_even_picks_have_a_balance_loss_of_one():
     assert float(balance_loss(logits, torch.eye(4, dtype=torch.float64), None)) == pytest.approx(1)
 
 
+def test_following_the_balance_loss_mends_a_collapse():
+    torch.manual_seed(0)
+    x = torch.rand(200, 8) + 0.1
+    router = torch.randn(4, 8) * 0.1
+    router[2] += 1.0
+    router.requires_grad_()
+
+    def share():
+        return float((ROUTERS["topk"](x @ router.T, Routing(top_k=1)).picked > 0).float().mean(0).max())
+
+    assert share() > 0.95
+    for _ in range(300):
+        logits = x @ router.T
+        loss = balance_loss(logits, ROUTERS["topk"](logits, Routing(top_k=1)).picked, None)
+        (gradient,) = torch.autograd.grad(loss, router)
+        with torch.no_grad():
+            router -= 0.1 * gradient
+    assert share() < 0.6
+
+
 class Small(nn.Module):
     """Two mixtures in a row, called as a transformers model is."""
 

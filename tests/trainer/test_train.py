@@ -159,20 +159,18 @@ def test_a_diverging_run_stops_with_the_step(minilm, uniform_plan, small_corpus,
 
 
 def test_damaged_runs_are_named(run, small_corpus, tmp_path):
-    with pytest.raises(InputError, match=r"not a finished run: no adapter_config.json"):
+    with pytest.raises(InputError, match=r"not a finished run: no loraplan.json"):
         evaluate(tmp_path, small_corpus[1])
     broken = tmp_path / "broken"
     shutil.copytree(run, broken, ignore=shutil.ignore_patterns(CHECKPOINTS))
     (broken / WEIGHTS).write_bytes((broken / WEIGHTS).read_bytes()[:-100])
     with pytest.raises(InputError, match=r"adapter_model.safetensors: not a readable safetensors file"):
         load_adapters(broken)
-    text = (broken / "adapter_config.json").read_text()
-    (broken / "adapter_config.json").write_text(
-        text.replace('"base_model_name_or_path": "', '"base_model_name_or_path": "/moved')
-    )
+    text = (broken / "loraplan.json").read_text()
+    (broken / "loraplan.json").write_text(text.replace('"base_model_name_or_path": "', '"base_model_name_or_path": "/moved'))
     with pytest.raises(InputError, match="no such folder; if the base model has moved, say where with --model"):
         load_adapters(broken)
-    (broken / "adapter_config.json").write_text(text)
+    (broken / "loraplan.json").write_text(text)
     (broken / WEIGHTS).unlink()
     with pytest.raises(InputError, match=r"adapter_model.safetensors: not a readable safetensors file"):
         load_adapters(broken)

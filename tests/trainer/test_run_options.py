@@ -1,0 +1,172 @@
+"""What a run can be asked for beyond a plan and a file."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import planner
+import spectra
+from spectra import InputError
+from trainer import BEST, RunReport, TrainSettings, evaluate, load_adapters, train
+from trainer.adapters import WEIGHTS
+
+# Adam turns the rounding of a gradient near zero into a step of the learning rate: equal up to rounding needs a small one.
+GENTLE = {"learning_rate": 1e-4}
+SHORT = TrainSettings(max_steps=6, batch_size=8, max_length=32, learning_rate=3e-3, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def llama_plan(tiny_llama):
+    return planner.allocate(
+        budget="6000", strategy="uniform", model=spectra.open_checkpoint(tiny_llama), expert_rank=1, max_experts=3
+    )
+
+
+def settings(**changes):
+    return SHORT.model_copy(update=changes)
+
+
+def assert_close(one, other, **tolerance):
+    ours, theirs = load_file(one / WEIGHTS), load_file(other / WEIGHTS)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], **tolerance)
+
+
+def run(llama_plan, tiny_llama, sentences, folder, **changes):
+    options = {key: changes.pop(key) for key in ("evaluation", "weights") if key in changes}
+    report = train(llama_plan, tiny_llama, sentences, folder, settings(**changes), **options)
+    return folder, report
+
+
+@pytest.mark.parametrize("change", [{"accumulation": 4}, {"gradient_checkpointing": True}])
+def test_splitting_a_step_or_recomputing_changes_nothing(llama_plan, tiny_llama, sentences, tmp_path, change):
+    one, _ = run(llama_plan, tiny_llama, sentences, tmp_path / "one", **GENTLE)
+    other, _ = run(llama_plan, tiny_llama, sentences, tmp_path / "other", **GENTLE, **change)
+    assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_the_best_adapters_are_kept_and_patience_ends_a_run(llama_plan, tiny_llama, sentences, tmp_path):
+    folder, report = run(
+        llama_plan, tiny_llama, sentences, tmp_path / "run",
+        evaluation=sentences, max_steps=40, evaluations=20, patience=2, learning_rate=3.0, warmup=0.0,
+    )  # fmt: skip
+    losses = [point.loss for point in report.evaluations]
+    assert report.steps < 40
+    assert report.best_step == report.evaluations[losses.index(min(losses))].step
+    assert len(losses) - 1 - losses.index(min(losses)) == 2
+    best = evaluate(folder / BEST, sentences)
+    assert best.trained.loss < evaluate(folder, sentences).trained.loss
+    assert RunReport.load(folder / "run.json") == report
+
+
+def test_routing_is_part_of_the_report(llama_plan, tiny_llama, sentences, tmp_path):
+    _, report = run(llama_plan, tiny_llama, sentences, tmp_path / "run", router="sira", capacity=0.5)
+    assert {site.site for site in report.routes} == {site.name for site in llama_plan.sites if len(site.ranks) > 1}
+    assert all(sum(site.shares) == pytest.approx(1) for site in report.routes)
+    assert all(1 <= point.effective_support <= 3 for point in report.curve)
+    assert all(0 < point.dropped < 1 for point in report.curve)
+    assert report.notes == ()
+    assert report.tokens_per_second > 0
+    assert report.peak_memory > 2**20
+
+
+def test_a_collapsed_router_is_a_note():
+    from trainer.loop import collapsed
+    from trainer.reports import RouteHealth
+
+    health = RouteHealth(site="layers.0.q", shares=(0.01, 0.98, 0.01), entropy=0.1, effective_support=1.1, dropped=0.0)
+    (note,) = collapsed((health,))
+    assert note.startswith("the router of layers.0.q has collapsed: expert 1 carries 98%; a balance loss")
+
+
+@pytest.mark.parametrize("router", ["sira", "dense", "constant"])
+def test_every_router_trains_and_comes_back(llama_plan, tiny_llama, sentences, tmp_path, router):
+    folder, _ = run(llama_plan, tiny_llama, sentences, tmp_path / "run", router=router, dropout=0.1, max_steps=4)
+    model = load_adapters(folder)
+    assert {mixture.routing for mixture in model.modules() if hasattr(mixture, "routing")} == {router}
+    assert evaluate(folder, sentences).to_json() == evaluate(folder, sentences).to_json()
+
+
+def test_several_files_are_one_mixture(llama_plan, tiny_llama, sentences, tmp_path):
+    lines = sentences.read_text().splitlines()
+    parts = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    parts[0].write_text("\n".join(lines[:20]))
+    parts[1].write_text("\n".join(lines[20:]))
+    _, both = run(llama_plan, tiny_llama, parts, tmp_path / "both")
+    assert both.examples == len(lines)
+    _, drawn = run(llama_plan, tiny_llama, parts, tmp_path / "drawn", weights=[1, 3])
+    assert drawn.examples != len(lines)
+    result = evaluate(tmp_path / "both", parts)
+    assert [task.name for task in result.tasks] == ["a", "b"]
+    assert result.examples == len(lines)
+    pooled = sum(task.trained.loss * task.examples for task in result.tasks) / len(lines)
+    assert result.trained.loss == pytest.approx(pooled)
+
+
+def test_files_of_different_kinds_are_refused(uniform_plan, minilm, small_corpus, sentences, tmp_path):
+    with pytest.raises(InputError, match=r"files of one run must be of one kind: .* is classification, .* is causal"):
+        train(uniform_plan, minilm, [small_corpus[0], sentences], tmp_path / "run", SHORT)
+    with pytest.raises(InputError, match="batch_size 8 cannot be split into 1 processes x 3 passes"):
+        train(uniform_plan, minilm, small_corpus[0], tmp_path / "run", settings(accumulation=3))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_logger_that_is_not_there_is_named(uniform_plan, minilm, small_corpus, tmp_path):
+    pytest.importorskip("torch")
+    with pytest.raises(InputError, match="report_to 'wandb': not installed; run: pip install wandb"):
+        train(uniform_plan, minilm, small_corpus[0], tmp_path / "run", settings(report_to="wandb"))
+
+
+QUESTIONS = [
+    {"prompt": "one two three", "choices": ["four", "nine"], "answer": 0},
+    {"prompt": "two three", "choices": ["one", "four"], "answer": "four"},
+]
+
+
+def test_language_models_answer_questions_and_generate(llama_plan, tiny_llama, sentences, tmp_path):
+    words = sorted({word for line in map(json.loads, sentences.read_text().splitlines()) for word in line["text"].split()})
+    data = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"{one} {two} ", "completion": f"{one} {one}"} for one in words[:6] for two in words[:6]]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder, _ = run(llama_plan, tiny_llama, data, tmp_path / "run", max_steps=150, learning_rate=2e-2)
+    result = evaluate(folder, data, generate=4)
+    assert 0 <= result.untrained.exact_match <= result.trained.exact_match <= 1
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))
+    scores = evaluate(folder, questions).trained
+    assert scores.accuracy in (0.0, 0.5, 1.0)
+    questions.write_text(json.dumps({"prompt": "one", "choices": ["two"], "answer": 0}) + "\n")
+    with pytest.raises(InputError, match=r"questions.jsonl: row 1: choices are \['two'\]; give a list of at least two"):
+        evaluate(folder, questions)
+
+
+TWO = """
+import json, sys
+from pathlib import Path
+import planner, trainer
+plan, model, data, output, settings = sys.argv[1:]
+trainer.train(planner.Plan.load(plan), model, data, output, trainer.TrainSettings.model_validate_json(settings))
+"""
+
+
+def test_two_processes_train_what_one_does(llama_plan, tiny_llama, sentences, tmp_path):
+    one, report = run(llama_plan, tiny_llama, sentences, tmp_path / "one", **GENTLE)
+    llama_plan.save(tmp_path / "plan.json")
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29613", str(script)]
+    arguments = [tmp_path / "plan.json", tiny_llama, sentences, tmp_path / "two", settings(**GENTLE).model_dump_json()]
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_close(one, tmp_path / "two", rtol=1e-5, atol=1e-5)
+    losses = [[point.loss for point in found.curve] for found in (report, RunReport.load(tmp_path / "two" / "run.json"))]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
