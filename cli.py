@@ -26,7 +26,8 @@ from spectra.values import Value, require_writable, write_atomic
 from trainer import TrainSettings
 
 if TYPE_CHECKING:
-    from trainer import Evaluation, Score
+    from trainer import Evaluation
+    from trainer.reports import Score
 
 PATH = click.Path(path_type=Path)
 
@@ -310,12 +311,13 @@ def _from_file(ctx: click.Context, _parameter: click.Parameter, path: Path | Non
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
-    known = {name for parameter in ctx.command.params for name in (parameter.name, parameter.opts[-1].lstrip("-")) if name}
-    if not isinstance(found, dict) or (odd := sorted(map(str, found.keys() - known))):
-        what = f"unknown option {odd[0]!r}" if isinstance(found, dict) else "not a mapping of options to values"
-        raise InputError(f"{path}: {what}; plan train --help lists the options")
-    names = {parameter.opts[-1].lstrip("-"): parameter.name for parameter in ctx.command.params}
-    ctx.default_map = {names.get(str(name), name): value for name, value in found.items()}
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: not a mapping of options to values")
+    names = {parameter.opts[-1].lstrip("-"): str(parameter.name) for parameter in ctx.command.params}
+    values = {str(name).replace("_", "-"): value for name, value in found.items()}
+    if odd := sorted(values.keys() - names.keys()):
+        raise InputError(f"{path}: unknown option {odd[0]!r}; plan train --help lists them")
+    ctx.default_map = {names[name]: value for name, value in values.items()}
 
 
 def _numbers(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> list[float] | None:
@@ -333,8 +335,8 @@ def _numbers(_ctx: click.Context, _parameter: click.Parameter, text: str | None)
 @click.option("--model", required=True, help="The base model, a folder or a hub id.")
 @click.option(
     "--data", type=PATH, multiple=True, required=True,
-    help="Dataset file: text and label to classify; text, prompt and completion, alpaca, messages or ShareGPT for a language model."
-    " Repeat for a mixture of tasks.",
+    help="Dataset file: text and label to classify; text, prompt and completion, alpaca, messages or ShareGPT for a language"
+    " model. Repeat for a mixture of tasks.",
 )  # fmt: skip
 @click.option(
     "--weights", callback=_numbers, help="How often each file is drawn from, such as 2,1.  [default: all, once an epoch]"

@@ -2,10 +2,10 @@
 
     python benchmarks/mixture.py [--device cuda] [--dtype bfloat16] [--rounds 7] [--mola PATH/TO/mola_lora_hacked.py] [--full]
 
-Forward and backward of one adapted linear layer with 8 experts of mixed ranks (64 in all), top-2. Time is the median over rounds of
-ours / theirs, alternating in one process; memory is what forward and backward allocate at their peak (torch's profiler on a CPU, the
-allocator on a GPU). MoLA's layer, which AlphaLoRA uses too, is executed from a checkout of GCYZSL/MoLA that you name; its experts all
-have rank 8.
+Forward and backward of one adapted linear layer with 8 experts of mixed ranks (64 in all), top-2. Time is the median over rounds
+of ours / theirs, alternating in one process; memory is what forward and backward allocate at their peak (torch's profiler on
+a CPU, the allocator on a GPU). MoLA's layer, which AlphaLoRA uses too, is executed from a checkout of GCYZSL/MoLA that you name;
+its experts all have rank 8.
 """
 
 import argparse

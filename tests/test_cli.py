@@ -165,14 +165,41 @@ def test_usage_errors_are_exit_2(run):
     assert "No such command 'unknown'" in run("unknown", code=2).stderr
 
 
+def test_training_options_come_from_a_file_and_the_command_line_wins(run, here, uniform_plan):
+    uniform_plan.save("uniform.json")
+    (here / "train.yaml").write_text(
+        "model: model\ndata: [train.jsonl]\nmax_steps: 2\nbatch-size: 8\nmax-length: 16\nlearning_rate: 0.1\nrouter: sira\n"
+    )
+    run("train", "uniform.json", "--config", "train.yaml", "--learning-rate", "0.001", "-o", "from-file")
+    settings = json.loads((here / "from-file" / "run.json").read_text())["settings"]
+    assert (settings["max_steps"], settings["router"], settings["learning_rate"]) == (2, "sira", 0.001)
+    (here / "bad.yaml").write_text("rooter: sira\n")
+    assert "bad.yaml: unknown option 'rooter'" in run("train", "uniform.json", "--config", "bad.yaml", code=1).stderr
+    (here / "bad.yaml").write_text("- 1\n")
+    assert "bad.yaml: not a mapping" in run("train", "uniform.json", "--config", "bad.yaml", code=1).stderr
+
+
+def test_merging_and_exporting(run, here):
+    run("allocate", "--model", "model", "--strategy", "uniform", "--budget", "rank 1", "--max-experts", 1, "-o", "lora.json")
+    assert json.loads(run("export", "lora.json", "--format", "peft").stdout)["r"] == 1
+    assert "wrote lora.csv" in run("export", "lora.json", "--format", "csv", "-o", "lora.csv").output
+    assert "not one of peft, csv" in run("export", "lora.json", "--format", "xml", code=1).stderr
+    run("train", "lora.json", "--model", "model", "--data", "train.jsonl", *QUICK, "-o", "lora")
+    assert "wrote merged" in run("merge", "lora", "-o", "merged").output
+    assert (here / "merged" / "model.safetensors").is_file()
+    assert "difference" in run("show", "lora.json", "lora.json").output
+
+
 def test_the_options_of_every_command():
     """Frozen: an option is a promise. Change this list on purpose only."""
     options = {
         name: sorted(option for parameter in command.params for option in parameter.opts if option.startswith("--"))
         for name, command in cli.main.commands.items()
     }
-    training = ["--batch-size", "--epochs", "--learning-rate", "--max-length", "--max-steps", "--precision", "--seed",
-                "--warmup", "--weight-decay"]  # fmt: skip
+    training = ["--accumulation", "--alpha", "--balance-loss", "--batch-size", "--capacity", "--dropout", "--epochs",
+                "--evaluations", "--expert-dropout", "--gradient-checkpointing", "--learning-rate", "--loss-on", "--max-length",
+                "--max-steps", "--packing", "--patience", "--precision", "--report-to", "--router", "--schedule", "--seed",
+                "--warmup", "--weight-decay", "--z-loss"]  # fmt: skip
     assert options == {
         "allocate": ["--beta", "--budget", "--estimator", "--expert-rank", "--granularity", "--grouping", "--json",
                      "--max-experts", "--max-rank", "--min-rank", "--model", "--output", "--parity", "--rank-multiple", "--seed",
@@ -181,12 +208,14 @@ def test_the_options_of_every_command():
                     "--output", "--precision", "--seed", "--subsamples"],
         "check": [],
         "demo": ["--output"],
-        "evaluate": ["--data", "--json", "--model", "--output"],
+        "evaluate": ["--data", "--generate", "--json", "--model", "--output"],
+        "merge": ["--model", "--output"],
         "plot": ["--output"],
         "export": ["--format", "--output"],
         "probe": ["--data", "--device", "--gradient-checkpointing", "--json", "--max-length", "--output", "--samples", "--seed"],
         "show": ["--json"],
-        "train": sorted([*training, "--data", "--json", "--model", "--output", "--resume"]),
+        "train": sorted([*training, "--config", "--data", "--eval-data", "--json", "--model", "--output", "--resume",
+                         "--weights"]),
     }  # fmt: skip
 
 

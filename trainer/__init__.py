@@ -6,7 +6,7 @@ Reading a run's report needs no torch, so what does is loaded on first use.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from trainer.reports import BEST, EVALUATION, REPORT, Evaluation, RunReport, Score, TrainSettings
+from trainer.reports import EVALUATION, REPORT, Evaluation, RunReport, TrainSettings
 
 if TYPE_CHECKING:
     from trainer.adapters import load_adapters
@@ -18,13 +18,11 @@ if TYPE_CHECKING:
     from trainer.train import train
 
 __all__ = [
-    "BEST",
     "EVALUATION",
     "REPORT",
     "Evaluation",
     "MixtureLinear",
     "RunReport",
-    "Score",
     "TrainSettings",
     "apply_plan",
     "evaluate",

@@ -1,9 +1,9 @@
 """Adapters on disk: what a run leaves behind, and how it becomes a model again.
 
-adapter_model.safetensors    the trained tensors, with a probe's tokens and logits in its metadata
+adapter_model.safetensors    the trained tensors
 adapter_config.json          PEFT's own configuration where the plan has no routers, so that PEFT loads the folder; else a
                              peft_type that PEFT refuses instead of misreading
-loraplan.json                which base model, which task, how to rebuild
+loraplan.json                which base model, which task, how to rebuild, and a probe's logits
 plan.json                    the plan that was built
 
 Without routers the tensors are in PEFT's names, and every B carries its expert's scaling, so that lora_alpha / r is 1 everywhere:
@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -35,6 +35,13 @@ from trainer.stock import from_stock, is_stock, stock_config, to_stock
 WEIGHTS, PEFT_CONFIG, CONFIG, PLAN = "adapter_model.safetensors", "adapter_config.json", "loraplan.json", "plan.json"
 PROBE_TOKENS = 16
 PARITY = 1e-3  # of the largest logit: beyond rounding on another machine, far below any wrong weight
+
+
+class Probe(Value):
+    """A fixed row of tokens and a model's logits on it: of the classes, or of the vocabulary's first tokens."""
+
+    ids: tuple[int, ...]
+    logits: tuple[float, ...]
 
 
 class AdapterConfig(Value):
@@ -55,6 +62,8 @@ class AdapterConfig(Value):
     base_weights: str
     """Identifies the base's values, so that another training of the same architecture is not taken for it."""
     mixture: MixtureSettings
+    probe: Probe | None = None
+    """What the trained model answered when it was saved."""
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -72,12 +81,11 @@ def save_adapters(folder: str | Path, model: Any, plan: Plan, config: AdapterCon
     state = trained_state(model)
     stock = is_stock(plan)
     written = to_stock(model, state) if stock else state
-    ids, logits = probe(model)
-    metadata = {"format": "pt", "probe_ids": json.dumps(ids), "probe_logits": json.dumps(logits)}
-    write_atomic(folder / WEIGHTS, save(written, metadata=metadata))
+    noted = config.model_copy(update={"probe": probe(model)})
+    write_atomic(folder / WEIGHTS, save(written, metadata={"format": "pt"}))
     marker = stock_config(plan, config.base_model_name_or_path, config.kind, list(head(model))) if stock else _refusal(config)
     write_atomic(folder / PEFT_CONFIG, json.dumps(marker, indent=2) + "\n")
-    write_atomic(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
+    write_atomic(folder / CONFIG, noted.model_dump_json(indent=2) + "\n")
     plan.save(folder / PLAN)
     back = load_file(folder / WEIGHTS)
     if back.keys() != written.keys() or not all(torch.equal(back[name], written[name]) for name in back):
@@ -95,37 +103,37 @@ def _refusal(config: AdapterConfig) -> dict[str, str]:
 
 
 @torch.no_grad()
-def probe(model: Any) -> tuple[list[int], list[float]]:
-    """A fixed row of tokens and the model's logits on it: of the classes, or of the first tokens after the last."""
-    vocabulary, pad = model.config.get_text_config().vocab_size, model.config.get_text_config().pad_token_id
-    ids = [(97 * position + 11) % vocabulary for position in range(PROBE_TOKENS)]
-    ids = [(token + 1) % vocabulary if token == pad else token for token in ids]
+def probe(model: Any) -> Probe:
+    """Run a fixed row of tokens through a model, in the precision of its weights even while a run uses another."""
+    text = model.config.get_text_config()
+    ids = [(97 * position + 11) % text.vocab_size for position in range(PROBE_TOKENS)]
+    ids = [(token + 1) % text.vocab_size if token == text.pad_token_id else token for token in ids]
     training = model.training
     model.eval()
     row = torch.tensor([ids], device=next(model.parameters()).device)
-    logits = model(input_ids=row, attention_mask=torch.ones_like(row)).logits
+    # The class's own forward: a Trainer in mixed precision has wrapped the instance's.
+    logits = type(model).forward(model, input_ids=row, attention_mask=torch.ones_like(row)).logits
     model.train(training)
     last = logits[0] if logits.ndim == 2 else logits[0, -1]
-    return ids, last[:PROBE_TOKENS].float().cpu().tolist()
+    return Probe(ids=tuple(ids), logits=tuple(last[:PROBE_TOKENS].float().cpu().tolist()))
 
 
-def require_parity(model: Any, path: Path) -> None:
-    """Compare a loaded model's logits with those that were saved beside its tensors.
+def require_parity(model: Any, config: AdapterConfig, path: Path) -> None:
+    """Compare a loaded model's logits with those that were noted when it was saved.
 
     Raises:
         InputError: they differ by more than rounding.
     """
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-    if "probe_logits" not in metadata:
-        return
-    _, found = probe(model)
-    expected = json.loads(metadata["probe_logits"])
-    error = max((abs(a - b) for a, b in zip(found, expected, strict=True)), default=0.0)
-    if not error <= PARITY * max(1.0, *map(abs, expected)):
+    if config.probe is not None and not (error := disagreement(probe(model), config.probe)) <= PARITY:
         raise InputError(
-            f"{path}: the loaded model's logits differ by {error:.3g} from those when it was saved; wrong base model?"
+            f"{path}: the loaded model's logits differ by {error:.3g} of the largest from those noted then; wrong base model?"
         )
+
+
+def disagreement(one: Probe, other: Probe) -> float:
+    """Largest difference of two probes' logits, relative to the largest logit or 1."""
+    pairs = list(zip(one.logits, other.logits, strict=True))
+    return max(abs(a - b) for a, b in pairs) / max(1.0, *(abs(b) for _, b in pairs))
 
 
 def load_config(folder: str | Path) -> AdapterConfig:
@@ -214,7 +222,7 @@ def load_adapters(folder: str | Path, base: str | Path | None = None) -> Any:
     plan = Plan.load(folder / PLAN)
     model = build(checkpoint, plan, config)
     load_state(folder / WEIGHTS, model, plan)
-    require_parity(model, folder / WEIGHTS)
+    require_parity(model, config, folder / WEIGHTS)
     return model.eval()
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from planner import Plan, PlannedSite, linear_shape
 from spectra import InputError
+from spectra.ranks import is_first
 from spectra.sites import place, projection_type, resolve, short
 from trainer.mixture import MixtureLinear
 from trainer.reports import MixtureSettings
@@ -50,7 +51,8 @@ def apply_plan(model: M, plan: Plan, settings: MixtureSettings | None = None) ->
         raise InputError(
             f"built {trainable} trainable parameters where the plan says {plan.parameters}; is a planned module shared?"
         )
-    print(_summary(plan), file=sys.stderr)
+    if is_first():
+        sys.stderr.write(_summary(plan) + "\n")
     return model
 
 

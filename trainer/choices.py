@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spectra import InputError
-from trainer.data import _load as load_rows
+from trainer.data import load_rows
 from trainer.reports import Score
 
 COLUMNS = ("prompt", "choices", "answer")

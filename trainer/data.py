@@ -78,7 +78,7 @@ def read_texts(path: str | Path) -> Texts:
         raise InputError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: empty file, no examples")
-    rows = _load(path)
+    rows = load_rows(path)
     if len(rows) == 0:
         raise InputError(f"{path}: no examples")
     try:
@@ -102,7 +102,12 @@ def _checked(row: Any, index: int, path: str, name: str) -> dict[str, Any]:
         raise InputError(f"{path}: row {index + 1}: {fault}") from None
 
 
-def _load(path: Path) -> Any:
+def load_rows(path: Path) -> Any:
+    """Read a dataset file as it is.
+
+    Raises:
+        InputError: a file that the reader cannot make sense of, with the line where that can be told.
+    """
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:

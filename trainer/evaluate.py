@@ -49,7 +49,7 @@ def evaluate(
     counter = _Counter(progress, 2 * sum(task.size for task in tasks))
     untrained = [counter.through(task, model) for task in tasks]
     load_state(run / WEIGHTS, model, plan)
-    require_parity(model, run / WEIGHTS)
+    require_parity(model, config, run / WEIGHTS)
     trained = [counter.through(task, model) for task in tasks]
     scored = tuple(
         TaskEvaluation(name=task.name, examples=task.size, trained=after, untrained=before, majority=task.majority(config))
@@ -116,11 +116,17 @@ def _majority(config: AdapterConfig, examples: Examples) -> Score:
 
 def _pooled(tasks: tuple[TaskEvaluation, ...], truncated: int) -> Evaluation:
     total = sum(task.examples for task in tasks)
-    means = {
-        who: Score(**{
-            name: math.fsum(getattr(getattr(task, who), name) * task.examples for task in tasks) / total
-            for name in Score.model_fields
-        })
-        for who in ("trained", "untrained", "majority")
-    }  # fmt: skip
-    return Evaluation(tasks=tasks, examples=total, truncated=truncated, **means)
+
+    def mean(who: str) -> Score:
+        scores = [(getattr(task, who), task.examples) for task in tasks]
+        fields = Score.model_fields
+        return Score(**{name: math.fsum(getattr(score, name) * count for score, count in scores) / total for name in fields})
+
+    return Evaluation(
+        tasks=tasks,
+        examples=total,
+        truncated=truncated,
+        trained=mean("trained"),
+        untrained=mean("untrained"),
+        majority=mean("majority"),
+    )

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from spectra import InputError
-from trainer.adapters import PARITY, find_base, load_adapters, load_config, merged, probe
+from trainer.adapters import PARITY, disagreement, find_base, load_adapters, load_config, merged, probe
 from trainer.models import load_tokenizer
 
 
@@ -27,11 +27,9 @@ def merge(run: str | Path, output: str | Path, *, base: str | Path | None = None
     if output.exists():
         raise InputError(f"{output}: already exists; choose another folder")
     model = load_adapters(run, base)
-    ids, before = probe(model)
-    _, after = probe(merged(model))
-    error = max(abs(a - b) for a, b in zip(before, after, strict=True))
-    if not error <= PARITY * max(1.0, *map(abs, before)):
-        raise InputError(f"{run}: merging changes logits by {error:.3g}; nothing was written")
+    before = probe(model)
+    if not (error := disagreement(probe(merged(model)), before)) <= PARITY:
+        raise InputError(f"{run}: merging changes logits by {error:.3g} of the largest; nothing was written")
     beside = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         model.save_pretrained(beside)

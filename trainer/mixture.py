@@ -115,7 +115,7 @@ class MixtureLinear(nn.Module):
         return y + (z_TR @ self.B.T).to(y.dtype).view(y.shape)
 
     def _products(self, x_TI: Tensor) -> tuple[Tensor, Tensor | None]:
-        """x A^T and the router's logits: one product, unless they differ in precision or in what they see."""
+        """Compute x A^T and the router's logits: one product, unless they differ in precision or in what they see."""
         seen_TI = nn.functional.dropout(x_TI, self.settings.dropout, self.training)
         if self.router is None:
             return seen_TI @ self.A.T, None
@@ -142,7 +142,7 @@ class MixtureLinear(nn.Module):
         routing = Routing(
             top_k=self.top_k,
             training=self.training,
-            real_T=real_T,
+            real=real_T,
             capacity=settings.capacity,
             expert_dropout=settings.expert_dropout,
         )

@@ -143,7 +143,7 @@ class Score(Value):
 
     @property
     def perplexity(self) -> float:
-        """exp of the loss."""
+        """The exponential of the loss."""
         return math.exp(min(self.loss, 700.0))
 
 

@@ -17,7 +17,7 @@ class Routing:
 
     top_k: int
     training: bool = False
-    real_T: Tensor | None = None
+    real: Tensor | None = None
     """Which tokens are no padding; None if all are."""
     capacity: float = 1.25
     """`sira`: an expert takes at most this many times its even share of the tokens."""
@@ -69,9 +69,9 @@ def sira(logits_TE: Tensor, routing: Routing) -> Gates:
     """Top-k with a capacity limit per expert and expert dropout on the gate (SiRA, arXiv 2311.09179).
 
     In training each expert is closed to a token with probability `expert_dropout` before the k best are chosen, and of the tokens
-    that chose an expert only the first ceil(capacity k T / E) in order get it; to the others it contributes nothing. In evaluation
-    it is `topk`. The paper publishes neither constants nor the form of dropout or which tokens are turned away: closing whole
-    experts per token, the order of tokens and the two defaults are our choice.
+    that chose an expert only the first ceil(capacity k T / E) in order get it; to the others it contributes nothing. Evaluation
+    is `topk`. The paper publishes neither constants nor the form of dropout or which tokens are turned away: closing an expert to
+    single tokens, the order of tokens and the two defaults are our choice.
     """
     if not routing.training:
         return topk(logits_TE, routing)
@@ -79,7 +79,7 @@ def sira(logits_TE: Tensor, routing: Routing) -> Gates:
     # Closed experts lose by far, but are still there if fewer than k are open.
     picked = topk(logits_TE.where(~closed, logits_TE - 1e4), routing).gates
     chosen = picked > 0
-    real = 1.0 if routing.real_T is None else routing.real_T[:, None].to(picked.dtype)
+    real = 1.0 if routing.real is None else routing.real[:, None].to(picked.dtype)
     tokens = torch.ones_like(picked[:, :1]) * real
     limit = (routing.capacity * routing.top_k * tokens.sum() / logits_TE.shape[-1]).ceil()
     place = (chosen * tokens).cumsum(0)

@@ -1,4 +1,4 @@
-"""What the mixtures of one model share while it runs: which tokens are padding, the auxiliary losses, and how tokens were routed."""
+"""What the mixtures of one model share while it runs: which tokens are padding, auxiliary losses, how tokens were routed."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,6 +1,7 @@
 """The training run: a plan, a model and dataset files in, a folder of adapters and a RunReport out.
 
-The loop is transformers.Trainer's (trainer/loop.py). Here a run is checked before anything is written, claimed, resumed, reported.
+The loop is transformers.Trainer's (trainer/loop.py). Here a run is checked before anything is written, claimed, resumed and
+reported.
 """
 
 import hashlib

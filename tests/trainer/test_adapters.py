@@ -7,7 +7,6 @@ import peft
 import pytest
 import torch
 import transformers
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import planner
@@ -109,16 +108,14 @@ def test_conv1d_weights_are_merged_the_right_way_round(tiny_gpt2, tmp_path):
 
 def test_a_changed_tensor_is_noticed_by_its_logits(stock_run, tmp_path):
     copy = shutil.copytree(stock_run, tmp_path / "copy")
-    with safe_open(copy / WEIGHTS, "pt") as file:
-        metadata = file.metadata()
     tensors = load_file(copy / WEIGHTS)
     name = next(name for name in tensors if name.endswith("lora_B.weight"))
     tensors[name] = tensors[name] + torch.randn(tensors[name].shape, generator=torch.Generator().manual_seed(0))
-    save_file(tensors, copy / WEIGHTS, metadata=metadata)
+    save_file(tensors, copy / WEIGHTS)
     with pytest.raises(InputError, match="the loaded model's logits differ by"):
         load_adapters(copy)
     tensors[name] = tensors[name] * torch.nan
-    save_file(tensors, copy / WEIGHTS, metadata=metadata)
+    save_file(tensors, copy / WEIGHTS)
     with pytest.raises(InputError, match="holds NaN or infinite values"):
         load_adapters(copy)
 

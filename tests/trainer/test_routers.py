@@ -33,7 +33,7 @@ def test_sira_in_training_equals_the_loop_over_tokens(tokens, experts, capacity,
     torch.manual_seed(seed)
     logits = torch.randn(tokens, experts, dtype=torch.float64)
     real = torch.rand(tokens) < 0.8
-    routing = Routing(top_k=k, training=True, real_T=real, capacity=capacity, expert_dropout=dropout)
+    routing = Routing(top_k=k, training=True, real=real, capacity=capacity, expert_dropout=dropout)
     state = torch.get_rng_state()
     closed = torch.rand_like(logits) < dropout
     torch.set_rng_state(state)

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 import planner
 import spectra
 from spectra import InputError
-from trainer import BEST, RunReport, TrainSettings, evaluate, load_adapters, train
+from trainer import RunReport, TrainSettings, evaluate, load_adapters, train
 from trainer.adapters import WEIGHTS
+from trainer.reports import BEST
 
 # Adam turns the rounding of a gradient near zero into a step of the learning rate: equal up to rounding needs a small one.
 GENTLE = {"learning_rate": 1e-4}
@@ -119,7 +120,6 @@ def test_files_of_different_kinds_are_refused(uniform_plan, minilm, small_corpus
 
 
 def test_a_logger_that_is_not_there_is_named(uniform_plan, minilm, small_corpus, tmp_path):
-    pytest.importorskip("torch")
     with pytest.raises(InputError, match="report_to 'wandb': not installed; run: pip install wandb"):
         train(uniform_plan, minilm, small_corpus[0], tmp_path / "run", settings(report_to="wandb"))
 
