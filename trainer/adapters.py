@@ -31,6 +31,7 @@ from trainer.data import TaskKind
 from trainer.models import head, load_model
 from trainer.reports import MixtureSettings
 from trainer.stock import from_stock, is_stock, stock_config, to_stock
+from trainer.svd import settle, started
 
 WEIGHTS, PEFT_CONFIG, CONFIG, PLAN = "adapter_model.safetensors", "adapter_config.json", "loraplan.json", "plan.json"
 PROBE_TOKENS = 16
@@ -67,8 +68,13 @@ class AdapterConfig(Value):
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Every trainable tensor by name, on the CPU."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.named_parameters() if tensor.requires_grad}
+    """Every trainable tensor by name, on the CPU, and the starting values of experts that did not start at zero."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in _trained(model).items()}
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    starts = {f"{name}.{part}": getattr(layer, part) for name, layer in started(model).items() for part in ("A0", "B0")}
+    return {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad} | starts
 
 
 def save_adapters(folder: str | Path, model: Any, plan: Plan, config: AdapterConfig) -> None:
@@ -83,7 +89,11 @@ def save_adapters(folder: str | Path, model: Any, plan: Plan, config: AdapterCon
     written = to_stock(model, state) if stock else state
     noted = config.model_copy(update={"probe": probe(model)})
     write_atomic(folder / WEIGHTS, save(written, metadata={"format": "pt"}))
-    marker = stock_config(plan, config.base_model_name_or_path, config.kind, list(head(model))) if stock else _refusal(config)
+    marker = (
+        stock_config(plan, config.base_model_name_or_path, config.kind, list(head(model)), doubled=bool(started(model)))
+        if stock
+        else _refusal(config)
+    )
     write_atomic(folder / PEFT_CONFIG, json.dumps(marker, indent=2) + "\n")
     write_atomic(folder / CONFIG, noted.model_dump_json(indent=2) + "\n")
     plan.save(folder / PLAN)
@@ -165,7 +175,7 @@ def load_state(path: Path, model: nn.Module, plan: Plan | None = None) -> None:
         raise InputError(f"{path}: not a readable safetensors file: {error}") from None
     if plan is not None and is_stock(plan):
         stored = from_stock(model, stored)
-    wanted = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    wanted = _trained(model)
     if odd := sorted(stored.keys() ^ wanted.keys()):
         where = "in the file but not in the model" if odd[0] in stored else "in the model but not in the file"
         raise InputError(f"{path}: tensor {odd[0]!r} is {where}")
@@ -175,7 +185,10 @@ def load_state(path: Path, model: nn.Module, plan: Plan | None = None) -> None:
                 raise InputError(f"{path}: {name!r} has shape {list(stored[name].shape)}, the model {list(parameter.shape)}")
             if not torch.isfinite(stored[name]).all():
                 raise InputError(f"{path}: {name!r} holds NaN or infinite values")
-            parameter.copy_(stored[name])
+            if not name.endswith((".A0", ".B0")):
+                parameter.copy_(stored[name])
+    for name, layer in started(model).items():
+        settle(layer, stored[f"{name}.A0"], stored[f"{name}.B0"])
 
 
 def find_base(config: AdapterConfig, base: str | Path | None) -> Checkpoint:

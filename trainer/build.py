@@ -14,6 +14,7 @@ from spectra.sites import place, projection_type, resolve, short
 from trainer.mixture import MixtureLinear
 from trainer.reports import MixtureSettings
 from trainer.routing import Routes
+from trainer.svd import start_from_svd
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -44,7 +45,10 @@ def apply_plan(model: M, plan: Plan, settings: MixtureSettings | None = None) ->
     for site in plan.sites:
         if site.ranks:
             parent, _, child = found[site.name].rpartition(".")
-            setattr(modules[parent], child, _mixture(modules[found[site.name]], site, routes))
+            layer = _mixture(modules[found[site.name]], site, routes)
+            setattr(modules[parent], child, layer)
+            if routes.settings.init == "svd":
+                start_from_svd(layer, site.name)
     model.register_forward_pre_hook(routes.begin, with_kwargs=True)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     if trainable != plan.parameters:

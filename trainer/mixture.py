@@ -43,6 +43,8 @@ class MixtureLinear(nn.Module):
     """
 
     gain: Tensor
+    A0: Tensor
+    B0: Tensor
 
     def __init__(
         self,

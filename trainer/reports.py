@@ -26,6 +26,8 @@ class MixtureSettings(Value):
     """Weight of the routers' z-loss; 0.001 is usual."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Of the adapters' inputs, in training."""
+    init: Literal["kaiming", "svd"] = "kaiming"
+    """Of the experts: A random and B zero, or segments of the weight's own singular vectors (GOAT; PiSSA for one expert)."""
     alpha: Annotated[float, Field(gt=0, le=1000)] = 4.0
     """Every expert is scaled by alpha / sqrt(rank)."""
 

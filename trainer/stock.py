@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from planner import Plan
@@ -19,7 +20,7 @@ def is_stock(plan: Plan) -> bool:
     return counts <= {0, 1} and 1 in counts and not any(site.routed for site in plan.sites if site.ranks)
 
 
-def stock_config(plan: Plan, base: str, kind: str, heads: Sequence[str]) -> dict[str, Any]:
+def stock_config(plan: Plan, base: str, kind: str, heads: Sequence[str], *, doubled: bool) -> dict[str, Any]:
     """PEFT's adapter_config.json, with lora_alpha = r at every module.
 
     Args:
@@ -27,8 +28,9 @@ def stock_config(plan: Plan, base: str, kind: str, heads: Sequence[str]) -> dict
         base: the base model.
         kind: of task.
         heads: names of a new head's parameters.
+        doubled: whether adapters also carry what was subtracted from the base.
     """
-    ranks = {site.name: site.ranks[0] for site in plan.sites if site.ranks}
+    ranks = {site.name: site.ranks[0] * (1 + doubled) for site in plan.sites if site.ranks}
     usual = Counter(ranks.values()).most_common(1)[0][0]
     odd = {name: rank for name, rank in ranks.items() if rank != usual}
     return {
@@ -50,6 +52,9 @@ def stock_config(plan: Plan, base: str, kind: str, heads: Sequence[str]) -> dict
 def to_stock(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Trained tensors in PEFT's names, each B multiplied with its scaling.
 
+    Where an expert did not start at zero, what was subtracted from the base for it is added as further ranks, because PEFT starts
+    from the original base.
+
     Args:
         model: whose mixtures have one expert each.
         state: its trained tensors by live name.
@@ -57,8 +62,11 @@ def to_stock(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]
     found = dict(state)
     for name, mixture in mixtures(model).items():
         (scaling,) = mixture.scalings
-        found[f"{name}.lora_A.weight"] = found.pop(f"{name}.A")
-        found[f"{name}.lora_B.weight"] = (found.pop(f"{name}.B").double() * scaling).to(mixture.B.dtype)
+        A, B = found.pop(f"{name}.A"), found.pop(f"{name}.B")
+        if f"{name}.A0" in found:
+            A, B = torch.cat([A, found.pop(f"{name}.A0")]), torch.cat([B, -found.pop(f"{name}.B0")], dim=1)
+        found[f"{name}.lora_A.weight"] = A
+        found[f"{name}.lora_B.weight"] = (B.double() * scaling).to(B.dtype)
     return {PREFIX + name: tensor for name, tensor in found.items()}
 
 
@@ -68,6 +76,10 @@ def from_stock(model: nn.Module, stored: Mapping[str, Tensor]) -> dict[str, Tens
     for name, mixture in mixtures(model).items():
         if f"{name}.lora_A.weight" in found and f"{name}.lora_B.weight" in found:
             (scaling,) = mixture.scalings
-            found[f"{name}.A"] = found.pop(f"{name}.lora_A.weight")
-            found[f"{name}.B"] = (found.pop(f"{name}.lora_B.weight").double() / scaling).to(mixture.B.dtype)
+            A = found.pop(f"{name}.lora_A.weight")
+            B = (found.pop(f"{name}.lora_B.weight").double() / scaling).to(mixture.B.dtype)
+            rank = mixture.ranks[0]
+            found |= {f"{name}.A": A[:rank], f"{name}.B": B[:, :rank]}
+            if hasattr(mixture, "A0"):
+                found |= {f"{name}.A0": A[rank:], f"{name}.B0": -B[:, rank:]}
     return found
