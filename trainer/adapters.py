@@ -26,6 +26,8 @@ from planner import Plan, require_match
 from planner.linear import add_to_weight
 from spectra import Checkpoint, InputError, open_checkpoint
 from spectra.values import Value, read_json, write_atomic
+from trainer.base_experts import NAME as EXPERTS
+from trainer.base_experts import expert_loras, fold
 from trainer.build import apply_plan, mixtures
 from trainer.data import TaskKind
 from trainer.models import head, load_model
@@ -74,7 +76,10 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
     starts = {f"{name}.{part}": getattr(layer, part) for name, layer in started(model).items() for part in ("A0", "B0")}
-    return {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad} | starts
+    padded = {id(parameter) for lora in expert_loras(model).values() for parameter in lora.parameters()}
+    plain = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad and id(tensor) not in padded}
+    packed = {f"{name}.{key}": value for name, lora in expert_loras(model).items() for key, value in lora.packed().items()}
+    return plain | packed | starts
 
 
 def save_adapters(folder: str | Path, model: Any, plan: Plan, config: AdapterConfig) -> None:
@@ -187,6 +192,8 @@ def load_state(path: Path, model: nn.Module, plan: Plan | None = None) -> None:
                 raise InputError(f"{path}: {name!r} holds NaN or infinite values")
             if not name.endswith((".A0", ".B0")):
                 parameter.copy_(stored[name])
+    for name, lora in expert_loras(model).items():
+        lora.unpack({key: stored[f"{name}.{key}"] for key in lora.packed()})
     for name, layer in started(model).items():
         settle(layer, stored[f"{name}.A0"], stored[f"{name}.B0"])
 
@@ -258,4 +265,6 @@ def merged(model: Any) -> Any:
         add_to_weight(mixture.base, math.prod(mixture.scalings) * (mixture.B.double() @ mixture.A.double()))
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, mixture.base)
+    for name in expert_loras(model):
+        fold(model.get_submodule(name.removesuffix("." + EXPERTS)))
     return model

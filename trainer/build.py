@@ -3,14 +3,17 @@
 import math
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from typing import TypeVar
 
 from torch import nn
 
 from planner import Plan, PlannedSite, linear_shape
+from planner.experts import expert_sites, is_experts
 from spectra import InputError
 from spectra.ranks import is_first
 from spectra.sites import place, projection_type, resolve, short
+from trainer.base_experts import ExpertLora, adapt, expert_loras
 from trainer.mixture import MixtureLinear
 from trainer.reports import MixtureSettings
 from trainer.routing import Routes
@@ -37,27 +40,54 @@ def apply_plan(model: M, plan: Plan, settings: MixtureSettings | None = None) ->
         InputError: a site that matches no module, one that is not linear or has another shape.
     """
     modules = dict(model.named_modules())
-    found = resolve((site.name for site in plan.sites), list(modules))
+    fused = {f"{name}.{site}": name for name, module in modules.items() if is_experts(module) for site in expert_sites(module)}
+    found = resolve((site.name for site in plan.sites), [*modules, *fused])
     for site in plan.sites:
-        _check(site, modules[found[site.name]] if site.name in found else None, type(model).__name__)
+        _check(site, _shape_of(found.get(site.name), modules, fused), type(model).__name__)
     model.requires_grad_(False)
     routes = Routes(settings or MixtureSettings())
     for site in plan.sites:
-        if site.ranks:
-            parent, _, child = found[site.name].rpartition(".")
-            layer = _mixture(modules[found[site.name]], site, routes)
-            setattr(modules[parent], child, layer)
-            if routes.settings.init == "svd":
-                start_from_svd(layer, site.name)
+        if site.ranks and found[site.name] not in fused:
+            _replace(modules, found[site.name], site, routes)
+    for name in dict.fromkeys(fused.values()):
+        _adapt_experts(name, modules[name], {found[site.name]: site for site in plan.sites}, routes.settings)
     model.register_forward_pre_hook(routes.begin, with_kwargs=True)
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    if trainable != plan.parameters:
+    if (trainable := trainable_parameters(model)) != plan.parameters:
         raise InputError(
             f"built {trainable} trainable parameters where the plan says {plan.parameters}; is a planned module shared?"
         )
     if is_first():
         sys.stderr.write(_summary(plan) + "\n")
     return model
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    """Trainable parameters, the padding of experts' adapters left out."""
+    padded = {id(parameter) for lora in expert_loras(model).values() for parameter in lora.parameters()}
+    plain = sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in padded)
+    return plain + sum(lora.parameters_planned for lora in expert_loras(model).values())
+
+
+def _replace(modules: Mapping[str, nn.Module], name: str, site: PlannedSite, routes: Routes) -> None:
+    layer = _mixture(modules[name], site, routes)
+    parent, _, child = name.rpartition(".")
+    setattr(modules[parent], child, layer)
+    if routes.settings.init == "svd":
+        start_from_svd(layer, site.name)
+
+
+def _adapt_experts(name: str, experts: nn.Module, sites: Mapping[str, PlannedSite], settings: MixtureSettings) -> None:
+    """Give one layer's fused experts their adapters, if the plan has any."""
+    ranks: dict[str, list[int]] = {}
+    for place_ in expert_sites(experts):
+        part = place_.partition(".")[2]
+        site = sites.get(f"{name}.{place_}")
+        if site is not None and len(site.ranks) > 1:
+            raise InputError(f"site {site.name!r}: a routed expert takes one LoRA, not {len(site.ranks)}")
+        ranks.setdefault(part, []).append(sum(site.ranks) if site is not None else 0)
+    wanted = {part: given for part, given in ranks.items() if any(given)}
+    if wanted:
+        adapt(experts, ExpertLora(experts, wanted, settings.alpha))
 
 
 def _mixture(base: nn.Module, site: PlannedSite, routes: Routes) -> MixtureLinear:
@@ -77,14 +107,22 @@ def _summary(plan: Plan) -> str:
     )
 
 
-def _check(site: PlannedSite, module: nn.Module | None, model: str) -> None:
-    if module is None:
-        raise InputError(f"site {site.name!r}: no such module in {model}")
-    shape = linear_shape(module)
+def _shape_of(name: str | None, modules: Mapping[str, nn.Module], fused: Mapping[str, str]) -> object:
+    """(d_out, d_in) of a linear module or of an expert's projection; the type of anything else; None if there is no such name."""
+    if name is None:
+        return None
+    if name in fused:
+        return expert_sites(modules[fused[name]])[name.removeprefix(fused[name] + ".")]
+    return linear_shape(modules[name]) or type(modules[name]).__name__
+
+
+def _check(site: PlannedSite, shape: object, model: str) -> None:
     if shape is None:
-        raise InputError(f"site {site.name!r}: a {type(module).__name__} in {model}, not a linear layer")
+        raise InputError(f"site {site.name!r}: no such module in {model}")
+    if isinstance(shape, str):
+        raise InputError(f"site {site.name!r}: a {shape} in {model}, not a linear layer")
     if shape != site.shape:
-        raise InputError(f"site {site.name!r}: planned for shape {list(site.shape)}, found {list(shape)}")
+        raise InputError(f"site {site.name!r}: planned for shape {list(site.shape)}, found {list(shape)}")  # type: ignore[call-overload]
 
 
 def mixtures(model: nn.Module) -> dict[str, MixtureLinear]:
