@@ -211,7 +211,7 @@ def probe(
 )
 @click.option(
     "--strategy", default="combined", show_default=True,
-    help="uniform, random, mola, alphalora, lora-smoe, sensitivity, dr-lora or combined.",
+    help="uniform, random, mola, alphalora, lora-smoe, sensitivity, dr-lora, hot-experts or combined.",
 )  # fmt: skip
 @click.option("-o", "--output", type=PATH, default=Path("plan.json"), show_default=True, help="Where the plan goes.")
 @_json_option

@@ -48,7 +48,8 @@ def trainer_of(model: Any, options: argparse.Namespace, folder: str) -> transfor
     rows = datasets.Dataset.from_dict({"input_ids": ids, "labels": ids, "attention_mask": [[1] * options.length] * 64})
     arguments = transformers.TrainingArguments(
         output_dir=folder, max_steps=options.steps, per_device_train_batch_size=options.batch, report_to="none",
-        disable_tqdm=True, save_strategy="no", logging_strategy="no", use_cpu=options.device == "cpu", bf16=options.device == "cuda",
+        disable_tqdm=True, save_strategy="no", logging_strategy="no", use_cpu=options.device == "cpu",
+        bf16=options.device == "cuda",
         dataloader_pin_memory=False,
     )  # fmt: skip
     made = transformers.Trainer(model=model, args=arguments, train_dataset=rows)

@@ -197,7 +197,8 @@ def test_the_options_of_every_command():
         for name, command in cli.main.commands.items()
     }
     training = ["--accumulation", "--alpha", "--balance-loss", "--batch-size", "--capacity", "--dropout", "--epochs",
-                "--evaluations", "--expert-dropout", "--gradient-checkpointing", "--init", "--learning-rate", "--loss-on", "--max-length",
+                "--evaluations", "--expert-dropout", "--gradient-checkpointing", "--grow", "--init", "--learning-rate",
+                "--loss-on", "--max-length",
                 "--max-steps", "--packing", "--patience", "--precision", "--report-to", "--router", "--schedule", "--seed",
                 "--warmup", "--weight-decay", "--z-loss"]  # fmt: skip
     assert options == {

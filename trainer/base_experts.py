@@ -1,10 +1,10 @@
 """ExpertLora: a LoRA of its own rank on every projection of every routed expert of a mixture-of-experts base model.
 
-transformers 5 keeps a layer's experts in 3-D tensors and runs them over tokens sorted by expert. Ours rides on the same order: for
-each projection two more grouped products, x A_e^T and z B_e^T. Ranks differ by expert; in memory they are padded with zeros to the
-layer's largest, a multiple of 8, because grouped products cannot be ragged in two directions. Padding needs no mask: where a row of
-A and a column of B are both zero, both gradients are zero, and AdamW leaves them there, weight decay included. On disk there is no
-padding.
+transformers 5 keeps a layer's experts in 3-D tensors and runs them over tokens sorted by expert. Ours rides on the same order:
+for each projection two more grouped products, x A_e^T and z B_e^T. Ranks differ by expert; in memory they are padded with zeros
+to the layer's largest, a multiple of 8, because grouped products cannot be ragged in two directions. Padding needs no mask:
+where a row of A and a column of B are both zero, both gradients are zero, and AdamW leaves them there, weight decay included. On
+disk there is no padding.
 
 Shapes: S token-expert pairs sorted by expert, E experts, r padded rank.
 """
@@ -19,6 +19,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from planner.experts import expert_sites, expert_weight, fused_parts
 from spectra import InputError
+from trainer.routing import Routes
 
 NAME = "loraplan"  # of our entry in transformers' table of experts' forwards, and of the adapters inside an experts module
 MULTIPLE = 8  # what grouped products need in half precision
@@ -48,6 +49,10 @@ class ExpertLora(nn.Module):
         """
         super().__init__()
         self.before: str | None = None
+        self.routes: Routes | None = None
+        self.counting = False
+        """Whether to note how tokens are routed, which growth needs."""
+        self._routed: Tensor | None = None
         shapes = expert_sites(experts)
         count = len(experts.down_proj)
         like = experts.down_proj
@@ -90,6 +95,49 @@ class ExpertLora(nn.Module):
         found: Tensor = getattr(self, f"scale_{part}")
         return found
 
+    @torch.no_grad()
+    def make_room(self, most: int, first: int) -> int:
+        """Start over with rank `first` everywhere and room for `most`; one scale for all, that of the mean rank planned.
+
+        Returns:
+            The rank that can be reached: `most`, or less where a matrix is smaller.
+        """
+        for part, ranks in self.ranks.items():
+            count, _, d_in = self.A[part].shape
+            d_out = self.B[part].shape[1]
+            most = min(most, d_in, d_out)
+            padded = -(-most // MULTIPLE) * MULTIPLE
+            largest = ranks.index(max(ranks))
+            alpha = float(self.scale(part)[largest]) * math.sqrt(ranks[largest])
+            self.scale(part).fill_(alpha / math.sqrt(sum(ranks) / count))
+            self.ranks[part] = [first] * count
+            self.A[part] = nn.Parameter(self.A[part].new_zeros(count, padded, d_in))
+            self.B[part] = nn.Parameter(self.B[part].new_zeros(count, d_out, padded))
+        self.reset_parameters()
+        self.counting = True
+        return most
+
+    @torch.no_grad()
+    def settle_scale(self, alpha: float) -> None:
+        """Scale each expert as its rank asks, alpha / sqrt(rank), and B so that nothing changes."""
+        for part, ranks in self.ranks.items():
+            wanted = self.scale(part).new_tensor([alpha / math.sqrt(rank) if rank else 0.0 for rank in ranks])
+            held = self.scale(part)
+            self.B[part].mul_(torch.where(wanted > 0, held / wanted.clamp(min=1e-30), 1.0)[:, None, None])
+            held.copy_(wanted)
+
+    def count(self, expert_S: Tensor, weight_S: Tensor) -> None:
+        """Add one pass's routing weights; padding is left out."""
+        with torch.no_grad():
+            seen = torch.zeros(len(self.scale(next(iter(self.ranks)))), dtype=weight_S.dtype, device=weight_S.device)
+            seen = seen.index_add(0, expert_S, weight_S.detach())
+            self._routed = seen if self._routed is None else self._routed + seen
+
+    def take_routing(self) -> Tensor | None:
+        """Sum of each expert's routing weights since the last call, (E,)."""
+        found, self._routed = self._routed, None
+        return found
+
     @property
     def parameters_planned(self) -> int:
         """Trainable parameters without padding."""
@@ -113,8 +161,8 @@ class ExpertLora(nn.Module):
     def unpack(self, packed: Mapping[str, Tensor]) -> None:
         """The way back."""
         for part, ranks in self.ranks.items():
-            rows = packed[f"{part}.A"].split(ranks)
-            columns = packed[f"{part}.B"].split(ranks, dim=1)
+            rows = torch.split(packed[f"{part}.A"], ranks)
+            columns = torch.split(packed[f"{part}.B"], ranks, dim=1)
             for expert, rank in enumerate(ranks):
                 self.A[part][expert, :rank] = rows[expert]
                 self.B[part][expert, :, :rank] = columns[expert]
@@ -179,6 +227,10 @@ def experts_forward(module: Any, hidden: Tensor, index: Tensor, weights: Tensor)
     expert_S, order = torch.sort(index.reshape(-1), stable=True)
     counts = torch.bincount(expert_S, minlength=len(module.down_proj))
     offsets = counts.cumsum(0).to(torch.int32)
+    if lora is not None and lora.counting and lora.training:
+        real = lora.routes.real if lora.routes is not None else None
+        kept = torch.ones_like(weights) if real is None or real.numel() != tokens else real.reshape(-1, 1).to(weights.dtype)
+        lora.count(index.reshape(-1), (weights * kept).reshape(-1))
     x = hidden[order // k]
     dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
     with torch.autocast(x.device.type, enabled=False):  # grouped products know nothing of autocast

@@ -50,7 +50,7 @@ def apply_plan(model: M, plan: Plan, settings: MixtureSettings | None = None) ->
         if site.ranks and found[site.name] not in fused:
             _replace(modules, found[site.name], site, routes)
     for name in dict.fromkeys(fused.values()):
-        _adapt_experts(name, modules[name], {found[site.name]: site for site in plan.sites}, routes.settings)
+        _adapt_experts(name, modules[name], {found[site.name]: site for site in plan.sites}, routes)
     model.register_forward_pre_hook(routes.begin, with_kwargs=True)
     if (trainable := trainable_parameters(model)) != plan.parameters:
         raise InputError(
@@ -76,7 +76,7 @@ def _replace(modules: Mapping[str, nn.Module], name: str, site: PlannedSite, rou
         start_from_svd(layer, site.name)
 
 
-def _adapt_experts(name: str, experts: nn.Module, sites: Mapping[str, PlannedSite], settings: MixtureSettings) -> None:
+def _adapt_experts(name: str, experts: nn.Module, sites: Mapping[str, PlannedSite], routes: Routes) -> None:
     """Give one layer's fused experts their adapters, if the plan has any."""
     ranks: dict[str, list[int]] = {}
     for place_ in expert_sites(experts):
@@ -87,7 +87,9 @@ def _adapt_experts(name: str, experts: nn.Module, sites: Mapping[str, PlannedSit
         ranks.setdefault(part, []).append(sum(site.ranks) if site is not None else 0)
     wanted = {part: given for part, given in ranks.items() if any(given)}
     if wanted:
-        adapt(experts, ExpertLora(experts, wanted, settings.alpha))
+        lora = ExpertLora(experts, wanted, routes.settings.alpha)
+        lora.routes = routes
+        adapt(experts, lora)
 
 
 def _mixture(base: nn.Module, site: PlannedSite, routes: Routes) -> MixtureLinear:

@@ -14,6 +14,7 @@ from spectra import InputError
 from spectra.values import write_atomic
 from trainer.adapters import WEIGHTS, load_state, trained_state
 from trainer.build import routes_of
+from trainer.growth import Growth
 from trainer.reports import EvaluationPoint, LogPoint, RouteHealth, TrainSettings
 
 Progress = Callable[[int, int, float], None]
@@ -100,10 +101,14 @@ class AdapterTrainer(Trainer):
             loss = loss + extra / (self.args.gradient_accumulation_steps if summed else 1)
         return (loss, outputs) if return_outputs else loss
 
+    growth: Growth | None = None
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         write_atomic(Path(output_dir or self.args.output_dir) / WEIGHTS, save(trained_state(self.model)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.growth is not None:
+            self.growth.load(Path(resume_from_checkpoint))
         load_state(Path(resume_from_checkpoint) / WEIGHTS, model or self.model)
 
 

@@ -13,9 +13,9 @@ from planner.plots import allocation_figure, evidence_figure, sensitivity_figure
 from spectra import InputError, SpectraReport, load_spectra
 from spectra.figures import GREY, PALETTE, save_figure, style
 from spectra.plots import alpha_figure, comparison_figure, density_figure, heat_figure
-from spectra.sites import resolve
+from spectra.sites import place, resolve
 from spectra.values import read_json
-from trainer.reports import EVALUATION, REPORT, Evaluation, RunReport
+from trainer.reports import EVALUATION, HISTORY, REPORT, Evaluation, GrowthHistory, RunReport
 
 
 def run_figure(run: str | Path) -> Figure:
@@ -36,6 +36,34 @@ def run_figure(run: str | Path) -> Figure:
     return figure
 
 
+def growth_figure(run: str | Path) -> Figure:
+    """Rank of every expert over the events of a grown run, a panel for each layer; the final ranks against the routing share.
+
+    Raises:
+        InputError: the run did not grow.
+    """
+    events = GrowthHistory.load(Path(run) / HISTORY).events
+    layers = list(events[-1].ranks)
+    across = min(4, len(layers))
+    down = -(-len(layers) // across)
+    with style():
+        figure = Figure(figsize=(1.0 + 2.3 * across, 0.8 + 1.9 * down), layout="constrained")
+        for number, (layer, axes) in enumerate(zip(layers, figure.subplots(down, across, squeeze=False).ravel(), strict=False)):
+            final = events[-1].ranks[layer]
+            for expert, rank in enumerate(final):
+                color = PALETTE[0] if rank == max(final) else GREY
+                steps = [event.step for event in events]
+                axes.step(steps, [event.ranks[layer][expert] for event in events], where="post", color=color, lw=1, alpha=0.8)
+            where = place(layer)
+            axes.set_title(f"layer {where.layer}" if where else layer)
+            if number % across == 0:
+                axes.set_ylabel("rank of an expert")
+            axes.set_xlabel("step")
+        for axes in figure.axes[len(layers) :]:
+            axes.set_axis_off()
+    return figure
+
+
 def draw(sources: Sequence[str | Path], folder: str | Path) -> Iterator[Path]:
     """Draw whatever some paths hold: spectra reports, plans, folders of runs; two reports are also compared.
 
@@ -51,6 +79,8 @@ def draw(sources: Sequence[str | Path], folder: str | Path) -> Iterator[Path]:
     for name, source in zip(_names(sources), map(Path, sources), strict=True):
         if source.is_dir():
             yield from save_figure(run_figure(source), folder, f"{name}-training")
+            if (source / HISTORY).is_file():
+                yield from save_figure(growth_figure(source), folder, f"{name}-growth")
         elif _kind(source) == "plan":
             yield from _draw_plan(name, Plan.load(source), folder)
         elif _kind(source) == "sensitivity":

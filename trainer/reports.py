@@ -8,7 +8,7 @@ from pydantic import Field
 from spectra.report import ModelInfo
 from spectra.values import Document, Measured, Value
 
-REPORT, EVALUATION, BEST = "run.json", "evaluation.json", "best"
+REPORT, EVALUATION, HISTORY, BEST = "run.json", "evaluation.json", "growth.json", "best"
 
 
 class MixtureSettings(Value):
@@ -60,6 +60,8 @@ class TrainSettings(MixtureSettings):
     """Times that the evaluation file is scored during a run."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Stop after this many evaluations without a better loss; 0 means never."""
+    grow: bool = False
+    """Let routed experts of the base model start with half of their mean rank and earn the rest (DR-LoRA)."""
     report_to: Literal["none", "tensorboard", "wandb"] = "none"
     """Where else to log."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -172,3 +174,22 @@ class Evaluation(Document):
     """The same model before its first step: frozen features under the untrained head, or the base language model."""
     majority: Score
     """Always the most frequent training label, with the training frequencies as probabilities; NaN for language modelling."""
+
+
+class GrowthEvent(Value):
+    """One event: what every expert had, and what decided."""
+
+    step: int
+    ranks: dict[str, tuple[int, ...]]
+    """Layer's experts module -> rank of each expert after the event."""
+    shares: dict[str, tuple[float, ...]]
+    """f: moving share of routing weight."""
+    saliency: dict[str, tuple[float, ...]]
+    """S before the event."""
+
+
+class GrowthHistory(Document):
+    """Every event of a run."""
+
+    kind: Literal["growth"] = "growth"
+    events: tuple[GrowthEvent, ...]

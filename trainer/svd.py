@@ -1,9 +1,9 @@
 """Experts that start from segments of the weight's own singular vectors (GOAT, arXiv 2502.16894; with one expert PiSSA's idea).
 
-Expert e of E gets the singular triplets from e * side / E on: B_e = U_e sqrt(S_e / (s_e rho)), A_e = sqrt(S_e / (s_e rho)) V_e^T. What
-they add on average, sum_e (s_e / E) B_e A_e, is subtracted from the frozen weight, so that training starts where the base is: exactly
-with one expert, in the mean over even gates with several. The starting values are kept (A0, B0), because only with them is the
-difference to the original weight known.
+Expert e of E gets the singular triplets from e * side / E on: B_e = U_e sqrt(S_e / (s_e rho)), A_e = sqrt(S_e / (s_e rho))
+V_e^T. What they add on average, sum_e (s_e / E) B_e A_e, is subtracted from the frozen weight, so that training starts where the
+base is: exactly with one expert, in the mean over even gates with several. The starting values are kept (A0, B0), because only
+with them is the difference to the original weight known.
 """
 
 import torch

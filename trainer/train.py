@@ -27,6 +27,7 @@ from spectra.values import read_json, write_atomic
 from trainer.adapters import AdapterConfig, build, save_adapters
 from trainer.build import routes_of
 from trainer.data import Examples, Texts, collator, mix, read_texts, tokenise
+from trainer.growth import Growth
 from trainer.loop import (
     CHECKPOINTS,
     SIZES,
@@ -40,7 +41,7 @@ from trainer.loop import (
     peak_memory,
 )
 from trainer.models import head, load_tokenizer, require_length
-from trainer.reports import BEST, REPORT, MixtureSettings, RunReport, TrainSettings
+from trainer.reports import BEST, HISTORY, REPORT, GrowthHistory, MixtureSettings, RunReport, TrainSettings
 
 BEGUN = "begun.json"
 Files = str | Path | Sequence[str | Path]
@@ -83,6 +84,7 @@ def train(
         recompute(built)
     with made.main_process_first(local=False):
         last = _claim(output, run, resume, made.process_index == 0)
+    growth = Growth(built, plan, made.max_steps) if settings.grow else None
     watch = Watch(progress, settings.patience, partial(save_adapters, output / BEST, plan=plan, config=run.config))
     trainer = AdapterTrainer(
         model=built,
@@ -90,14 +92,19 @@ def train(
         train_dataset=run.examples.rows,
         eval_dataset=run.evaluation.rows if run.evaluation else None,
         data_collator=collator(run.config.kind, run.tokenizer),
-        callbacks=[watch],
+        callbacks=[growth, watch] if growth else [watch],  # growth saves first: the watch notes what a checkpoint holds
     )
+    trainer.growth = growth
     trainer.remove_callback(PrinterCallback)
     started = time.monotonic()
     with _tidy(output):
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     report = _report(run, trainer, watch, math.nan if last else time.monotonic() - started)
+    if growth:
+        plan = growth.finish(plan, settings.alpha)
     if trainer.is_world_process_zero():
+        if growth:
+            GrowthHistory(events=tuple(growth.history)).save(output / HISTORY)
         save_adapters(output, trainer.model, plan, run.config)
         report.save(output / REPORT)
     return report
@@ -126,6 +133,10 @@ def _prepare(
     settings: TrainSettings,
 ) -> _Run:
     require_match(plan, checkpoint)
+    if settings.grow and evaluation:
+        raise InputError(
+            "--grow keeps no best adapters on the way, because their ranks are not final; leave the evaluation file out"
+        )
     parts = [read_texts(file) for file in files]
     labels, counts = _labels(parts, plan)
     tokenizer = load_tokenizer(checkpoint.folder)

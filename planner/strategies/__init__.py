@@ -8,6 +8,7 @@ from planner.strategies.alphalora import alphalora
 from planner.strategies.combined import combined
 from planner.strategies.demand import Demand
 from planner.strategies.dr_lora import dr_lora
+from planner.strategies.hot_experts import hot_experts
 from planner.strategies.lora_smoe import lora_smoe
 from planner.strategies.mola import mola
 from planner.strategies.random import random
@@ -24,6 +25,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "lora-smoe": lora_smoe,
     "sensitivity": sensitivity,
     "dr-lora": dr_lora,
+    "hot-experts": hot_experts,
     "combined": combined,
 }
 

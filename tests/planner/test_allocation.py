@@ -34,7 +34,7 @@ def evidence(spectra_report, sensitivity):
     return {"spectra": spectra_report, "sensitivity": sensitivity}
 
 
-@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES.keys() - {"hot-experts"}))
 @pytest.mark.parametrize("budget", ["60k", "1%", "4%"])
 def test_every_strategy_stays_within_every_budget(evidence, strategy, budget):
     plan = planner.allocate(budget=budget, strategy=strategy, **evidence)
@@ -231,6 +231,7 @@ def test_a_total_rank_is_cut_into_nearly_equal_experts(total):
         ),
         ({"budget": "1%", "granularity": "neither"}, "allocation settings: granularity: Input should be 'model'"),
         ({"budget": "missing.json"}, "missing.json: No such file"),
+        ({"budget": "1%", "strategy": "hot-experts"}, "'hot-experts': no routed experts in the sensitivity report"),
         ({"budget": "lots"}, "budget 'lots' cannot be read"),
         ({"budget": "rank 0"}, "budget 'rank 0' is not a positive whole number"),
         (
@@ -329,7 +330,7 @@ def reversed_report(report):
     return report.model_copy(update={"sites": tuple(reversed(report.sites))})
 
 
-@pytest.mark.parametrize("strategy", sorted(STRATEGIES.keys() - {"random"}))
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES.keys() - {"random", "hot-experts"}))
 def test_neither_the_order_of_sites_nor_the_scale_of_weights_changes_a_plan(evidence, strategy):
     plan = planner.allocate(budget="1%", strategy=strategy, **evidence)
     shuffled = {name: reversed_report(report) for name, report in evidence.items()}

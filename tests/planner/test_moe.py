@@ -72,6 +72,19 @@ def test_dr_lora_follows_demand_and_leaves_the_rest_alone(routed):
     assert len(set(totals.tolist())) > 1
 
 
+def test_hot_experts_are_the_most_routed_quarter_of_each_layer(routed):
+    plan = planner.allocate(budget="20k", strategy="hot-experts", **routed)
+    by_layer = {}
+    for site in plan.sites:
+        if site.routed:
+            by_layer.setdefault(place(site.name).layer, {}).setdefault(expert_index(site.name), []).append(site)
+    for experts in by_layer.values():
+        adapted = [expert for expert, sites in experts.items() if all(site.ranks for site in sites)]
+        assert len(adapted) == 1
+        assert experts[adapted[0]][0].routing == max(sites[0].routing for sites in experts.values())
+    assert all(site.routed for site in plan.sites if site.ranks)
+
+
 @pytest.mark.parametrize("strategy", ["uniform", "combined", "sensitivity", "random"])
 def test_every_strategy_plans_experts_with_one_lora_each(routed, strategy):
     plan = planner.allocate(budget="60k", strategy=strategy, **routed)

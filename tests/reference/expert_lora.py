@@ -6,7 +6,7 @@ import torch
 def reference_experts(hidden, index, weights, expert_matrices, activate, loras):
     """Sum over a token's experts of weight * down(activate(gate_up)), every projection with its LoRA.
 
-    `expert_matrices[e]` maps projection -> (weight (d_out, d_in), bias or None); `loras[e]` maps projection -> (A, B, scale) or None;
+    `expert_matrices[e]` maps projection -> (weight (d_out, d_in), bias or None); `loras[e]` maps projection -> (A, B, scale);
     `activate(gate, up)` joins the two.
     """
     rows = []

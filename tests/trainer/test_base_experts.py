@@ -20,8 +20,9 @@ from trainer.build import trainable_parameters
 
 SIZE = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
         "intermediate_size": 24, "num_experts_per_tok": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
-DEEPSEEK = {"num_key_value_heads": 2, "n_routed_experts": 4, "moe_intermediate_size": 12, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
-            "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "v_head_dim": 8, "qk_nope_head_dim": 8}  # fmt: skip
+DEEPSEEK = {"num_key_value_heads": 2, "n_routed_experts": 4, "moe_intermediate_size": 12, "n_group": 1, "topk_group": 1,
+            "first_k_dense_replace": 1, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "v_head_dim": 8,
+            "qk_nope_head_dim": 8}  # fmt: skip
 FAMILIES = {
     "olmoe": lambda: transformers.OlmoeConfig(**SIZE, num_experts=4),
     "qwen3": lambda: transformers.Qwen3MoeConfig(**SIZE, num_experts=4, moe_intermediate_size=12, head_dim=8),
@@ -88,10 +89,11 @@ def test_values_and_gradients_equal_the_loop(family, tokens, data):
     weights = torch.rand(tokens, 2, dtype=torch.float64, requires_grad=True)
     leaves = [
         {
-            part: tuple(
-                side.detach().clone().requires_grad_() for side in (lora.A[part][expert, :rank], lora.B[part][expert, :, :rank])
+            part: (
+                lora.A[part][expert, :rank].detach().clone().requires_grad_(),
+                lora.B[part][expert, :, :rank].detach().clone().requires_grad_(),
+                float(lora.scale(part)[expert]),
             )
-            + (float(lora.scale(part)[expert]),)
             for part, given_ranks in ranks.items()
             if (rank := given_ranks[expert])
         }

@@ -1,0 +1,140 @@
+"""LoRA on routed experts: ours beside PEFT's target_parameters, and beside the base model alone.
+
+    python benchmarks/expert_lora.py [--device cuda] [--rounds 5]
+
+Forward and backward of an OLMoE with random weights (on a CPU 2 layers of hidden size 512 with 16 experts in single precision, on a
+GPU OLMoE-1B-7B's shapes in bfloat16), all projections of all experts adapted. PEFT gives every expert one rank; ours vary from a
+half to twice of it at the same number of parameters. Base alone is its own forward and backward to the inputs, nothing adapted.
+Memory is the process's resident memory above what it held before the first step, or the GPU allocator's peak.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers
+
+from planner.experts import is_experts
+from trainer.base_experts import ExpertLora, adapt
+
+CPU = {"hidden_size": 512, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 8, "num_experts": 16,
+       "num_experts_per_tok": 4, "vocab_size": 4000}  # fmt: skip
+GPU = {"hidden_size": 2048, "intermediate_size": 1024, "num_hidden_layers": 16, "num_attention_heads": 16, "num_experts": 64,
+       "num_experts_per_tok": 8, "vocab_size": 50304}  # fmt: skip
+RANK = 16
+
+
+def base(device: str) -> Any:
+    """The frozen model; gradients flow from its embeddings up, as they do under adapters."""
+    torch.manual_seed(0)
+    config = transformers.OlmoeConfig(**(GPU if device == "cuda" else CPU))
+    with torch.device(device):
+        model = transformers.OlmoeForCausalLM(config)
+    model = model.to(torch.bfloat16 if device == "cuda" else torch.float32).requires_grad_(False)
+    model.get_input_embeddings().register_forward_hook(lambda _m, _i, output: output.requires_grad_())
+    return model
+
+
+def ours(device: str) -> Any:
+    """Mixed ranks, the same in sum."""
+    model = base(device)
+    for experts in [module for module in model.modules() if is_experts(module)]:
+        count = len(experts.down_proj)
+        ranks = [RANK // 2, RANK * 3 // 4, RANK, RANK * 7 // 4] * (count // 4)
+        adapt(experts, ExpertLora(experts, {part: ranks for part in ("gate_proj", "up_proj", "down_proj")}, alpha=4.0))
+    return model
+
+
+def pefts(device: str) -> Any:
+    """One rank for every expert."""
+    import peft
+
+    names = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    config = peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=[], target_parameters=names)
+    return peft.get_peft_model(base(device), config)
+
+
+MODELS: dict[str, Callable[[str], Any]] = {"base": base, "ours": ours, "peft": pefts}
+
+
+def prepare(who: str, options: argparse.Namespace) -> Callable[[], None]:
+    """One step."""
+    model = MODELS[who](options.device).train()
+    ids = torch.randint(5, 4000, (options.batch, options.length), device=options.device)
+
+    def step() -> None:
+        model(input_ids=ids, labels=ids).loss.backward()
+        model.zero_grad()
+        if options.device == "cuda":
+            torch.cuda.synchronize()
+
+    step.model = model  # type: ignore[attr-defined]  # to count its parameters
+    return step
+
+
+def memory(who: str, options: argparse.Namespace) -> float:
+    """Peak MiB of three steps in a process of its own."""
+    command = [sys.executable, __file__, "--memory", who, "--device", options.device, "--batch", str(options.batch)]
+    shown = subprocess.run([*command, "--length", str(options.length)], capture_output=True, text=True, check=True).stdout
+    return float(json.loads(shown.splitlines()[-1]))
+
+
+def main() -> None:
+    """Alternate all three."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory:
+        step = prepare(options.memory, options)
+        if options.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            step()
+            print(json.dumps((torch.cuda.max_memory_allocated() - before) / 2**20))
+            return
+        from benchmarks.memory import peak_above_now
+
+        peak = peak_above_now()
+        for _ in range(3):
+            step()
+        print(json.dumps(peak() / 1024))
+        return
+    steps = {who: prepare(who, options) for who in MODELS}
+    for step in steps.values():
+        step()
+    found: dict[str, list[float]] = {"peft": [], "base": []}
+    for _ in range(options.rounds):
+        times = {}
+        for who, step in steps.items():
+            start = time.perf_counter()
+            step()
+            times[who] = time.perf_counter() - start
+        found["peft"].append(times["peft"] / times["ours"])
+        found["base"].append(times["ours"] / times["base"])
+    peaks = {who: memory(who, options) for who in ("ours", "peft")}
+    parameters = {
+        "ours": sum(m.parameters_planned for m in steps["ours"].model.modules() if isinstance(m, ExpertLora)),  # type: ignore[attr-defined]
+        "peft": sum(p.numel() for p in steps["peft"].model.parameters() if p.requires_grad),  # type: ignore[attr-defined]
+    }
+    print(f"trainable parameters: {parameters['ours']:,} beside PEFT's {parameters['peft']:,}")
+    print(
+        f"PEFT takes {statistics.median(found['peft']):.2f} [{min(found['peft']):.2f}, {max(found['peft']):.2f}] times our step"
+    )
+    print(
+        f"our step takes {statistics.median(found['base']):.2f} [{min(found['base']):.2f}, {max(found['base']):.2f}] of the base's"
+    )
+    print(f"peak memory {peaks['ours']:.0f} MiB beside PEFT's {peaks['peft']:.0f}: {peaks['ours'] / peaks['peft']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""`hot-experts`: LoRA on the most routed quarter of every layer's experts, evenly, and on nothing else.
+
+A control for finer rules: published results place a quarter of the experts' adapters this way at little or no loss (MoE-Sieve,
+arXiv 2603.24044; HELLoRA, 2605.18795).
+"""
+
+import math
+
+from planner.evidence import Evidence
+from planner.settings import AllocationSettings
+from planner.strategies.demand import Demand
+from spectra import InputError
+
+SHARE = 0.25
+
+
+def hot_experts(evidence: Evidence, settings: AllocationSettings) -> Demand:
+    """Equal weight for the experts with the largest shares of tokens, per layer; ties go to the lower number.
+
+    Raises:
+        InputError: no sensitivity report with routing.
+    """
+    evidence.require("sensitivity", "hot-experts")
+    if not any(math.isfinite(site.routing) for site in evidence.sites):
+        raise InputError(
+            "strategy 'hot-experts': no routed experts in the sensitivity report; it is for mixture-of-experts models"
+        )
+    weights = [0.0] * len(evidence.sites)
+    for members in evidence.layers.values():
+        shares = {
+            evidence.sites[at].expert: evidence.sites[at].routing for at in members if evidence.sites[at].expert is not None
+        }
+        hot = sorted(shares, key=lambda expert: (-shares[expert], expert))[: math.ceil(SHARE * len(shares))]
+        for at in members:
+            if evidence.sites[at].expert in hot and evidence.sites[at].expert is not None:
+                weights[at] = 1.0
+    return Demand(weights=tuple(weights), granularity="model")
