@@ -143,11 +143,15 @@ class ExpertLora(nn.Module):
         """Trainable parameters without padding."""
         return sum(sum(ranks) * (self.A[part].shape[-1] + self.B[part].shape[1]) for part, ranks in self.ranks.items())
 
-    def update(self, part: str, x_SI: Tensor, expert_S: Tensor, offsets_E: Tensor) -> Tensor:
-        """What a projection's adapters add: (S, d_out)."""
-        A, B = (side[part].to(x_SI.dtype) for side in (self.A, self.B))
-        z_SR = grouped(x_SI, A.transpose(1, 2), offsets_E) * self.scale(part).to(x_SI.dtype)[expert_S, None]
-        return grouped(z_SR, B.transpose(1, 2), offsets_E)
+    def updates(self, parts: Sequence[str], x_SI: Tensor, expert_S: Tensor, offsets_E: Tensor) -> dict[str, Tensor]:
+        """What the adapters of projections with the same input add, (S, d_out) each; the input is read once for all of them."""
+        A_ERI = torch.cat([self.A[part] for part in parts], dim=1) if len(parts) > 1 else self.A[parts[0]]
+        both_SR = grouped(x_SI, A_ERI.to(x_SI.dtype).transpose(1, 2), offsets_E)
+        found = {}
+        for part, z_SR in zip(parts, torch.split(both_SR, [self.A[part].shape[1] for part in parts], dim=1), strict=True):
+            scaled_SR = z_SR * self.scale(part).to(x_SI.dtype)[expert_S, None]
+            found[part] = grouped(scaled_SR, self.B[part].to(x_SI.dtype).transpose(1, 2), offsets_E)
+        return found
 
     def packed(self) -> dict[str, Tensor]:
         """Every projection's A as (sum of ranks, d_in) and B as (d_out, sum of ranks), experts in order, no padding."""
@@ -255,14 +259,13 @@ def _projected(module: Any, lora: ExpertLora | None, tensor: str, x: Tensor, exp
     if lora is None:
         return y
     parts = fused_parts(module)[tensor]
-    if len(parts) == 1:
-        (part,) = parts
-        return y + lora.update(part, x, expert_S, offsets) if part in lora.ranks else y
-    if not any(part in lora.ranks for part in parts):
+    adapted = [part for part in parts if part in lora.ranks]
+    if not adapted:
         return y
-    both = [lora.update(part, x, expert_S, offsets) if part in lora.ranks else None for part in parts]
-    half = next(one for one in both if one is not None)
-    gate, up = (torch.zeros_like(half) if one is None else one for one in both)
+    added = lora.updates(adapted, x, expert_S, offsets)
+    if len(parts) == 1:
+        return y + added[adapted[0]]
+    gate, up = (added.get(part, torch.zeros_like(added[adapted[0]])) for part in parts)
     return y + (torch.cat([gate, up], dim=-1) if module.is_concatenated else torch.stack([gate, up], dim=-1).flatten(-2))
 
 
