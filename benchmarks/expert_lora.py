@@ -2,10 +2,10 @@
 
     python benchmarks/expert_lora.py [--device cuda] [--rounds 5]
 
-Forward and backward of an OLMoE with random weights (on a CPU 2 layers of hidden size 512 with 64 experts in single precision, on a
-GPU OLMoE-1B-7B's shapes in bfloat16), all projections of all experts adapted. PEFT gives every expert one rank; ours vary from a
-half to twice of it at the same number of parameters. Base alone is its own forward and backward to the inputs, nothing adapted.
-Memory is the process's resident memory above what it held before the first step, or the GPU allocator's peak.
+Forward and backward of an OLMoE with random weights (on a CPU 2 layers of hidden size 512 with 64 experts in single precision,
+on a GPU OLMoE-1B-7B's shapes in bfloat16), all projections of all experts adapted. PEFT gives every expert one rank; ours vary
+from a half to twice of it at the same number of parameters. Base alone is its own forward and backward to the inputs, nothing
+adapted. Memory is the process's resident memory above what it held before the first step, or the GPU allocator's peak.
 """
 
 import argparse
@@ -22,6 +22,8 @@ import transformers
 
 from planner.experts import is_experts
 from trainer.base_experts import ExpertLora, adapt
+from trainer.growth import _Growing
+from trainer.pools import pools_of
 
 CPU = {"hidden_size": 512, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 8, "num_experts": 64,
        "num_experts_per_tok": 8, "vocab_size": 4000}  # fmt: skip
@@ -47,7 +49,7 @@ def ours(device: str) -> Any:
     for experts in [module for module in model.modules() if is_experts(module)]:
         count = len(experts.down_proj)
         ranks = [7, 10, 13, 23] * (count // 4)  # PEFT shares A between gate and up, so that equal ranks would cost us more
-        adapt(experts, ExpertLora(experts, {part: ranks for part in ("gate_proj", "up_proj", "down_proj")}, alpha=4.0))
+        adapt(experts, ExpertLora(experts, dict.fromkeys(("gate_proj", "up_proj", "down_proj"), ranks), alpha=4.0))
     return model
 
 
@@ -63,9 +65,9 @@ def pefts(device: str) -> Any:
 MODELS: dict[str, Callable[[str], Any]] = {"base": base, "ours": ours, "peft": pefts}
 
 
-def prepare(who: str, options: argparse.Namespace) -> Callable[[], None]:
+def prepare(model: Any, options: argparse.Namespace) -> Callable[[], None]:
     """One step."""
-    model = MODELS[who](options.device).train()
+    model.train()
     ids = torch.randint(5, 4000, (options.batch, options.length), device=options.device)
 
     def step() -> None:
@@ -74,7 +76,6 @@ def prepare(who: str, options: argparse.Namespace) -> Callable[[], None]:
         if options.device == "cuda":
             torch.cuda.synchronize()
 
-    step.model = model  # type: ignore[attr-defined]  # to count its parameters
     return step
 
 
@@ -83,6 +84,24 @@ def memory(who: str, options: argparse.Namespace) -> float:
     command = [sys.executable, __file__, "--memory", who, "--device", options.device, "--batch", str(options.batch)]
     shown = subprocess.run([*command, "--length", str(options.length)], capture_output=True, text=True, check=True).stdout
     return float(json.loads(shown.splitlines()[-1]))
+
+
+def bookkeeping(model: Any, step: Callable[[], None], rounds: int) -> float:
+    """Share of a step that watching gradients for growth takes."""
+    pools = [_Growing(pool, "paper") for _, pool in pools_of(model)]
+    zero, model.zero_grad = model.zero_grad, lambda: None  # keep the gradients of the step for the watching that follows
+    shares = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        step()
+        middle = time.perf_counter()
+        with torch.no_grad():
+            for growing in pools:
+                growing.observe()
+        shares.append((time.perf_counter() - middle) / (middle - start))
+        zero()
+    model.zero_grad = zero
+    return statistics.median(shares)
 
 
 def main() -> None:
@@ -95,7 +114,7 @@ def main() -> None:
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
-        step = prepare(options.memory, options)
+        step = prepare(MODELS[options.memory](options.device), options)
         if options.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
@@ -109,7 +128,8 @@ def main() -> None:
             step()
         print(json.dumps(peak() / 1024))
         return
-    steps = {who: prepare(who, options) for who in MODELS}
+    models = {who: make(options.device) for who, make in MODELS.items()}
+    steps = {who: prepare(model, options) for who, model in models.items()}
     for step in steps.values():
         step()
     found: dict[str, list[float]] = {"peft": [], "base": []}
@@ -122,17 +142,16 @@ def main() -> None:
         found["peft"].append(times["peft"] / times["ours"])
         found["base"].append(times["ours"] / times["base"])
     peaks = {who: memory(who, options) for who in ("ours", "peft")}
-    parameters = {
-        "ours": sum(m.parameters_planned for m in steps["ours"].model.modules() if isinstance(m, ExpertLora)),  # type: ignore[attr-defined]
-        "peft": sum(p.numel() for p in steps["peft"].model.parameters() if p.requires_grad),  # type: ignore[attr-defined]
-    }
-    print(f"trainable parameters: {parameters['ours']:,} beside PEFT's {parameters['peft']:,}")
+    planned = sum(module.parameters_planned for module in models["ours"].modules() if isinstance(module, ExpertLora))
+    trainable = sum(parameter.numel() for parameter in models["peft"].parameters() if parameter.requires_grad)
+    print(f"trainable parameters: {planned:,} beside PEFT's {trainable:,}")
     print(
         f"PEFT takes {statistics.median(found['peft']):.2f} [{min(found['peft']):.2f}, {max(found['peft']):.2f}] times our step"
     )
     print(
         f"our step takes {statistics.median(found['base']):.2f} [{min(found['base']):.2f}, {max(found['base']):.2f}] of the base's"
     )
+    print(f"growth's bookkeeping takes {bookkeeping(models['ours'], steps['ours'], options.rounds):.2%} of our step")
     print(f"peak memory {peaks['ours']:.0f} MiB beside PEFT's {peaks['peft']:.0f}: {peaks['ours'] / peaks['peft']:.2f}")
 
 

@@ -198,9 +198,8 @@ def test_the_options_of_every_command():
     }
     training = ["--accumulation", "--alpha", "--balance-loss", "--batch-size", "--capacity", "--dropout", "--epochs",
                 "--evaluations", "--expert-dropout", "--gradient-checkpointing", "--grow", "--init", "--learning-rate",
-                "--loss-on", "--max-length",
-                "--max-steps", "--packing", "--patience", "--precision", "--report-to", "--router", "--schedule", "--seed",
-                "--warmup", "--weight-decay", "--z-loss"]  # fmt: skip
+                "--loss-on", "--max-length", "--max-steps", "--packing", "--patience", "--precision", "--report-to", "--router",
+                "--saliency", "--schedule", "--seed", "--warmup", "--weight-decay", "--z-loss"]  # fmt: skip
     assert options == {
         "allocate": ["--beta", "--budget", "--estimator", "--expert-rank", "--granularity", "--grouping", "--json",
                      "--max-experts", "--max-rank", "--min-rank", "--model", "--output", "--parity", "--rank-multiple", "--seed",

@@ -14,7 +14,6 @@ because until then both were zero and so were their gradients.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from planner.strategies.demand import GAMMA
 from spectra import InputError
 from spectra.sites import resolve
 from spectra.values import read_json, write_atomic
-from trainer.base_experts import ExpertLora, expert_loras
+from trainer.pools import Pool, pools_of
 from trainer.reports import HISTORY, GrowthEvent, GrowthHistory
 
 DECAY = 0.9  # of both moving averages
@@ -61,73 +60,72 @@ def hand_out(worth: Sequence[float], ranks: Sequence[int], quota: int, *, most: 
     return grown
 
 
-@dataclass(slots=True)
-class _Layer:
-    """One layer's experts and what is known about them."""
+class _Growing:
+    """A pool and the moving averages that decide in it."""
 
-    lora: ExpertLora
-    target: int
-    first: int
-    most: int
-    share: Tensor
-    importance: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def ranks(self) -> list[int]:
-        return next(iter(self.lora.ranks.values()))
+    def __init__(self, pool: Pool, form: str) -> None:
+        self.pool, self.form = pool, form
+        self.share: Tensor | None = None
+        self.importance: dict[str, Tensor] = {}
 
     def observe(self) -> None:
-        """Update both averages from the gradients at hand."""
-        seen = self.lora.take_routing()
+        """Update both averages from the step at hand."""
+        seen = self.pool.take_routing()
         if seen is not None:
-            self.share = DECAY * self.share + (1 - DECAY) * seen / seen.sum().clamp(min=1e-30)
-        for part in self.lora.ranks:
-            A, B = self.lora.A[part], self.lora.B[part]
-            if A.grad is not None and B.grad is not None:
-                pull = (A.grad * A).sum(2).abs() * (B.grad * B).sum(1).abs()
-                self.importance[part] = DECAY * self.importance[part] + (1 - DECAY) * pull
+            even = torch.full_like(seen, 1 / len(seen))
+            before = even if self.share is None else self.share
+            self.share = DECAY * before + (1 - DECAY) * seen / seen.sum().clamp(min=1e-30)
+        for part, (of_A, of_B) in self.pool.pulls().items():
+            pull = of_A * of_B if self.form == "paper" else of_A + of_B
+            self.importance[part] = DECAY * self.importance.get(part, torch.zeros_like(pull)) + (1 - DECAY) * pull
 
     def worth(self) -> list[float]:
         """F g of each expert."""
-        active = torch.tensor(self.ranks, device=self.share.device).clamp(min=1)
+        if self.share is None or not self.importance:
+            return [1.0] * len(self.pool.ranks)
+        active = torch.tensor(self.pool.ranks, device=self.share.device).clamp(min=1)
         gradient = torch.stack([scores.sum(1) / active for scores in self.importance.values()]).mean(0)
         return [float(value) for value in (self.share * gradient).double().cpu()]
 
+    def saliency(self) -> tuple[float, ...]:
+        """S of each expert."""
+        return tuple(worth / (rank + 1) ** GAMMA for worth, rank in zip(self.worth(), self.pool.ranks, strict=True))
+
     def grow(self, quota: int, per_event: int) -> None:
-        grown = hand_out(self.worth(), self.ranks, quota, most=self.most, per_event=per_event)
-        for part, ranks in self.lora.ranks.items():
-            for expert, (before, after) in enumerate(zip(ranks, grown, strict=True)):
-                if after > before:
-                    self.lora.start(part, expert, slice(before, after))
-            self.lora.ranks[part] = list(grown)
+        """Hand out a quota."""
+        self.pool.grow_to(hand_out(self.worth(), self.pool.ranks, quota, most=self.pool.most, per_event=per_event))
 
 
 class Growth(TrainerCallback):
     """Grows the experts of a model while a Trainer trains it."""
 
-    def __init__(self, model: nn.Module, plan: Plan, steps: int) -> None:
+    def __init__(self, model: nn.Module, plan: Plan, steps: int, form: str = "paper") -> None:
         """Take a model built from the plan back to its starting ranks.
 
         Args:
             model: from `apply_plan`; its experts' adapters are replaced by ones with room to grow.
-            plan: says how much rank each layer ends with.
+            plan: says how much rank each pool ends with.
             steps: of the run.
+            form: of the gradients' part of the saliency: `paper` multiplies the terms of A and B, `released` adds them.
 
         Raises:
-            InputError: a plan without routed experts, or whose projections differ in total rank.
+            InputError: nothing that could grow, or routed experts whose projections differ in total rank.
         """
-        self.layers = {name: _prepare(name, lora) for name, lora in expert_loras(model).items()}
-        if not self.layers:
-            raise InputError(f"--grow: the plan {plan.strategy!r} adapts no routed experts, so there is nothing to grow")
         self.schedule = schedule(steps)
+        try:
+            self.pools = {name: _Growing(pool, form) for name, pool in pools_of(model)}
+        except ValueError as error:
+            raise InputError(f"--grow: {error}") from None
+        if not self.pools:
+            raise InputError(f"--grow: the plan {plan.strategy!r} adapts neither routed experts nor mixtures: nothing can grow")
         self.history: list[GrowthEvent] = []
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Look at the gradients of every step up to the last event."""
         if state.global_step < self.schedule[-1]:
             with torch.no_grad():
-                for layer in self.layers.values():
-                    layer.observe()
+                for growing in self.pools.values():
+                    growing.observe()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Hold the events that are due."""
@@ -135,20 +133,21 @@ class Growth(TrainerCallback):
             self.event(self.schedule.index(state.global_step), state.global_step)
 
     def event(self, number: int, step: int) -> None:
-        """Hand out every layer's quota: what brings it to its share of the way, exactly to the target at the last event."""
-        saliency = {name: _saliency(layer) for name, layer in self.layers.items()}
+        """Hand out every pool's quota: what brings it to its share of the way, exactly to the target at the last event."""
+        saliency = {name: growing.saliency() for name, growing in self.pools.items()}
         last = number == len(self.schedule) - 1
-        for layer in self.layers.values():
-            experts = len(layer.ranks)
-            way = (layer.target - experts * layer.first) * (number + 1) // len(self.schedule)
-            quota = experts * layer.first + way - sum(layer.ranks)
-            limit = max(1, math.ceil(PER_EVENT * (layer.most - layer.first)))
-            layer.grow(quota, layer.most if last else limit)
+        for growing in self.pools.values():
+            pool = growing.pool
+            start = len(pool.ranks) * pool.first
+            way = start + (pool.target - start) * (number + 1) // len(self.schedule)
+            limit = max(1, math.ceil(PER_EVENT * (pool.most - pool.first)))
+            growing.grow(way - sum(pool.ranks), pool.most if last else limit)
+        shares = {name: growing.share for name, growing in self.pools.items()}
         self.history.append(
             GrowthEvent(
                 step=step,
-                ranks={name: tuple(layer.ranks) for name, layer in self.layers.items()},
-                shares={name: tuple(layer.share.double().tolist()) for name, layer in self.layers.items()},
+                ranks={name: tuple(growing.pool.ranks) for name, growing in self.pools.items()},
+                shares={name: () if share is None else tuple(share.double().tolist()) for name, share in shares.items()},
                 saliency=saliency,
             )
         )
@@ -158,36 +157,30 @@ class Growth(TrainerCallback):
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        tensors = {f"{name}/share": layer.share for name, layer in self.layers.items()}
-        for name, layer in self.layers.items():
-            tensors |= {f"{name}/{part}": scores for part, scores in layer.importance.items()}
+        tensors = {f"{name}/": growing.share for name, growing in self.pools.items() if growing.share is not None}
+        for name, growing in self.pools.items():
+            tensors |= {f"{name}/importance.{part}": scores for part, scores in growing.importance.items()}
         save_file({key: value.contiguous() for key, value in tensors.items()}, folder / STATE)
-        ranks = {name: layer.ranks for name, layer in self.layers.items()}
+        ranks = {name: growing.pool.ranks for name, growing in self.pools.items()}
         write_atomic(folder / RANKS, json.dumps(ranks, sort_keys=True) + "\n")
         GrowthHistory(events=tuple(self.history)).save(folder / HISTORY)
 
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint."""
         ranks, tensors = read_json(folder / RANKS), load_file(folder / STATE)
-        for name, layer in self.layers.items():
-            for part in layer.lora.ranks:
-                layer.lora.ranks[part] = list(ranks[name])
-                layer.importance[part] = tensors[f"{name}/{part}"].to(layer.share.device)
-            layer.share = tensors[f"{name}/share"].to(layer.share.device)
+        for name, growing in self.pools.items():
+            growing.pool.ranks = list(ranks[name])
+            growing.share = tensors.get(f"{name}/")
+            lead = f"{name}/importance."
+            growing.importance = {key.removeprefix(lead): value for key, value in tensors.items() if key.startswith(lead)}
         self.history = list(GrowthHistory.load(folder / HISTORY).events)
 
     def finish(self, plan: Plan, alpha: float) -> Plan:
         """Give every expert the scaling of its final rank, B compensating, and return the plan it grew into."""
-        grown: dict[str, int] = {}
-        for name, layer in self.layers.items():
-            layer.lora.settle_scale(alpha)
-            for part, ranks in layer.lora.ranks.items():
-                grown |= {f"{name.rpartition('.')[0]}.{expert}.{part}": rank for expert, rank in enumerate(ranks)}
+        grown: dict[str, tuple[int, ...]] = {}
+        for growing in self.pools.values():
+            grown |= growing.pool.finish(alpha)
         return grown_plan(plan, grown)
-
-
-def _saliency(layer: _Layer) -> tuple[float, ...]:
-    return tuple(worth / (rank + 1) ** GAMMA for worth, rank in zip(layer.worth(), layer.ranks, strict=True))
 
 
 def schedule(steps: int) -> list[int]:
@@ -203,36 +196,16 @@ def schedule(steps: int) -> list[int]:
     return [first + every * number for number in range(1, EVENTS + 1)]
 
 
-def _prepare(name: str, lora: ExpertLora) -> _Layer:
-    totals = {part: sum(ranks) for part, ranks in lora.ranks.items()}
-    if len(set(totals.values())) > 1:
-        raise InputError(f"--grow: the projections of {name} have unequal total ranks, {totals}; an expert grows in all of them")
-    target = next(iter(totals.values()))
-    experts = len(next(iter(lora.ranks.values())))
-    mean = target / experts
-    first, most = max(1, int(mean / 2)), lora.make_room(2 * math.ceil(mean), max(1, int(mean / 2)))
-    if not experts * first <= target <= experts * most:
-        raise InputError(f"--grow: {name} ends with {target} ranks, which {experts} experts of {first} to {most} cannot have")
-    device = lora.B[next(iter(lora.ranks))].device
-    layer = _Layer(lora=lora, target=target, first=first, most=most, share=torch.full((experts,), 1 / experts, device=device))
-    layer.importance = {part: torch.zeros(lora.A[part].shape[:2], device=device) for part in lora.ranks}
-    return layer
-
-
-def grown_plan(plan: Plan, grown: Mapping[str, int]) -> Plan:
+def grown_plan(plan: Plan, grown: Mapping[str, tuple[int, ...]]) -> Plan:
     """The plan with the ranks that training ended with.
 
     Args:
         plan: what growth started from.
-        grown: live name of an expert's projection -> rank.
+        grown: live name of a site -> ranks of its experts.
     """
     found = resolve((site.name for site in plan.sites), list(grown))
-    sites = tuple(
-        site.model_copy(update={"ranks": (rank,) if (rank := grown[found[site.name]]) else (), "top_k": min(1, rank)})
-        if site.name in found
-        else site
-        for site in plan.sites
-    )
+    ranks = {site.name: grown[found[site.name]] for site in plan.sites if site.name in found}
+    sites = tuple(site.model_copy(update={"ranks": ranks.get(site.name, site.ranks)}) for site in plan.sites)
     note = f"ranks were grown by DR-LoRA's rule from a plan by {plan.strategy!r} of the same size"
     made = plan.model_copy(update={"strategy": "dr-lora-grown", "optimum": None, "sites": sites, "notes": (note,)})
     return Plan.model_validate(made.model_dump())

@@ -76,6 +76,9 @@ class MixtureLinear(nn.Module):
         ranks = tuple(ranks)
         scalings = [float(scaling)] * len(ranks) if isinstance(scaling, int | float) else [float(scale) for scale in scaling]
         self.routes, self.site = routes, site
+        self.counting = False
+        """Whether to note how tokens are routed, which growth needs."""
+        self._routed: Tensor | None = None
         self.settings = routes.settings if routes else MixtureSettings()
         self.routing = self.settings.router if routes else router
         _validate(ranks, top_k, scalings, self.routing)
@@ -151,6 +154,9 @@ class MixtureLinear(nn.Module):
         gates = ROUTERS[self.routing](logits_TE, routing)
         if self.routes is not None and self.training:
             self._tell(logits_TE, gates, real_T)
+        if self.counting and self.training:
+            kept = gates.picked.detach() if real_T is None else gates.picked.detach() * real_T[:, None]
+            self._routed = kept.sum(0) if self._routed is None else self._routed + kept.sum(0)
         return gates.gates
 
     def _tell(self, logits_TE: Tensor, gates: Gates, real_T: Tensor | None) -> None:
@@ -159,6 +165,55 @@ class MixtureLinear(nn.Module):
             self.routes.add_loss(logits_TE, gates, real_T)
         if self.routes.recording:
             self.routes.record(self.site, logits_TE, gates, real_T)
+
+    @torch.no_grad()
+    def make_room(self, most: int, first: int) -> int:
+        """Start over with rank `first` for every expert and room for `most`; one scale for all, that of the mean rank planned.
+
+        Returns:
+            The rank that an expert can reach: `most`, or less where the matrix is smaller.
+        """
+        (d_out, _), d_in, experts = self.B.shape, self.A.shape[1], len(self.ranks)
+        most = min(most, d_in, d_out)
+        largest = max(range(experts), key=lambda expert: self.ranks[expert])
+        alpha = self.scalings[largest] * math.sqrt(self.ranks[largest])
+        self._reshape((most,) * experts, alpha / math.sqrt(sum(self.ranks) / experts))
+        self.counting = True
+        for expert in range(experts):
+            self.start(expert, slice(0, first))
+        return most
+
+    @torch.no_grad()
+    def start(self, expert: int, rows: slice) -> None:
+        """Give some of an expert's rows of A random values; with B zero there, nothing changes yet."""
+        first = sum(self.ranks[:expert])
+        bound = 1 / math.sqrt(self.A.shape[1])
+        self.A[first + rows.start : first + rows.stop].uniform_(-bound, bound)
+
+    @torch.no_grad()
+    def compact(self, ranks: Sequence[int], alpha: float) -> None:
+        """Keep the first ranks of every expert, scaled as those ranks ask, alpha / sqrt(rank), B compensating."""
+        starts = [sum(self.ranks[:expert]) for expert in range(len(self.ranks))]
+        kept = [first + column for first, rank in zip(starts, ranks, strict=True) for column in range(rank)]
+        held, A, B = self.scalings[0], self.A[kept].clone(), self.B[:, kept].clone()
+        self._reshape(tuple(ranks), [alpha / math.sqrt(rank) for rank in ranks])
+        self.A.copy_(A)
+        self.B.copy_(B * held / self.gain.sum(0))
+
+    def _reshape(self, ranks: tuple[int, ...], scaling: float | Sequence[float]) -> None:
+        """Replace A and B by zeros of other ranks."""
+        self.ranks = ranks
+        self.scalings = (float(scaling),) * len(ranks) if isinstance(scaling, int | float) else tuple(scaling)
+        self.A = nn.Parameter(self.A.new_zeros(sum(ranks), self.A.shape[1]))
+        self.B = nn.Parameter(self.B.new_zeros(self.B.shape[0], sum(ranks)))
+        owners = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(ranks))
+        own = (owners == torch.arange(len(ranks))[:, None]).to(self.gain)
+        self.gain = own * torch.tensor(self.scalings, dtype=torch.float64)[:, None].to(self.gain)
+
+    def take_routing(self) -> Tensor | None:
+        """Sum of each expert's gates since the last call, (E,)."""
+        found, self._routed = self._routed, None
+        return found
 
     def extra_repr(self) -> str:
         """What print(model) shows beside the base."""

@@ -61,7 +61,9 @@ class TrainSettings(MixtureSettings):
     patience: Annotated[int, Field(ge=0)] = 0
     """Stop after this many evaluations without a better loss; 0 means never."""
     grow: bool = False
-    """Let routed experts of the base model start with half of their mean rank and earn the rest (DR-LoRA)."""
+    """Let experts start with half of their mean rank and earn the rest (DR-LoRA)."""
+    saliency: Literal["paper", "released"] = "paper"
+    """With --grow: multiply the gradient terms of A and B, as published, or add them, as the released code does."""
     report_to: Literal["none", "tensorboard", "wandb"] = "none"
     """Where else to log."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

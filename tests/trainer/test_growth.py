@@ -13,10 +13,11 @@ import planner
 from planner.experts import is_experts
 from spectra import InputError, open_checkpoint
 from tests.reference.growth import reference_growth, reference_importance
-from trainer import TrainSettings, evaluate, load_adapters, train
+from trainer import MixtureLinear, TrainSettings, evaluate, load_adapters, train
 from trainer.base_experts import ExpertLora, adapt
-from trainer.growth import EVENTS, _prepare, hand_out, schedule
+from trainer.growth import EVENTS, _Growing, hand_out, schedule
 from trainer.plots import draw
+from trainer.pools import RoutedPool
 from trainer.reports import GrowthHistory
 
 
@@ -95,12 +96,12 @@ def experts_with_room():
     experts = next(module for module in model.modules() if is_experts(module))
     lora = ExpertLora(experts, {"up_proj": [4] * 4, "down_proj": [4] * 4}, alpha=4.0)
     adapt(experts, lora)
-    return experts, lora, _prepare("layer", lora)
+    return experts, lora, _Growing(RoutedPool("layer.loraplan", lora), "paper")
 
 
 def test_importance_and_share_equal_the_formula_over_several_steps():
     experts, lora, layer = experts_with_room()
-    assert (layer.first, layer.most, lora.ranks["up_proj"]) == (2, 8, [2, 2, 2, 2])
+    assert (layer.pool.first, layer.pool.most, lora.ranks["up_proj"]) == (2, 8, [2, 2, 2, 2])
     optimiser = torch.optim.AdamW(lora.parameters(), lr=1e-2)
     seen, share = [], torch.full((4,), 0.25)
     experts.train()
@@ -144,9 +145,9 @@ def test_new_directions_change_nothing_and_train_from_a_clean_start():
     optimiser.zero_grad()
     before = experts(hidden, index, weights)
     layer.grow(3, 2)
-    assert sum(layer.ranks) == 11
+    assert sum(layer.pool.ranks) == 11
     torch.testing.assert_close(experts(hidden, index, weights), before, rtol=0, atol=0)
-    grown = next(expert for expert, rank in enumerate(layer.ranks) if rank > 2)
+    grown = next(expert for expert, rank in enumerate(layer.pool.ranks) if rank > 2)
     for state in (optimiser.state[lora.A["up_proj"]], optimiser.state[lora.B["up_proj"]]):
         moments = state["exp_avg"]
         side = moments[grown, 2:] if moments is optimiser.state[lora.A["up_proj"]]["exp_avg"] else moments[grown, :, 2:]
@@ -205,8 +206,49 @@ def test_an_interrupted_growth_goes_on_to_the_same_bits(grown, checkpoint, plan,
         assert (tmp_path / "cut" / name).read_bytes() == (grown / name).read_bytes()
 
 
+@pytest.mark.parametrize("saliency", ["paper", "released"])
+def test_mixtures_on_a_dense_base_grow_too(tiny_llama, sentences, tmp_path, saliency):
+    dense = planner.allocate(
+        budget="30k", strategy="uniform", expert_rank=4, max_experts=3, max_rank=12, model=open_checkpoint(tiny_llama)
+    )
+    assert {site.ranks for site in dense.sites} == {(4, 4, 4)}
+    chosen = LONG.model_copy(update={"saliency": saliency})
+    train(dense, tiny_llama, sentences, tmp_path / "run", chosen)
+    final = planner.Plan.load(tmp_path / "run" / "plan.json")
+    assert final.parameters == dense.parameters
+    assert {sum(site.ranks) for site in final.sites} == {12}
+    assert len({site.ranks for site in final.sites}) > 1
+    result = evaluate(tmp_path / "run", sentences)  # ends with a comparison of logits, so compaction kept them
+    assert result.trained.loss < result.untrained.loss
+
+    def kill(step, _steps, _loss):
+        if step == 13:
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train(dense, tiny_llama, sentences, tmp_path / "cut", chosen, progress=kill)
+    train(dense, tiny_llama, sentences, tmp_path / "cut", chosen, resume=True)
+    for name in ("adapter_model.safetensors", "plan.json", "growth.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+
+
+def test_compaction_keeps_the_function():
+    torch.manual_seed(0)
+    layer = MixtureLinear(torch.nn.Linear(12, 10).double(), [4, 4, 4], 2, scaling=[2.0, 2.0, 2.0])
+    assert layer.make_room(8, 2) == 8
+    for expert, rank in enumerate((5, 2, 8)):
+        layer.start(expert, slice(2, rank))
+        torch.nn.init.normal_(layer.B.data[:, 8 * expert : 8 * expert + rank])
+    x = torch.randn(6, 12, dtype=torch.float64)
+    before = layer(x)
+    layer.compact((5, 2, 8), alpha=3.0)
+    assert layer.scalings == pytest.approx([3 / math.sqrt(rank) for rank in (5, 2, 8)])
+    torch.testing.assert_close(layer(x), before, rtol=1e-12, atol=1e-12)
+    assert tuple(layer.A.shape) == (15, 12)
+
+
 def test_what_cannot_grow_is_refused(checkpoint, uniform_plan, minilm, small_corpus, plan, sentences, tmp_path):
-    with pytest.raises(InputError, match="--grow: the plan 'uniform' adapts no routed experts"):
-        train(uniform_plan, minilm, small_corpus[0], tmp_path / "run", LONG)
+    with pytest.raises(InputError, match="--grow: the plan 'none' adapts neither routed experts nor mixtures"):
+        train(uniform_plan.without_adapters(), minilm, small_corpus[0], tmp_path / "run", LONG)
     with pytest.raises(InputError, match="--grow keeps no best adapters on the way"):
         train(plan, checkpoint, sentences, tmp_path / "run", LONG, evaluation=sentences)
