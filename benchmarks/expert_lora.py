@@ -148,9 +148,8 @@ def main() -> None:
     print(
         f"PEFT takes {statistics.median(found['peft']):.2f} [{min(found['peft']):.2f}, {max(found['peft']):.2f}] times our step"
     )
-    print(
-        f"our step takes {statistics.median(found['base']):.2f} [{min(found['base']):.2f}, {max(found['base']):.2f}] of the base's"
-    )
+    middle, low, high = statistics.median(found["base"]), min(found["base"]), max(found["base"])
+    print(f"our step takes {middle:.2f} [{low:.2f}, {high:.2f}] of the base's")
     print(f"growth's bookkeeping takes {bookkeeping(models['ours'], steps['ours'], options.rounds):.2%} of our step")
     print(f"peak memory {peaks['ours']:.0f} MiB beside PEFT's {peaks['peft']:.0f}: {peaks['ours'] / peaks['peft']:.2f}")
 

@@ -104,3 +104,26 @@ def test_half_precision_bases_keep_adapters_and_routing_in_float32():
 def test_impossible_mixtures_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         MixtureLinear(nn.Linear(4, 4), **({"top_k": 1} | arguments))
+
+
+@pytest.mark.parametrize("kind", ["4 bits", "8 bits"])
+def test_a_quantised_base_takes_a_mixture(kind):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    dense = nn.Linear(64, 32, bias=False)
+    if kind == "4 bits":
+        base = bitsandbytes.nn.Linear4bit(64, 32, bias=False, compute_dtype=torch.float32, quant_type="nf4")
+    else:
+        base = bitsandbytes.nn.Linear8bitLt(64, 32, bias=False, has_fp16_weights=False)
+    base.load_state_dict(dense.state_dict())
+    base = base.to("cpu")
+    layer = MixtureLinear(base, [2, 3], top_k=1)
+    x = torch.randn(5, 64, requires_grad=True)
+    try:
+        before = base(x)
+    except (RuntimeError, NotImplementedError) as error:  # older releases have no such kernel for processors
+        pytest.skip(f"bitsandbytes cannot multiply here: {error}")
+    torch.testing.assert_close(layer(x), before)
+    nn.init.normal_(layer.B)
+    layer(x).square().sum().backward()
+    assert layer.A.grad.abs().sum() > 0
+    assert [name for name, parameter in layer.named_parameters() if parameter.requires_grad] == ["A", "B", "router"]
