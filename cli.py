@@ -398,6 +398,38 @@ def evaluate(run: Path, data: tuple[Path, ...], model: str | None, generate: int
 
 
 @main.command()
+@click.argument("plans", type=PATH, nargs=-1, required=True)
+@click.option("--model", required=True, help="The base model, a folder or a hub id.")
+@click.option("--data", type=PATH, multiple=True, required=True, help="Training file; repeat for a mixture of tasks.")
+@click.option("--test", "tests", type=PATH, multiple=True, required=True, help="Held-out file; repeat for several tasks.")
+@click.option("-o", "--output", type=PATH, default=Path("study"), show_default=True, help="The study's folder.")
+@click.option("--seeds", type=click.IntRange(2), default=5, show_default=True, help="Runs per plan.")
+@click.option("--no-controls", is_flag=True, help="Do not add uniform LoRA, uniform mixture, random and head only.")
+@click.option("--processes", type=click.IntRange(1), help="Runs at a time.  [default: one per core, or per GPU]")
+@_json_option
+@_options_of(TrainSettings)
+def compare(
+    plans: tuple[Path, ...], model: str, data: tuple[Path, ...], tests: tuple[Path, ...], output: Path, seeds: int,
+    no_controls: bool, processes: int | None, as_json: bool, **settings: Any,
+) -> None:  # fmt: skip
+    """Train PLANS with paired seeds beside the controls, and say what can be concluded. Run again to go on."""
+    from trainer import compare as run
+    from trainer.show import study_table
+    from trainer.study import sentence
+
+    chosen = TrainSettings.checked({name: value for name, value in settings.items() if name != "seed"}, "training settings")
+    with _bar("study") as update:
+        report = run(
+            plans, model, data, tests, output, chosen, seeds=seeds, controls=not no_controls, processes=processes or 0,
+            progress=update,
+        )  # fmt: skip
+    if as_json:
+        click.echo(report.to_json(), nl=False)
+    else:
+        _show(study_table(report), sentence(report), f"wrote {output / 'study.json'}")
+
+
+@main.command()
 @click.argument("run", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="Folder for the merged model.")
 @click.option("--model", help="The base model, if it is no longer where the run found it.")

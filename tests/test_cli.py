@@ -207,6 +207,8 @@ def test_the_options_of_every_command():
         "analyze": ["--bootstrap", "--compare", "--csv", "--device", "--estimator", "--goodness", "--json", "--keep-eigenvalues",
                     "--output", "--precision", "--seed", "--subsamples"],
         "check": [],
+        "compare": sorted([*training, "--data", "--json", "--model", "--no-controls", "--output", "--processes", "--seeds",
+                           "--test"]),
         "demo": ["--output"],
         "evaluate": ["--data", "--generate", "--json", "--model", "--output"],
         "merge": ["--model", "--output"],

@@ -11,6 +11,7 @@ from trainer.reports import EVALUATION, REPORT, Evaluation, RunReport, TrainSett
 if TYPE_CHECKING:
     from trainer.adapters import load_adapters
     from trainer.build import apply_plan
+    from trainer.compare import compare
     from trainer.evaluate import evaluate
     from trainer.merge import merge
     from trainer.mixture import MixtureLinear
@@ -25,6 +26,7 @@ __all__ = [
     "RunReport",
     "TrainSettings",
     "apply_plan",
+    "compare",
     "evaluate",
     "load_adapters",
     "load_sample",
@@ -35,6 +37,7 @@ __all__ = [
 _HOMES = {
     "MixtureLinear": "mixture",
     "apply_plan": "build",
+    "compare": "compare",
     "evaluate": "evaluate",
     "load_adapters": "adapters",
     "load_sample": "sampling",

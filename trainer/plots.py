@@ -16,6 +16,7 @@ from spectra.plots import alpha_figure, comparison_figure, density_figure, heat_
 from spectra.sites import place, resolve
 from spectra.values import read_json
 from trainer.reports import EVALUATION, HISTORY, REPORT, Evaluation, GrowthHistory, RunReport
+from trainer.study import CONTROL, StudyReport
 
 
 def run_figure(run: str | Path) -> Figure:
@@ -64,6 +65,28 @@ def growth_figure(run: str | Path) -> Figure:
     return figure
 
 
+def study_figure(report: StudyReport) -> Figure:
+    """Differences to uniform LoRA with their intervals, a panel for each task."""
+    points = 100 if report.metric == "accuracy" else 1
+    tasks = list(dict.fromkeys(one.task for one in report.differences))
+    names = [entrant.name for entrant in report.entrants if entrant.name not in (CONTROL, "head-only")]
+    with style():
+        figure = Figure(figsize=(1.6 + 2.4 * len(tasks), 1.2 + 0.34 * len(names)), layout="constrained")
+        for task, axes in zip(tasks, figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0], strict=True):
+            shown = {one.entrant: one for one in report.differences if one.task == task}
+            for row, name in enumerate(names):
+                one = shown[name]
+                color = GREY if not one.settled else PALETTE[0] if one.difference > 0 else PALETTE[5]
+                half = points * (one.high - one.low) / 2
+                axes.errorbar(points * one.difference, row, xerr=half, fmt="o", ms=4, color=color, capsize=3, lw=1.3)
+            axes.axvline(0, color="black", lw=0.8)
+            axes.set_yticks(range(len(names)), names)
+            axes.set_ylim(len(names) - 0.5, -0.5)
+            axes.set(title=task, xlabel="points of accuracy" if points == 100 else "nats")
+        figure.suptitle("difference to uniform LoRA, 95% intervals for all plans at once", x=0.01, ha="left", fontsize=10)
+    return figure
+
+
 def draw(sources: Sequence[str | Path], folder: str | Path) -> Iterator[Path]:
     """Draw whatever some paths hold: spectra reports, plans, folders of runs; two reports are also compared.
 
@@ -83,6 +106,8 @@ def draw(sources: Sequence[str | Path], folder: str | Path) -> Iterator[Path]:
                 yield from save_figure(growth_figure(source), folder, f"{name}-growth")
         elif _kind(source) == "plan":
             yield from _draw_plan(name, Plan.load(source), folder)
+        elif _kind(source) == "study":
+            yield from save_figure(study_figure(StudyReport.load(source)), folder, f"{name}-differences")
         elif _kind(source) == "sensitivity":
             yield from save_figure(sensitivity_figure(SensitivityReport.load(source)), folder, f"{name}-sensitivity")
         else:
@@ -121,7 +146,7 @@ def _kind(source: Path) -> str:
         return "spectra"
     data = read_json(source)
     kind = data.get("kind") if isinstance(data, dict) else None
-    if kind not in ("spectra", "sensitivity", "plan"):
+    if kind not in ("spectra", "sensitivity", "plan", "study"):
         raise InputError(
             f"{source}: cannot plot a file of kind {kind!r}; give a spectra or sensitivity report, a plan or a run's folder"
         )

@@ -7,6 +7,7 @@ from rich import box
 from rich.table import Table
 
 from trainer.reports import RunReport, Score
+from trainer.study import CONTROL, StudyReport
 
 
 def run_summary(report: RunReport) -> str:
@@ -33,6 +34,27 @@ def _speed(report: RunReport) -> str:
     if math.isnan(report.tokens_per_second):
         return "resumed; "
     return f"{report.tokens_per_second:,.0f} tokens/s, {report.seconds:,.0f} s; "
+
+
+def study_table(report: StudyReport) -> Table:
+    """Every entrant: its size, its mean score, and its difference to uniform LoRA with its interval, per task."""
+    points = 100 if report.metric == "accuracy" else 1
+    title = f"{report.model.name}: {report.seeds} paired seeds, {report.metric}"
+    caption = "intervals hold for all plans of a task at once, with 95% probability; * excludes zero"
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("task", "plan"):
+        table.add_column(heading)
+    for heading in ("parameters", "mean", "difference to uniform LoRA"):
+        table.add_column(heading, justify="right")
+    sizes = {entrant.name: entrant.parameters for entrant in report.entrants}
+    task = ""
+    for one in report.differences:
+        half = points * (one.high - one.low) / 2
+        gap = "" if one.entrant == CONTROL else f"{points * one.difference:+.2f} +- {half:.2f}{' *' if one.settled else '  '}"
+        mean = f"{points * one.mean:.2f} +- {points * one.standard_error:.2f}"
+        table.add_row("" if one.task == task else one.task, one.entrant, f"{sizes[one.entrant]:,}", mean, gap)
+        task = one.task
+    return table
 
 
 def score_table(rows: Mapping[str, Score], examples: int, task: str = "") -> Table:

@@ -1,0 +1,102 @@
+"""Studies: their statistics, and a real one that is interrupted."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import planner
+import spectra
+from spectra import InputError
+from trainer import TrainSettings, compare
+from trainer.plots import draw
+from trainer.study import CONTROL, Result, differences, sentence
+
+QUICK = TrainSettings(max_steps=3, batch_size=8, max_length=16, precision="fp32")
+
+
+def results(scores):
+    """Entrant -> task -> one score per seed."""
+    return [
+        Result(entrant=name, seed=seed, task=task, score=score)
+        for name, tasks in scores.items()
+        for task, values in tasks.items()
+        for seed, score in enumerate(values)
+    ]
+
+
+def test_differences_are_paired_and_corrected_for_several_comparisons():
+    rng = np.random.default_rng(0)
+    base = rng.normal(0.5, 0.1, 6)
+    scores = {
+        CONTROL: {"one": base, "two": base[::-1]},
+        "better": {"one": base + 0.05 + rng.normal(0, 0.01, 6), "two": base[::-1] + 0.04 + rng.normal(0, 0.01, 6)},
+        "same": {"one": base + rng.normal(0, 0.02, 6), "two": base[::-1] + rng.normal(0, 0.02, 6)},
+    }
+    found = {(one.entrant, one.task): one for one in differences(list(scores), results(scores))}
+    assert found.keys() == {(name, task) for name in scores for task in ("one", "two", "all tasks")}
+    delta = scores["better"]["one"] - base
+    half = stats.t.ppf(1 - 0.05 / 4, 5) * delta.std(ddof=1) / 6**0.5  # two comparisons with one control
+    one = found["better", "one"]
+    assert (one.difference, one.low, one.high) == pytest.approx((delta.mean(), delta.mean() - half, delta.mean() + half))
+    assert one.settled
+    assert one.seeds_needed is None
+    assert not found["same", "one"].settled
+    pooled = (scores["better"]["one"] + scores["better"]["two"] - base - base[::-1]) / 2
+    assert found["better", "all tasks"].difference == pytest.approx(pooled.mean())
+    assert found[CONTROL, "one"].difference == found[CONTROL, "one"].high == 0
+
+
+def test_seeds_needed_would_settle_it():
+    delta = np.array([0.3, -0.1, 0.4, 0.0, 0.2])
+    scores = {CONTROL: {"t": np.zeros(5)}, "maybe": {"t": delta}}
+    (_, one) = differences(list(scores), results(scores))
+    assert not one.settled
+    n = one.seeds_needed
+    width = lambda n: stats.t.ppf(0.975, n - 1) * delta.std(ddof=1) / n**0.5  # noqa: E731
+    assert width(n) < delta.mean() <= width(n - 1)
+
+
+@pytest.fixture(scope="module")
+def plans(minilm, spectra_report, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plans")
+    planner.allocate(budget="60k", strategy="alphalora", max_experts=1, spectra=spectra_report).save(folder / "alpha.json")
+    return [folder / "alpha.json"]
+
+
+def test_a_study_runs_resumes_and_concludes(plans, minilm, small_corpus, tmp_path):
+    def stop(done, _total, _run):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    options = {"seeds": 2, "processes": 1}
+    with pytest.raises(KeyboardInterrupt):
+        compare(plans, minilm, small_corpus[:1], small_corpus[1:], tmp_path / "study", QUICK, **options, progress=stop)
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "study").rglob("evaluation.json")}
+    assert len(finished) == 3
+    report = compare(plans, minilm, small_corpus[:1], small_corpus[1:], tmp_path / "study", QUICK, **options)
+    assert all(path.stat().st_mtime_ns == moment for path, moment in finished.items())
+    assert [entrant.name for entrant in report.entrants] == ["alpha", CONTROL, "uniform-mixture", "random", "head-only"]
+    assert len(report.results) == 5 * 2
+    assert {one.task for one in report.differences} == {"test"}
+    text = sentence(report)
+    assert len(text.splitlines()) == 3
+    assert text.startswith("alpha")
+    drawn = list(draw([tmp_path / "study" / "study.json"], tmp_path / "plots"))
+    assert [path.name for path in drawn] == ["study-differences.png", "study-differences.svg"]
+    sizes = json.loads((tmp_path / "study" / "plans" / f"{CONTROL}.json").read_text())["budget"]
+    assert sizes["spent"] <= planner.Plan.load(plans[0]).parameters
+
+
+def test_unequal_plans_and_clashing_names_are_refused(plans, minilm, small_corpus, tmp_path):
+    big = planner.allocate(budget="90k", strategy="uniform", max_experts=1, model=spectra.open_checkpoint(minilm))
+    big.save(tmp_path / "big.json")
+    with pytest.raises(InputError, match=r"plans differ in size by more than 10%: alpha [\d,]+, big [\d,]+"):
+        compare([*plans, tmp_path / "big.json"], minilm, small_corpus[:1], small_corpus[1:], tmp_path / "study", QUICK)
+    big.save(tmp_path / "random.json")
+    with pytest.raises(InputError, match="plan 'random' has the name of a control; rename the file"):
+        compare([tmp_path / "random.json"], minilm, small_corpus[:1], small_corpus[1:], tmp_path / "study", QUICK)
+    with pytest.raises(InputError, match=r"without controls one of the plans must be called uniform-lora.json"):
+        compare(plans, minilm, small_corpus[:1], small_corpus[1:], tmp_path / "study", QUICK, controls=False)
+    assert not (tmp_path / "study").exists()
