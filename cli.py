@@ -4,6 +4,7 @@ Every import beyond click and the settings' table happens inside the command tha
 `plan check` start without torch or transformers.
 """
 
+import logging
 import math
 import shlex
 import shutil
@@ -54,6 +55,7 @@ class _Cli(click.Group):
 @click.version_option(package_name="loraplan")
 def main() -> None:
     """Decide how many LoRA experts, of what ranks, each layer of a model should get; train exactly that; see whether it paid."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # where installed, it announces optional kernels on import
 
 
 def _show(*parts: RenderableType) -> None:

@@ -4,10 +4,13 @@ Every run is a folder of its own (`runs/PLAN/seed-N`) with everything `plan trai
 where it stopped and any run can be looked at.
 """
 
+import io
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -170,6 +173,7 @@ def _run_all(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, Evaluat
 
 def _run(job: _Job) -> Evaluation:
     """Train and evaluate, going on where an earlier attempt stopped."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a new process; see cli.py
     import torch
 
     from trainer import evaluate, train
@@ -177,8 +181,9 @@ def _run(job: _Job) -> Evaluation:
     before = torch.get_num_threads()
     torch.set_num_threads(job.threads)
     try:
-        train(Plan.load(job.plan), job.model, job.data, job.folder, job.settings, resume=True)
-        evaluation = evaluate(job.folder, job.tests)
+        with redirect_stderr(io.StringIO()):  # dozens of runs would each say what they adapted
+            train(Plan.load(job.plan), job.model, job.data, job.folder, job.settings, resume=True)
+            evaluation = evaluate(job.folder, job.tests)
     finally:
         torch.set_num_threads(before)
     evaluation.save(Path(job.folder) / EVALUATION)

@@ -1,6 +1,5 @@
 """Loading the base model for a task, and telling its head from its body."""
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -108,7 +107,6 @@ def _be_quiet() -> None:
     """Our own progress bars and messages say what matters; transformers' would run through them."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it announces optional kernels whenever something imports it
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
