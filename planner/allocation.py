@@ -55,12 +55,21 @@ def allocate(
         raise InputError(f"strategy {strategy!r} wants nothing at any site of {evidence.model.name}")
     cut = cut_for(evidence, demand, cap, settings)
     solution = None
+    if (demand.experts is not None or cap.unit == "experts") and any(
+        site.expert is not None for site in wanted(evidence, demand)
+    ):
+        raise InputError(
+            f"{evidence.model.name} has routed experts of its own, which take one LoRA each: no number of LoRA experts can be"
+            " prescribed; give the budget in parameters or as a rank, without --parity"
+        )
     if demand.experts is not None:
         ranks = _literal(demand, cut)
     elif cap.unit == "experts":
         ranks = _count_experts(evidence, demand, cap, cut)
     else:
         ranks, solution = _spend_parameters(evidence, demand, cap, cut, settings)
+    if not any(ranks):
+        raise InputError(f"budget {cap.request!r} buys no rank at any site under these limits")
     granularity = settings.granularity or demand.granularity
     used = settings.model_copy(update={"expert_rank": cut.expert_rank, "granularity": granularity})
     made_from = tuple(Source(kind=report.kind, sha256=report.sha256()) for report in (spectra, sensitivity) if report is not None)

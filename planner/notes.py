@@ -8,17 +8,21 @@ from planner.budget import Cap
 from planner.evidence import Evidence
 from planner.plan import PlannedSite
 
+SPENT = 0.9  # share of the budget below which a plan says what is left
 DEPTH_RULE = 0.9  # rank correlation of a layer's capacity with its depth
 
 
 def notes(strategy: str, evidence: Evidence, sites: Sequence[PlannedSite], cap: Cap, parameters: int) -> Iterator[str]:
     """Money left over, and plans that are a simpler rule in disguise."""
-    if cap.unit == "parameters" and parameters < cap.amount / 2:
-        yield "most of the budget is left: it buys less than one more rank per group, or ranks are as large as modules allow"
+    if cap.unit == "parameters" and parameters < SPENT * cap.amount:
+        yield (
+            f"{1 - parameters / cap.amount:.0%} of the budget is left: one more step for all modules that share an answer"
+            " does not fit, or a limit on ranks is reached; --max-experts 1 or --granularity module takes smaller steps"
+        )
     if strategy == "uniform":
         return
     if len({site.ranks for site in sites}) == 1:
-        yield "after rounding, this plan is the uniform one: the evidence made no difference at this budget"
+        yield "after rounding, this plan is the uniform one: the evidence made no difference at this budget and these limits"
     elif strategy != "mola" and (rho := _correlation_with_depth(evidence, sites)) is not None and abs(rho) >= DEPTH_RULE:
         direction = "more" if rho > 0 else "less"
         yield f"after rounding, this plan is nearly a depth rule: {direction} with depth (rank correlation {rho:+.2f})"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -67,16 +68,17 @@ def sensitivity_figure(report: SensitivityReport) -> Figure:
         InputError: no site inside a numbered layer.
     """
     panels = [
-        _maps({site.name: _log10(site.per_parameter()[task].mean) for site in report.sites}, "sensitivity report")[0]
-        for task in range(len(report.tasks))
+        replace(one, title=f"{task.name}: {one.title}" if one.title else task.name)
+        for number, task in enumerate(report.tasks)
+        for one in _maps({site.name: _log10(site.per_parameter()[number].mean) for site in report.sites}, "sensitivity report")
     ]
     curves = [task for task in report.tasks if task.stability]
     with style():
         figure = Figure(figsize=(1.2 + 3.0 * (len(panels) + bool(curves)), max(3.0, _height(panels[0]))), layout="constrained")
         axes = figure.subplots(1, len(panels) + bool(curves), squeeze=False)[0]
-        for one, task, ax in zip(panels, report.tasks, axes, strict=False):
+        for one, ax in zip(panels, axes, strict=False):
             image = draw(ax, one, "viridis", limits(panels))
-            ax.set_title(task.name)
+            ax.set_title(one.title)
         figure.colorbar(image, ax=list(axes[: len(panels)]), label="log10 squared gradient per parameter", shrink=0.9)
         if curves:
             _draw_stability(axes[-1], report)

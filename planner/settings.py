@@ -21,7 +21,7 @@ class AllocationSettings(Value):
     top_k: Whole = 2
     """Experts that a token uses, where there are as many."""
     min_rank: Annotated[int, Field(ge=0)] = 1
-    """Least total rank of a module that is adapted at all; 0 lets the solver leave modules out."""
+    """Least total rank of a module; 0 lets the solver leave modules out, but for strategies that share in proportion."""
     max_rank: Whole | None = None
     """Most total rank of a module; by default 8 times what the budget affords on average."""
     rank_multiple: Whole = 1

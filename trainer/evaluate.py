@@ -9,7 +9,7 @@ from planner import Plan
 from spectra import InputError
 from trainer.adapters import PLAN, WEIGHTS, AdapterConfig, build, find_base, load_config, load_state, require_parity
 from trainer.choices import choice_scores, has_choices, read_choices
-from trainer.data import Examples, read_texts, tokenise
+from trainer.data import read_texts, tokenise
 from trainer.models import load_tokenizer
 from trainer.reports import Evaluation, Score, TaskEvaluation
 from trainer.scoring import exact_match, score
@@ -52,7 +52,9 @@ def evaluate(
     require_parity(model, config, run / WEIGHTS)
     trained = [counter.through(task, model) for task in tasks]
     scored = tuple(
-        TaskEvaluation(name=task.name, examples=task.size, trained=after, untrained=before, majority=task.majority(config))
+        TaskEvaluation(
+            name=task.name, examples=task.size, trained=after, untrained=before, majority=task.majority(config, len(tasks) > 1)
+        )
         for task, before, after in zip(tasks, untrained, trained, strict=True)
     )
     return _pooled(scored, sum(task.truncated for task in tasks))
@@ -100,17 +102,18 @@ class _Task:
             found = found.model_copy(update={"exact_match": share})
         return found
 
-    def majority(self, config: AdapterConfig) -> Score:
+    def majority(self, config: AdapterConfig, of_several: bool) -> Score:
+        """Always the most frequent training label; of several tasks, whose labels differ, each one's own most frequent label."""
         if not config.labels or self.examples is None:
             return Score(loss=math.nan, accuracy=math.nan)
-        return _majority(config, self.examples)
+        labels = list(self.examples.rows["labels"])
+        counts = [labels.count(label) for label in range(len(config.labels))] if of_several else config.label_counts
+        return _majority(counts, labels)
 
 
-def _majority(config: AdapterConfig, examples: Examples) -> Score:
-    labels = list(examples.rows["labels"])
-    favourite = config.label_counts.index(max(config.label_counts))
-    total = sum(config.label_counts)
-    loss = math.fsum(-math.log(config.label_counts[label] / total) for label in labels) / len(labels)
+def _majority(counts: Sequence[int], labels: Sequence[int]) -> Score:
+    favourite, total = max(range(len(counts)), key=lambda label: counts[label]), sum(counts)
+    loss = math.fsum(-math.log(counts[label] / total) for label in labels) / len(labels)
     return Score(loss=loss, accuracy=labels.count(favourite) / len(labels))
 
 

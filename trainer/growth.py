@@ -118,6 +118,10 @@ class Growth(TrainerCallback):
             raise InputError(f"--grow: {error}") from None
         if not self.pools:
             raise InputError(f"--grow: the plan {plan.strategy!r} adapts neither routed experts nor mixtures: nothing can grow")
+        if all(growing.pool.target <= len(growing.pool.ranks) * growing.pool.first for growing in self.pools.values()):
+            raise InputError(
+                "--grow: experts start with half of their mean rank, but at least 1; a mean rank of 1 leaves no room"
+            )
         self.history: list[GrowthEvent] = []
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:

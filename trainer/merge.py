@@ -4,6 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from spectra import InputError
 from trainer.adapters import PARITY, disagreement, find_base, load_adapters, load_config, merged, probe
 from trainer.models import load_tokenizer
@@ -35,8 +37,8 @@ def merge(run: str | Path, output: str | Path, *, base: str | Path | None = None
         model.save_pretrained(beside)
         load_tokenizer(find_base(load_config(run), base).folder).save_pretrained(beside)
         beside.rename(output)
-    except OSError as error_:
-        raise InputError(f"{output}: cannot write: {error_.strerror or error_}") from None
+    except (OSError, SafetensorError) as fault:
+        raise InputError(f"{output}: cannot write: {getattr(fault, 'strerror', None) or fault}") from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return output

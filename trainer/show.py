@@ -13,11 +13,12 @@ from trainer.study import CONTROL, StudyReport
 def run_summary(report: RunReport) -> str:
     """What was trained on what, how fast, what it reached, and what to worry about."""
     settings = report.settings
+    rows = "rows of packed texts" if settings.packing else "texts"
     truncated = f", {report.truncated:,} of them cut to {settings.max_length} tokens" if report.truncated else ""
     dropped = f", {report.dropped:,} left out because nothing to learn remained" if report.dropped else ""
     lines = [
         f"trained {report.adapter_parameters:,} adapter and {report.head_parameters:,} head parameters for {report.steps} steps"
-        f" on {report.examples:,} texts{truncated}{dropped}; loss {report.curve[0].loss:.3f} -> {report.curve[-1].loss:.3f}",
+        f" on {report.examples:,} {rows}{truncated}{dropped}; loss {_span(report)}",
         f"{_speed(report)}peak memory {report.peak_memory / 2**20:,.0f} MiB",
     ]
     if report.evaluations:
@@ -28,6 +29,13 @@ def run_summary(report: RunReport) -> str:
         experts = sum(len(site.shares) for site in report.routes) / len(report.routes)
         lines.append(f"routing: {support:.1f} of {experts:.1f} experts do the work in the mean router")
     return "\n".join([*lines, *(f"note: {note}" for note in report.notes)])
+
+
+def _span(report: RunReport) -> str:
+    """Loss over the first and the last tenth of the run: a single batch says little."""
+    losses = [point.loss for point in report.curve]
+    tenth = max(1, len(losses) // 10)
+    return f"{sum(losses[:tenth]) / tenth:.3f} -> {sum(losses[-tenth:]) / tenth:.3f}"
 
 
 def _speed(report: RunReport) -> str:

@@ -82,9 +82,9 @@ def train(
     built = build(run.checkpoint, plan, run.config)
     if settings.gradient_checkpointing:
         recompute(built)
+    growth = Growth(built, plan, made.max_steps, settings.saliency) if settings.grow else None
     with made.main_process_first(local=False):
         last = _claim(output, run, resume, made.process_index == 0)
-    growth = Growth(built, plan, made.max_steps, settings.saliency) if settings.grow else None
     watch = Watch(progress, settings.patience, partial(save_adapters, output / BEST, plan=plan, config=run.config))
     trainer = AdapterTrainer(
         model=built,

@@ -93,6 +93,12 @@ def test_every_strategy_plans_experts_with_one_lora_each(routed, strategy):
     assert planner.mismatches(plan, routed["model"]) == []
 
 
+def test_experts_cannot_be_prescribed_for_routed_experts(routed):
+    for options in ({"budget": "4 experts"}, {"budget": "900k", "strategy": "mola", "parity": True}):
+        with pytest.raises(InputError, match="has routed experts of its own, which take one LoRA each"):
+            planner.allocate(**({"strategy": "uniform"} | options), **routed)
+
+
 def test_tables_and_maps_show_experts(routed):
     plan = planner.allocate(budget="60k", **routed)
     assert plan_table(plan).row_count == len(plan.sites)

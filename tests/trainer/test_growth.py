@@ -250,5 +250,11 @@ def test_compaction_keeps_the_function():
 def test_what_cannot_grow_is_refused(checkpoint, uniform_plan, minilm, small_corpus, plan, sentences, tmp_path):
     with pytest.raises(InputError, match="--grow: the plan 'none' adapts neither routed experts nor mixtures"):
         train(uniform_plan.without_adapters(), minilm, small_corpus[0], tmp_path / "run", LONG)
+    low = planner.allocate(budget="rank 1", strategy="uniform", max_experts=1, model=open_checkpoint(checkpoint))
+    with pytest.raises(InputError, match="a mean rank of 1 leaves no room"):
+        train(low, checkpoint, sentences, tmp_path / "run", LONG)
+    with pytest.raises(InputError, match="--grow needs at least 21 steps"):
+        train(plan, checkpoint, sentences, tmp_path / "run", LONG.model_copy(update={"max_steps": 8}))
+    assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match="--grow keeps no best adapters on the way"):
         train(plan, checkpoint, sentences, tmp_path / "run", LONG, evaluation=sentences)
