@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from planner import Plan, SensitivityReport
 from planner.plots import allocation_figure, evidence_figure, sensitivity_figure
@@ -60,6 +61,7 @@ def growth_figure(run: str | Path) -> Figure:
             if number % across == 0:
                 axes.set_ylabel("rank of an expert")
             axes.set_xlabel("step")
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         for axes in figure.axes[len(layers) :]:
             axes.set_axis_off()
     return figure
