@@ -8,7 +8,7 @@ import io
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -72,30 +72,12 @@ def compare(
     Raises:
         InputError: plans of unequal size or for another model, names that clash, or unusable data.
     """
-    output, settings = Path(output), settings or TrainSettings()
+    output, settings, processes = Path(output), settings or TrainSettings(), processes or _workers()
     checkpoint = open_checkpoint(model)
     entrants = _entrants([Path(path) for path in plans], checkpoint, read_texts(data[0]).kind, controls)
-    paths = {}
-    for name, plan in entrants.items():
-        paths[name] = output / "plans" / f"{name}.json"
-        plan.save(paths[name])
-    workers = processes or _workers()
-    jobs = [
-        _Job(
-            entrant=name,
-            plan=str(path),
-            model=str(model),
-            data=tuple(map(str, data)),
-            tests=tuple(map(str, tests)),
-            folder=str(output / "runs" / name / f"seed-{seed}"),
-            settings=settings.model_copy(update={"seed": seed}),
-            threads=max(1, (os.cpu_count() or 1) // workers),
-        )
-        for seed in range(seeds)
-        for name, path in paths.items()
-    ]
+    jobs = list(_jobs(entrants, str(model), tuple(map(str, data)), tuple(map(str, tests)), output, settings, seeds, processes))
     results = []
-    for done, (job, evaluation) in enumerate(_run_all(jobs, workers), start=1):
+    for done, (job, evaluation) in enumerate(_run_all(jobs, processes), start=1):
         results += _results(job, evaluation)
         if progress:
             progress(done, len(jobs), f"{job.entrant}, seed {job.settings.seed}")
@@ -111,6 +93,34 @@ def compare(
     )
     report.save(output / STUDY)
     return report
+
+
+def _jobs(
+    entrants: Mapping[str, Plan],
+    model: str,
+    data: tuple[str, ...],
+    tests: tuple[str, ...],
+    output: Path,
+    settings: TrainSettings,
+    seeds: int,
+    processes: int,
+) -> Iterator[_Job]:
+    """Seed by seed, so that an interrupted study has whole pairs."""
+    paths = {name: output / "plans" / f"{name}.json" for name in entrants}
+    for name, plan in entrants.items():
+        plan.save(paths[name])
+    for seed in range(seeds):
+        for name, path in paths.items():
+            yield _Job(
+                entrant=name,
+                plan=str(path),
+                model=model,
+                data=data,
+                tests=tests,
+                folder=str(output / "runs" / name / f"seed-{seed}"),
+                settings=settings.model_copy(update={"seed": seed}),
+                threads=max(1, (os.cpu_count() or 1) // processes),
+            )
 
 
 def _entrants(paths: Sequence[Path], checkpoint: Checkpoint, kind: str, controls: bool) -> dict[str, Plan]:
