@@ -92,7 +92,7 @@ def measure(case: str, strategy: str, budget: str, seed: int) -> dict[str, float
     import planner
     from benchmarks.memory import peak_above_now
 
-    planner.allocate(budget="2M", strategy="uniform", spectra=None, sensitivity=reports("405B dense", seed)[1], min_rank=0)
+    planner.allocate(budget="rank 1", strategy="uniform", sensitivity=reports("405B dense", seed)[1])
     peak = peak_above_now()
     spectra, sensitivity = reports(case, seed)
     start = time.perf_counter()
