@@ -121,7 +121,7 @@ def main() -> None:
             step()
             print(json.dumps((torch.cuda.max_memory_allocated() - before) / 2**20))
             return
-        from benchmarks.memory import peak_above_now
+        from memory import peak_above_now  # beside this script
 
         peak = peak_above_now()
         for _ in range(3):

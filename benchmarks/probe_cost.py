@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--memory", nargs=2, metavar=("WHO", "KIND"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
-        from benchmarks.memory import peak_above_now
+        from memory import peak_above_now  # beside this script
 
         step = prepare(*options.memory, options.batch, options.length)
         peak = peak_above_now()

@@ -89,8 +89,9 @@ def reports(case: str, seed: int) -> tuple[SpectraReport, SensitivityReport]:
 
 def measure(case: str, strategy: str, budget: str, seed: int) -> dict[str, float]:
     """One plan, in this process."""
+    from memory import peak_above_now  # beside this script
+
     import planner
-    from benchmarks.memory import peak_above_now
 
     planner.allocate(budget="rank 1", strategy="uniform", sensitivity=reports("405B dense", seed)[1])
     peak = peak_above_now()

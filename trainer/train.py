@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, Trainer
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from planner import Plan, require_match
 from planner.recompute import recompute
@@ -76,13 +76,13 @@ def train(
         InputError: a plan or file that does not fit, a folder that already holds a run, or a loss that is not finite.
     """
     output, settings = Path(output), settings or TrainSettings()
-    files = [Path(data)] if isinstance(data, str | Path) else [Path(file) for file in data]
+    files = [Path(file) for file in ([data] if isinstance(data, str | Path) else data)]
     run = _prepare(plan, open_checkpoint(model), files, weights, evaluation, settings)
     made = arguments(output, settings, len(run.examples.rows), run.evaluation is not None)
     built = build(run.checkpoint, plan, run.config)
     if settings.gradient_checkpointing:
         recompute(built)
-    growth = Growth(built, plan, made.max_steps, settings.saliency) if settings.grow else None
+    growth = _growth(built, plan, made, settings)
     with made.main_process_first(local=False):
         last = _claim(output, run, resume, made.process_index == 0)
     watch = Watch(progress, settings.patience, partial(save_adapters, output / BEST, plan=plan, config=run.config))
@@ -102,12 +102,17 @@ def train(
     report = _report(run, trainer, watch, math.nan if last else time.monotonic() - started)
     if growth:
         plan = growth.finish(plan, settings.alpha)
+        GrowthHistory(events=tuple(growth.history)).save(output / HISTORY)
     if trainer.is_world_process_zero():
-        if growth:
-            GrowthHistory(events=tuple(growth.history)).save(output / HISTORY)
         save_adapters(output, trainer.model, plan, run.config)
         report.save(output / REPORT)
     return report
+
+
+def _growth(model: Any, plan: Plan, made: TrainingArguments, settings: TrainSettings) -> Growth | None:
+    if settings.grow and made.world_size > 1:
+        raise InputError("--grow is for one process: each would see other tokens and grow other experts")
+    return Growth(model, plan, made.max_steps, settings.saliency) if settings.grow else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -148,7 +148,7 @@ def test_padding_stays_zero_through_the_optimiser():
         for expert, rank in enumerate(ranks):
             assert lora.A[part][expert, rank:].abs().sum() == 0
             assert lora.B[part][expert, :, rank:].abs().sum() == 0
-            assert rank == 0 or lora.B[part][expert, :, :rank].abs().amin(0).min() >= 0
+            assert (lora.B[part][expert, :, :rank].abs().amax(0) > 0).all()  # while every real column has moved
 
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))

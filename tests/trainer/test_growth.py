@@ -14,7 +14,7 @@ from planner.experts import is_experts
 from spectra import InputError, open_checkpoint
 from tests.reference.growth import reference_growth, reference_importance
 from trainer import MixtureLinear, TrainSettings, evaluate, load_adapters, train
-from trainer.base_experts import ExpertLora, adapt
+from trainer.base_experts import ExpertLora, adapt, expert_loras
 from trainer.growth import EVENTS, _Growing, hand_out, schedule
 from trainer.plots import draw
 from trainer.pools import RoutedPool
@@ -182,7 +182,8 @@ def test_a_run_grows_to_exactly_the_plans_size(grown, plan):
 def test_the_grown_run_comes_back_and_its_plan_trains_statically(grown, checkpoint, sentences, tmp_path):
     result = evaluate(grown, sentences)
     assert result.trained.loss < result.untrained.loss
-    assert load_adapters(grown) is not None
+    ended = GrowthHistory.load(grown / "growth.json").events[-1].ranks
+    assert {name: tuple(lora.ranks["up_proj"]) for name, lora in expert_loras(load_adapters(grown)).items()} == ended
     drawn = list(draw([grown], tmp_path / "plots"))
     assert [path.name for path in drawn if "growth" in path.name] == ["run-growth.png", "run-growth.svg"]
     final = planner.Plan.load(grown / "plan.json")
@@ -194,16 +195,22 @@ def test_the_grown_run_comes_back_and_its_plan_trains_statically(grown, checkpoi
     }
 
 
-def test_an_interrupted_growth_goes_on_to_the_same_bits(grown, checkpoint, plan, sentences, tmp_path):
+def assert_same_bits_when_cut(whole, plan, model, data, settings, folder):
+    """Kill the run in the middle of its growth, go on, and compare with one that nobody disturbed."""
+
     def kill(step, _steps, _loss):
         if step == 13:
             raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        train(plan, checkpoint, sentences, tmp_path / "cut", LONG, progress=kill)
-    train(plan, checkpoint, sentences, tmp_path / "cut", LONG, resume=True)
+        train(plan, model, data, folder, settings, progress=kill)
+    train(plan, model, data, folder, settings, resume=True)
     for name in ("adapter_model.safetensors", "plan.json", "growth.json"):
-        assert (tmp_path / "cut" / name).read_bytes() == (grown / name).read_bytes()
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_an_interrupted_growth_goes_on_to_the_same_bits(grown, checkpoint, plan, sentences, tmp_path):
+    assert_same_bits_when_cut(grown, plan, checkpoint, sentences, LONG, tmp_path / "cut")
 
 
 @pytest.mark.parametrize("saliency", ["paper", "released"])
@@ -220,16 +227,7 @@ def test_mixtures_on_a_dense_base_grow_too(tiny_llama, sentences, tmp_path, sali
     assert len({site.ranks for site in final.sites}) > 1
     result = evaluate(tmp_path / "run", sentences)  # ends with a comparison of logits, so compaction kept them
     assert result.trained.loss < result.untrained.loss
-
-    def kill(step, _steps, _loss):
-        if step == 13:
-            raise RuntimeError("killed")
-
-    with pytest.raises(RuntimeError, match="killed"):
-        train(dense, tiny_llama, sentences, tmp_path / "cut", chosen, progress=kill)
-    train(dense, tiny_llama, sentences, tmp_path / "cut", chosen, resume=True)
-    for name in ("adapter_model.safetensors", "plan.json", "growth.json"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    assert_same_bits_when_cut(tmp_path / "run", dense, tiny_llama, sentences, chosen, tmp_path / "cut")
 
 
 def test_compaction_keeps_the_function():

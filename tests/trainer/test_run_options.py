@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 import planner
@@ -124,10 +125,12 @@ def test_a_logger_that_is_not_there_is_named(uniform_plan, minilm, small_corpus,
         train(uniform_plan, minilm, small_corpus[0], tmp_path / "run", settings(report_to="wandb"))
 
 
-QUESTIONS = [
-    {"prompt": "one two three", "choices": ["four", "nine"], "answer": 0},
-    {"prompt": "two three", "choices": ["one", "four"], "answer": "four"},
-]
+def choice_loss(model, tokenizer, prompt, choice):
+    """Mean loss of the choice's tokens after the prompt, one at a time."""
+    before, after = tokenizer(prompt)["input_ids"], tokenizer(" " + choice, add_special_tokens=False)["input_ids"]
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([before + after])).logits[0].log_softmax(-1)
+    return -sum(float(logits[len(before) + at - 1, token]) for at, token in enumerate(after)) / len(after)
 
 
 def test_language_models_answer_questions_and_generate(llama_plan, tiny_llama, sentences, tmp_path):
@@ -138,10 +141,18 @@ def test_language_models_answer_questions_and_generate(llama_plan, tiny_llama, s
     folder, _ = run(llama_plan, tiny_llama, data, tmp_path / "run", max_steps=150, learning_rate=2e-2)
     result = evaluate(folder, data, generate=4)
     assert 0 <= result.untrained.exact_match <= result.trained.exact_match <= 1
+    asked = [
+        {"prompt": f"{words[0]} {words[1]}", "choices": [words[0], words[5]], "answer": 0},
+        {"prompt": f"{words[3]} {words[2]}", "choices": [f"{words[1]} {words[4]}", words[3]], "answer": words[3]},
+    ]
     questions = tmp_path / "questions.jsonl"
-    questions.write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))
+    questions.write_text("".join(json.dumps(question) + "\n" for question in asked))
     scores = evaluate(folder, questions).trained
-    assert scores.accuracy in (0.0, 0.5, 1.0)
+    model, tokenizer = load_adapters(folder), transformers.AutoTokenizer.from_pretrained(tiny_llama)
+    losses = [[choice_loss(model, tokenizer, question["prompt"], text) for text in question["choices"]] for question in asked]
+    assert len({loss for pair in losses for loss in pair}) == 4
+    assert scores.accuracy == ((losses[0][0] < losses[0][1]) + (losses[1][1] < losses[1][0])) / 2
+    assert scores.loss == pytest.approx((losses[0][0] + losses[1][1]) / 2, rel=1e-5)
     questions.write_text(json.dumps({"prompt": "one", "choices": ["two"], "answer": 0}) + "\n")
     with pytest.raises(InputError, match=r"questions.jsonl: row 1: choices are \['two'\]; give a list of at least two"):
         evaluate(folder, questions)
