@@ -196,10 +196,11 @@ def test_the_options_of_every_command():
         name: sorted(option for parameter in command.params for option in parameter.opts if option.startswith("--"))
         for name, command in cli.main.commands.items()
     }
-    training = ["--accumulation", "--alpha", "--balance-loss", "--batch-size", "--capacity", "--dropout", "--epochs",
-                "--evaluations", "--expert-dropout", "--gradient-checkpointing", "--grow", "--init", "--learning-rate",
-                "--loss-on", "--max-length", "--max-steps", "--packing", "--patience", "--precision", "--report-to", "--router",
-                "--saliency", "--schedule", "--seed", "--warmup", "--weight-decay", "--z-loss"]  # fmt: skip
+    training = ["--accumulation", "--alpha", "--balance-loss", "--base-precision", "--batch-size", "--capacity",
+                "--dropout", "--epochs", "--evaluations", "--expert-dropout", "--gradient-checkpointing", "--grow",
+                "--init", "--learning-rate", "--loss-on", "--max-length", "--max-steps", "--packing", "--patience",
+                "--precision", "--report-to", "--router", "--saliency", "--schedule", "--seed", "--shard", "--warmup",
+                "--weight-decay", "--z-loss"]  # fmt: skip
     assert options == {
         "allocate": ["--beta", "--budget", "--estimator", "--expert-rank", "--granularity", "--grouping", "--json",
                      "--max-experts", "--max-rank", "--min-rank", "--model", "--output", "--parity", "--rank-multiple", "--seed",

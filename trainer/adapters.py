@@ -25,12 +25,14 @@ from torch import Tensor, nn
 from planner import Plan, require_match
 from planner.linear import add_to_weight
 from spectra import Checkpoint, InputError, open_checkpoint
+from spectra.ranks import is_first
 from spectra.values import Value, read_json, write_atomic
 from trainer.base_experts import NAME as EXPERTS
 from trainer.base_experts import expert_loras, fold
 from trainer.build import apply_plan, mixtures
 from trainer.data import TaskKind
 from trainer.models import head, load_model
+from trainer.packed import packed_ranks
 from trainer.reports import MixtureSettings
 from trainer.stock import from_stock, is_stock, stock_config, to_stock
 from trainer.svd import settle, started
@@ -85,6 +87,8 @@ def _trained(model: nn.Module) -> dict[str, Tensor]:
 def save_adapters(folder: str | Path, model: Any, plan: Plan, config: AdapterConfig) -> None:
     """Write a run's adapters, configuration and plan, and check that what is on disk is what is in memory.
 
+    Of several processes all must call this, for the probe; the first one writes.
+
     Raises:
         InputError: a file cannot be written, or does not hold what was written.
     """
@@ -93,9 +97,18 @@ def save_adapters(folder: str | Path, model: Any, plan: Plan, config: AdapterCon
     stock = is_stock(plan)
     written = to_stock(model, state) if stock else state
     noted = config.model_copy(update={"probe": probe(model)})
+    if not is_first():
+        return
     write_atomic(folder / WEIGHTS, save(written, metadata={"format": "pt"}))
     marker = (
-        stock_config(plan, config.base_model_name_or_path, config.kind, list(head(model)), doubled=bool(started(model)))
+        stock_config(
+            plan,
+            config.base_model_name_or_path,
+            config.kind,
+            list(head(model)),
+            packed_ranks(model),
+            doubled=bool(started(model)),
+        )
         if stock
         else _refusal(config)
     )
@@ -126,8 +139,10 @@ def probe(model: Any) -> Probe:
     training = model.training
     model.eval()
     row = torch.tensor([ids], device=next(model.parameters()).device)
-    # The class's own forward: a Trainer in mixed precision has wrapped the instance's.
-    logits = type(model).forward(model, input_ids=row, attention_mask=torch.ones_like(row)).logits
+    wrapped = vars(model).pop("forward", None)  # a Trainer in mixed precision has wrapped the class's own
+    logits = model(input_ids=row, attention_mask=torch.ones_like(row)).logits
+    if wrapped is not None:
+        model.forward = wrapped
     model.train(training)
     last = logits[0] if logits.ndim == 2 else logits[0, -1]
     return Probe(ids=tuple(ids), logits=tuple(last[:PROBE_TOKENS].float().cpu().tolist()))
@@ -216,7 +231,7 @@ def build(checkpoint: Checkpoint, plan: Plan, config: AdapterConfig) -> Any:
     require_match(plan, checkpoint)
     if checkpoint.weights != config.base_weights:
         raise InputError(f"{checkpoint.folder}: not the base model of this run: same architecture, other weights")
-    loaded = load_model(checkpoint, config.kind, config.labels, config.seed, config.pad_token_id)
+    loaded = load_model(checkpoint, config.kind, config.labels, config.seed, config.pad_token_id, config.mixture.base_precision)
     model = apply_plan(loaded, plan, config.mixture)
     for parameter in head(model).values():
         parameter.requires_grad_(True)

@@ -85,10 +85,11 @@ class ExpertLora(nn.Module):
                 self.start(part, expert, slice(0, rank))
 
     @torch.no_grad()
-    def start(self, part: str, expert: int, rows: slice) -> None:
+    def start(self, part: str, expert: int, rows: slice, generator: torch.Generator | None = None) -> None:
         """Give some rows of A random values; with B zero there, nothing changes yet."""
         bound = 1 / math.sqrt(self.A[part].shape[-1])
-        self.A[part][expert, rows].uniform_(-bound, bound)
+        new = self.A[part][expert, rows]
+        new.copy_(bound * (2 * torch.rand(new.shape, generator=generator) - 1))
 
     def scale(self, part: str) -> Tensor:
         """(E,)."""

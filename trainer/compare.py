@@ -137,6 +137,8 @@ def _entrants(paths: Sequence[Path], checkpoint: Checkpoint, kind: str, controls
     found = _controls(max(sizes.values()), checkpoint, kind) if controls else {}
     if CONTROL not in found | plans:
         raise InputError(f"without controls one of the plans must be called {CONTROL}.json: everything is compared with it")
+    if len(found | plans) < 2:
+        raise InputError("one plan and no controls: there is nothing to compare")
     if clash := found.keys() & plans.keys():
         raise InputError(f"plan {sorted(clash)[0]!r} has the name of a control; rename the file")
     return plans | found
@@ -193,7 +195,7 @@ def _run(job: _Job) -> Evaluation:
     try:
         with redirect_stderr(io.StringIO()):  # dozens of runs would each say what they adapted
             train(Plan.load(job.plan), job.model, job.data, job.folder, job.settings, resume=True)
-            evaluation = evaluate(job.folder, job.tests)
+            evaluation = evaluate(job.folder, job.tests, untrained=False)
     finally:
         torch.set_num_threads(before)
     evaluation.save(Path(job.folder) / EVALUATION)

@@ -15,6 +15,7 @@ from trainer.reports import Evaluation, Score, TaskEvaluation
 from trainer.scoring import exact_match, score
 
 Progress = Callable[[int, int], None]
+UNKNOWN = Score(loss=math.nan, accuracy=math.nan)
 
 
 def evaluate(
@@ -23,6 +24,7 @@ def evaluate(
     *,
     base: str | Path | None = None,
     generate: int = 0,
+    untrained: bool = True,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a run's adapters.
@@ -33,6 +35,7 @@ def evaluate(
             multiple-choice questions (`prompt`, `choices`, `answer`), by likelihood.
         base: the base model, if it has moved.
         generate: for a language model, also generate up to this many tokens for every prompt and compare with the reference.
+        untrained: also score the model before training, which takes as long again; its scores are NaN otherwise.
         progress: called as progress(done, total), in examples.
 
     Raises:
@@ -46,16 +49,16 @@ def evaluate(
     tasks = [_Task(file, config, tokenizer, generate) for file in files]
     plan = Plan.load(run / PLAN)
     model = build(checkpoint, plan, config).eval()
-    counter = _Counter(progress, 2 * sum(task.size for task in tasks))
-    untrained = [counter.through(task, model) for task in tasks]
+    counter = _Counter(progress, (1 + untrained) * sum(task.size for task in tasks))
+    before = [counter.through(task, model) if untrained else UNKNOWN for task in tasks]
     load_state(run / WEIGHTS, model, plan)
     require_parity(model, config, run / WEIGHTS)
     trained = [counter.through(task, model) for task in tasks]
     scored = tuple(
         TaskEvaluation(
-            name=task.name, examples=task.size, trained=after, untrained=before, majority=task.majority(config, len(tasks) > 1)
+            name=task.name, examples=task.size, trained=after, untrained=first, majority=task.majority(config, len(tasks) > 1)
         )
-        for task, before, after in zip(tasks, untrained, trained, strict=True)
+        for task, first, after in zip(tasks, before, trained, strict=True)
     )
     return _pooled(scored, sum(task.truncated for task in tasks))
 
@@ -105,7 +108,7 @@ class _Task:
     def majority(self, config: AdapterConfig, of_several: bool) -> Score:
         """Always the most frequent training label; of several tasks, whose labels differ, each one's own most frequent label."""
         if not config.labels or self.examples is None:
-            return Score(loss=math.nan, accuracy=math.nan)
+            return UNKNOWN
         labels = list(self.examples.rows["labels"])
         counts = [labels.count(label) for label in range(len(config.labels))] if of_several else config.label_counts
         return _majority(counts, labels)

@@ -72,6 +72,7 @@ class _Growing:
         """Update both averages from the step at hand."""
         seen = self.pool.take_routing()
         if seen is not None:
+            seen = _everywhere(seen)  # gradients are averaged already
             even = torch.full_like(seen, 1 / len(seen))
             before = even if self.share is None else self.share
             self.share = DECAY * before + (1 - DECAY) * seen / seen.sum().clamp(min=1e-30)
@@ -91,15 +92,15 @@ class _Growing:
         """S of each expert."""
         return tuple(worth / (rank + 1) ** GAMMA for worth, rank in zip(self.worth(), self.pool.ranks, strict=True))
 
-    def grow(self, quota: int, per_event: int) -> None:
+    def grow(self, quota: int, per_event: int, generator: torch.Generator | None = None) -> None:
         """Hand out a quota."""
-        self.pool.grow_to(hand_out(self.worth(), self.pool.ranks, quota, most=self.pool.most, per_event=per_event))
+        self.pool.grow_to(hand_out(self.worth(), self.pool.ranks, quota, most=self.pool.most, per_event=per_event), generator)
 
 
 class Growth(TrainerCallback):
     """Grows the experts of a model while a Trainer trains it."""
 
-    def __init__(self, model: nn.Module, plan: Plan, steps: int, form: str = "paper") -> None:
+    def __init__(self, model: nn.Module, plan: Plan, steps: int, form: str = "paper", seed: int = 0) -> None:
         """Take a model built from the plan back to its starting ranks.
 
         Args:
@@ -107,11 +108,12 @@ class Growth(TrainerCallback):
             plan: says how much rank each pool ends with.
             steps: of the run.
             form: of the gradients' part of the saliency: `paper` multiplies the terms of A and B, `released` adds them.
+            seed: of the new directions.
 
         Raises:
             InputError: nothing that could grow, or routed experts whose projections differ in total rank.
         """
-        self.schedule = schedule(steps)
+        self.schedule, self.seed = schedule(steps), seed
         try:
             self.pools = {name: _Growing(pool, form) for name, pool in pools_of(model)}
         except ValueError as error:
@@ -140,12 +142,14 @@ class Growth(TrainerCallback):
         """Hand out every pool's quota: what brings it to its share of the way, exactly to the target at the last event."""
         saliency = {name: growing.saliency() for name, growing in self.pools.items()}
         last = number == len(self.schedule) - 1
+        # From seed and step alone: the same on every process, and again after an interruption.
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         for growing in self.pools.values():
             pool = growing.pool
             start = len(pool.ranks) * pool.first
             way = start + (pool.target - start) * (number + 1) // len(self.schedule)
             limit = max(1, math.ceil(PER_EVENT * (pool.most - pool.first)))
-            growing.grow(way - sum(pool.ranks), pool.most if last else limit)
+            growing.grow(way - sum(pool.ranks), pool.most if last else limit, generator)
         shares = {name: growing.share for name, growing in self.pools.items()}
         self.history.append(
             GrowthEvent(
@@ -185,6 +189,13 @@ class Growth(TrainerCallback):
         for growing in self.pools.values():
             grown |= growing.pool.finish(alpha)
         return grown_plan(plan, grown)
+
+
+def _everywhere(routed: Tensor) -> Tensor:
+    """What all processes together have routed."""
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(routed)
+    return routed
 
 
 def schedule(steps: int) -> list[int]:

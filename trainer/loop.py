@@ -16,6 +16,7 @@ from trainer.adapters import WEIGHTS, load_state, trained_state
 from trainer.build import routes_of
 from trainer.growth import Growth
 from trainer.reports import EvaluationPoint, LogPoint, RouteHealth, TrainSettings
+from trainer.sharding import averaged, is_sharded
 
 Progress = Callable[[int, int, float], None]
 CHECKPOINTS, SIZES = "checkpoints", "sizes.json"
@@ -102,6 +103,26 @@ class AdapterTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     growth: Growth | None = None
+    health: tuple[RouteHealth, ...] = ()
+    """Of the routers, when it was last logged."""
+
+    def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
+        """Add the routers' health to the training curve, before any logger sees it."""
+        routes = routes_of(self.model)
+        if routes is not None and "loss" in logs and (found := routes.health()):
+            self.health = found
+            logs |= means(found)
+        super().log(logs, *arguments, **keywords)
+
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        if not is_sharded(model):  # shards are where they belong
+            super()._move_model_to_device(model, device)
+
+    def _wrap_model(self, model: Any, training: bool = True, **keywords: Any) -> Any:
+        if not (training and is_sharded(model)):
+            return super()._wrap_model(model, training, **keywords)
+        # Accelerate would put all of it into DDP, which knows no shards; `evaluation_mode` asks it for mixed precision only.
+        return averaged(self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True), model)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         write_atomic(Path(output_dir or self.args.output_dir) / WEIGHTS, save(trained_state(self.model)))
@@ -119,7 +140,6 @@ class Watch(TrainerCallback):
         """Prepare; `keep_best(model)` saves the adapters of the best evaluation."""
         self.progress, self.patience, self.keep_best = progress, patience, keep_best
         self.loss = math.nan
-        self.health: tuple[RouteHealth, ...] = ()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Note how tokens are routed in the steps that will be logged."""
@@ -128,18 +148,11 @@ class Watch(TrainerCallback):
             step = state.global_step + 1
             routes.recording = step % args.logging_steps == 0 or step == state.max_steps
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], model: Any = None, **_: Any) -> None:
-        """Add the routers' health to what is logged."""
-        if "loss" not in logs:
-            return
-        self.loss = logs["loss"]
-        if not math.isfinite(self.loss):
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        """Stop at a loss that is not finite."""
+        self.loss = logs.get("loss", self.loss)
+        if "loss" in logs and not math.isfinite(self.loss):
             raise InputError(f"loss is {self.loss} at step {state.global_step}; lower the learning rate ({args.learning_rate})")
-        routes = routes_of(model)
-        if routes is not None and (found := routes.health()):
-            self.health = found
-            logs |= means(found)
-            state.log_history[-1] |= means(found)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Say how far it is."""
@@ -150,7 +163,7 @@ class Watch(TrainerCallback):
         """Keep the best, and give up when patience is at its end."""
         losses = [point.loss for point in evaluations(state.log_history)]
         since_best = len(losses) - 1 - losses.index(min(losses))
-        if since_best == 0 and state.is_world_process_zero:
+        if since_best == 0:
             self.keep_best(model)
         if self.patience and since_best >= self.patience:
             control.should_training_stop = True

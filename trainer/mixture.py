@@ -184,11 +184,12 @@ class MixtureLinear(nn.Module):
         return most
 
     @torch.no_grad()
-    def start(self, expert: int, rows: slice) -> None:
+    def start(self, expert: int, rows: slice, generator: torch.Generator | None = None) -> None:
         """Give some of an expert's rows of A random values; with B zero there, nothing changes yet."""
         first = sum(self.ranks[:expert])
         bound = 1 / math.sqrt(self.A.shape[1])
-        self.A[first + rows.start : first + rows.stop].uniform_(-bound, bound)
+        new = self.A[first + rows.start : first + rows.stop]
+        new.copy_(bound * (2 * torch.rand(new.shape, generator=generator) - 1))
 
     @torch.no_grad()
     def compact(self, ranks: Sequence[int], alpha: float) -> None:

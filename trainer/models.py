@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -57,7 +57,12 @@ def require_device(device: str) -> None:
 
 
 def load_model(
-    checkpoint: Checkpoint, kind: TaskKind, labels: tuple[str, ...], seed: int, pad_token_id: int | None = None
+    checkpoint: Checkpoint,
+    kind: TaskKind,
+    labels: tuple[str, ...],
+    seed: int,
+    pad_token_id: int | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
 ) -> Any:
     """Load a pretrained model with the head that its task needs; a new head's weights depend on `seed` alone.
 
@@ -67,6 +72,7 @@ def load_model(
         labels: class names for classification.
         seed: of a new head.
         pad_token_id: the tokenizer's, for models that do not say.
+        precision: of the weights; a new head's is always float32.
 
     Raises:
         InputError: a folder that transformers cannot load for this task.
@@ -77,7 +83,7 @@ def load_model(
             f"{checkpoint.folder}: an encoder-decoder model ({checkpoint.config.get('model_type')}), which cannot be trained yet"
         )
     transformers.set_seed(seed)
-    options: dict[str, Any] = {"dtype": torch.float32}
+    options: dict[str, Any] = {"dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
     if kind == "classification":
         options |= {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "ignore_mismatched_sizes": True}
         options["label2id"] = {label: position for position, label in enumerate(labels)}
@@ -90,6 +96,8 @@ def load_model(
             f"{checkpoint.folder}: no causal language model: its checkpoint lacks {new[0]!r}; add a label column to classify"
         )
     _require_finite(model, checkpoint)
+    if precision == "bf16":
+        _keep_head_precise(model)
     if model.config.pad_token_id is None:  # a classifier on a decoder finds the last token by it
         model.config.pad_token_id = pad_token_id
     return model
@@ -101,6 +109,13 @@ def _require_finite(model: nn.Module, checkpoint: Checkpoint) -> None:
             raise InputError(
                 f"{checkpoint.folder}: weight {name!r} holds {int((~torch.isfinite(parameter)).sum())} NaN or infinite values"
             )
+
+
+def _keep_head_precise(model: Any) -> None:
+    """A new head learns from nothing, which takes single precision; what it is given is converted."""
+    for name in {name.rpartition(".")[0] for name in head(model)}:
+        module = model.get_submodule(name).float()
+        module.register_forward_pre_hook(lambda module, inputs: tuple(x.float() for x in inputs))
 
 
 def _be_quiet() -> None:

@@ -26,8 +26,8 @@ class Pool(Protocol):
     def pulls(self) -> Mapping[str, tuple[Tensor, Tensor]]:
         """Projection -> |sum A dA| and |sum B dB| of every expert's rank dimensions, (E, room) each."""
 
-    def grow_to(self, ranks: Sequence[int]) -> None:
-        """Start the new directions."""
+    def grow_to(self, ranks: Sequence[int], generator: torch.Generator | None = None) -> None:
+        """Start the new directions; every process must draw the same."""
 
     def finish(self, alpha: float) -> Mapping[str, tuple[int, ...]]:
         """Give every rank its static scaling; live site -> ranks."""
@@ -73,12 +73,12 @@ class RoutedPool:
                 found[part] = (torch.linalg.vecdot(A.grad, A).abs(), (B.grad * B).sum(1).abs())
         return found
 
-    def grow_to(self, ranks: Sequence[int]) -> None:
+    def grow_to(self, ranks: Sequence[int], generator: torch.Generator | None = None) -> None:
         """See `Pool`."""
         for part in self.lora.ranks:
             for expert, (before, after) in enumerate(zip(self.ranks, ranks, strict=True)):
                 if after > before:
-                    self.lora.start(part, expert, slice(before, after))
+                    self.lora.start(part, expert, slice(before, after), generator)
         self.ranks = list(ranks)
 
     def finish(self, alpha: float) -> Mapping[str, tuple[int, ...]]:
@@ -112,11 +112,11 @@ class MixturePool:
             return {}
         return {"": ((A.grad * A).sum(1).abs().view(shape), (B.grad * B).sum(0).abs().view(shape))}
 
-    def grow_to(self, ranks: Sequence[int]) -> None:
+    def grow_to(self, ranks: Sequence[int], generator: torch.Generator | None = None) -> None:
         """See `Pool`."""
         for expert, (before, after) in enumerate(zip(self.ranks, ranks, strict=True)):
             if after > before:
-                self.mixture.start(expert, slice(before, after))
+                self.mixture.start(expert, slice(before, after), generator)
         self.ranks = list(ranks)
 
     def finish(self, alpha: float) -> Mapping[str, tuple[int, ...]]:

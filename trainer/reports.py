@@ -30,6 +30,8 @@ class MixtureSettings(Value):
     """Of the experts: A random and B zero, or segments of the weight's own singular vectors (GOAT; PiSSA for one expert)."""
     alpha: Annotated[float, Field(gt=0, le=1000)] = 4.0
     """Every expert is scaled by alpha / sqrt(rank)."""
+    base_precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the frozen weights; bf16 halves their memory. Adapters, routers and head stay in float32."""
 
 
 class TrainSettings(MixtureSettings):
@@ -52,6 +54,8 @@ class TrainSettings(MixtureSettings):
     """Of conversations and prompts: what the loss counts; plain text always counts whole."""
     packing: bool = False
     """Put several short examples into one row; they do not see each other. For language models."""
+    shard: bool = False
+    """Over several processes: split the frozen weights among them (FSDP2); adapters stay whole on each."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them: slower, less memory."""
     schedule: Literal["linear", "cosine"] = "linear"

@@ -1,4 +1,4 @@
-"""Plans without routers in PEFT's terms: one LoRA per module, of its own rank."""
+"""Plans without routers in PEFT's terms: one LoRA per module, of its own rank, and one per stored tensor of routed experts."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,19 +8,33 @@ import torch
 from torch import Tensor, nn
 
 from planner import Plan
+from spectra.sites import place, projection_type
 from trainer.build import mixtures
+from trainer.packed import pack, unpack
 
 PREFIX = "base_model.model."
+# In a model with routed experts PEFT takes every module of these names for one of theirs, dense layers and shared experts
+# included; naming their weight instead leaves no doubt.
+OF_EXPERTS = (".gate_proj", ".up_proj", ".down_proj")
 TASKS = {"classification": "SEQ_CLS", "causal": "CAUSAL_LM"}
 
 
 def is_stock(plan: Plan) -> bool:
-    """Whether PEFT's LoRA can express the plan: something is adapted, and no module has a choice of experts."""
+    """Whether PEFT's LoRA can express the plan.
+
+    Something is adapted, no module has a choice of LoRA experts, and all routed experts of a layer have the same ranks.
+    """
     counts = {len(site.ranks) for site in plan.sites}
-    return counts <= {0, 1} and 1 in counts and not any(site.routed for site in plan.sites if site.ranks)
+    experts: dict[object, set[tuple[int, ...]]] = {}
+    for site in plan.sites:
+        if site.routed and (where := place(site.name)):
+            experts.setdefault((where.stack, where.layer, projection_type(site.name)), set()).add(site.ranks)
+    return counts <= {0, 1} and 1 in counts and all(len(ranks) == 1 for ranks in experts.values())
 
 
-def stock_config(plan: Plan, base: str, kind: str, heads: Sequence[str], *, doubled: bool) -> dict[str, Any]:
+def stock_config(
+    plan: Plan, base: str, kind: str, heads: Sequence[str], experts: Mapping[str, int], *, doubled: bool
+) -> dict[str, Any]:
     """PEFT's adapter_config.json, with lora_alpha = r at every module.
 
     Args:
@@ -28,9 +42,13 @@ def stock_config(plan: Plan, base: str, kind: str, heads: Sequence[str], *, doub
         base: the base model.
         kind: of task.
         heads: names of a new head's parameters.
+        experts: stored tensors of routed experts and their ranks.
         doubled: whether adapters also carry what was subtracted from the base.
     """
-    ranks = {site.name: site.ranks[0] * (1 + doubled) for site in plan.sites if site.ranks}
+    modules = {site.name: site.ranks[0] * (1 + doubled) for site in plan.sites if site.ranks and not site.routed}
+    taken = {name for name in modules if experts and name.endswith(OF_EXPERTS)}
+    parameters = dict(experts) | {f"{name}.weight": modules.pop(name) for name in sorted(taken)}
+    ranks = modules | parameters
     usual = Counter(ranks.values()).most_common(1)[0][0]
     odd = {name: rank for name, rank in ranks.items() if rank != usual}
     return {
@@ -42,7 +60,8 @@ def stock_config(plan: Plan, base: str, kind: str, heads: Sequence[str], *, doub
         "lora_alpha": usual,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": sorted(ranks),
+        "target_modules": sorted(modules),
+        "target_parameters": sorted(parameters) or None,
         "rank_pattern": odd,
         "alpha_pattern": odd,
         "modules_to_save": sorted({name.rpartition(".")[0].partition(".")[0] for name in heads}) or None,
@@ -59,7 +78,7 @@ def to_stock(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]
         model: whose mixtures have one expert each.
         state: its trained tensors by live name.
     """
-    found = dict(state)
+    found = pack(model, state)
     for name, mixture in mixtures(model).items():
         (scaling,) = mixture.scalings
         A, B = found.pop(f"{name}.A"), found.pop(f"{name}.B")
@@ -72,7 +91,7 @@ def to_stock(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 def from_stock(model: nn.Module, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The way back; names that are not there stay missing, and are reported by the caller."""
-    found = {name.removeprefix(PREFIX): tensor for name, tensor in stored.items()}
+    found = unpack(model, {name.removeprefix(PREFIX): tensor for name, tensor in stored.items()})
     for name, mixture in mixtures(model).items():
         if f"{name}.lora_A.weight" in found and f"{name}.lora_B.weight" in found:
             (scaling,) = mixture.scalings

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback
 
 from planner import Plan, require_match
 from planner.recompute import recompute
@@ -42,6 +42,7 @@ from trainer.loop import (
 )
 from trainer.models import head, load_tokenizer, require_length
 from trainer.reports import BEST, HISTORY, REPORT, GrowthHistory, MixtureSettings, RunReport, TrainSettings
+from trainer.sharding import shard
 
 BEGUN = "begun.json"
 Files = str | Path | Sequence[str | Path]
@@ -82,7 +83,9 @@ def train(
     built = build(run.checkpoint, plan, run.config)
     if settings.gradient_checkpointing:
         recompute(built)
-    growth = _growth(built, plan, made, settings)
+    growth = Growth(built, plan, made.max_steps, settings.saliency, settings.seed) if settings.grow else None
+    if settings.shard:
+        shard(built, made.device, made.world_size)
     with made.main_process_first(local=False):
         last = _claim(output, run, resume, made.process_index == 0)
     watch = Watch(progress, settings.patience, partial(save_adapters, output / BEST, plan=plan, config=run.config))
@@ -99,20 +102,15 @@ def train(
     started = time.monotonic()
     with _tidy(output):
         trainer.train(resume_from_checkpoint=str(last) if last else None)
-    report = _report(run, trainer, watch, math.nan if last else time.monotonic() - started)
+    report = _report(run, trainer, math.nan if last else time.monotonic() - started)
     if growth:
         plan = growth.finish(plan, settings.alpha)
-        GrowthHistory(events=tuple(growth.history)).save(output / HISTORY)
+        if trainer.is_world_process_zero():
+            GrowthHistory(events=tuple(growth.history)).save(output / HISTORY)
+    save_adapters(output, trainer.model, plan, run.config)
     if trainer.is_world_process_zero():
-        save_adapters(output, trainer.model, plan, run.config)
         report.save(output / REPORT)
     return report
-
-
-def _growth(model: Any, plan: Plan, made: TrainingArguments, settings: TrainSettings) -> Growth | None:
-    if settings.grow and made.world_size > 1:
-        raise InputError("--grow is for one process: each would see other tokens and grow other experts")
-    return Growth(model, plan, made.max_steps, settings.saliency) if settings.grow else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,10 +241,10 @@ def _tidy(output: Path) -> Iterator[None]:
         raise
 
 
-def _report(run: _Run, trainer: Trainer, watch: Watch, seconds: float) -> RunReport:
+def _report(run: _Run, trainer: AdapterTrainer, seconds: float) -> RunReport:
     state, routes = trainer.state, routes_of(trainer.model)
     scored = evaluations(state.log_history)
-    health = (routes.health() if routes else ()) or watch.health
+    health = (routes.health() if routes else ()) or trainer.health
     lengths = [len(tokens) for tokens in run.examples.rows["input_ids"]]
     tokens = sum(lengths) / len(lengths) * run.settings.batch_size * state.global_step
     return RunReport(

@@ -1,0 +1,72 @@
+"""Rules that were tried: each says how much every site wants, in the frame of `planner.strategies`.
+
+Those that did not earn a place in the product stay here, so that the study can be rerun.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from planner.evidence import Evidence
+from planner.settings import AllocationSettings
+from planner.strategies import Demand
+from planner.strategies.demand import Utility
+
+Rule = Callable[[Evidence, AllocationSettings], Demand]
+ATTENTION = ("query", "key", "value", "attention.output.dense")
+
+
+def demand(weights: np.ndarray, utility: Utility = "log1p") -> Demand:
+    """A demand by module."""
+    return Demand(weights=tuple(float(weight) for weight in weights), utility=utility)
+
+
+def cheap(evidence: Evidence, settings: AllocationSettings) -> Demand:
+    """Maximise the plain sum of log(1 + rank): every rank counts the same, so cheap modules get more."""
+    return demand(1 / np.array([site.rank_cost for site in evidence.sites]))
+
+
+def _only(names: tuple[str, ...]) -> Rule:
+    def rule(evidence: Evidence, settings: AllocationSettings) -> Demand:
+        return demand(np.array([float(site.projection.endswith(names)) for site in evidence.sites]))
+
+    return rule
+
+
+def mlp(evidence: Evidence, settings: AllocationSettings) -> Demand:
+    """The two projections of the MLP only."""
+    return demand(np.array([float(not site.projection.endswith(ATTENTION)) for site in evidence.sites]))
+
+
+def _depth(direction: float) -> Rule:
+    """Weights from 1 to 3, rising or falling with the layer."""
+
+    def rule(evidence: Evidence, settings: AllocationSettings) -> Demand:
+        depth = np.array([site.layer[1] for site in evidence.sites], dtype=float)
+        along = depth / depth.max()
+        return demand(1 + 2 * (along if direction > 0 else 1 - along), "log")
+
+    return rule
+
+
+def _upper(share: float) -> Rule:
+    """Only the layers above a share of the depth."""
+
+    def rule(evidence: Evidence, settings: AllocationSettings) -> Demand:
+        depth = np.array([site.layer[1] for site in evidence.sites], dtype=float)
+        return demand((depth >= share * (depth.max() + 1)).astype(float))
+
+    return rule
+
+
+CANDIDATES: dict[str, Rule] = {
+    "cheap": cheap,
+    "attention": _only(ATTENTION),
+    "query-value": _only(("query", "value")),
+    "value-output": _only(("value", "attention.output.dense")),
+    "mlp": mlp,
+    "rising": _depth(+1),
+    "falling": _depth(-1),
+    "upper-half": _upper(0.5),
+    "upper-two-thirds": _upper(1 / 3),
+}

@@ -1,0 +1,159 @@
+"""The study behind docs/choosing.md: plans of one size on ten tasks, with paired seeds, through `trainer.compare`.
+
+    python benchmarks/study/run.py shapes -o study/
+
+Every stage is one line of STAGES. Runs are kept, so a stage that was interrupted, or given more seeds, goes on where it stopped.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+from candidates import CANDIDATES
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import t
+from tasks import DEVELOPMENT, write
+
+import planner
+import planner.strategies
+import spectra
+from planner import SensitivityReport
+from spectra import Checkpoint, SpectraReport, open_checkpoint
+from trainer import demo, load_sample
+from trainer.compare import compare
+from trainer.reports import EVALUATION, Evaluation, TrainSettings
+
+LENGTH, PROBED = 32, 64
+planner.strategies.STRATEGIES.update(CANDIDATES)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Which plans are compared on which tasks."""
+
+    tasks: tuple[str, ...]
+    budgets: tuple[str, ...]
+    entrants: tuple[str, ...]
+    """Strategies; `NAME-mixture` lets a plan have several experts per module, else it is plain LoRA."""
+    seeds: int
+    controls: bool = False
+    steps: int = 150
+    learning_rates: tuple[float, ...] = (2e-3,)
+
+
+RATES = Stage(
+    tasks=("corruption", "topic"), budgets=("rank 2",), entrants=("cheap",), seeds=1, learning_rates=(1e-3, 2e-3, 4e-3, 8e-3)
+)
+SHAPES = Stage(
+    tasks=DEVELOPMENT,
+    budgets=("rank 2",),
+    entrants=("cheap", "attention", "query-value", "mlp", "falling", "combined"),
+    seeds=2,
+)
+STAGES: Mapping[str, Stage] = {"rates": RATES, "shapes": SHAPES}
+
+
+def base_model(folder: Path) -> Path:
+    """MiniLM without dropout and with plain attention: the same network, twice as fast on a CPU."""
+    source, target = demo.link_model(folder).resolve(), folder / "minilm"
+    if not (target / "config.json").exists():
+        target.mkdir(parents=True, exist_ok=True)
+        for path in source.glob("*.*"):
+            if path.is_file() and path.name != "config.json":
+                shutil.copy(path, target / path.name)
+        config = json.loads((source / "config.json").read_text())
+        still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "_attn_implementation": "eager"}
+        (target / "config.json").write_text(json.dumps(config | still))
+    return target
+
+
+def make_plan(
+    name: str, budget: str, checkpoint: Checkpoint, alphas: SpectraReport, gradients: SensitivityReport
+) -> planner.Plan:
+    """A strategy's plan; the experts' number is one unless the name says otherwise."""
+    strategy, _, _ = name.partition("-mixture")
+    experts = 1 if name == strategy else 8
+    scarce = {"min_rank": 0} if strategy in ("query-value", "attention", "mlp") else {}
+    return planner.allocate(
+        budget=budget, strategy=strategy, model=checkpoint, spectra=alphas, sensitivity=gradients, max_experts=experts, **scarce
+    )
+
+
+def run_stage(stage: Stage, output: Path, processes: int) -> pd.DataFrame:
+    """Run what is missing of a stage; one row per run."""
+    model = base_model(output)
+    checkpoint = open_checkpoint(model)
+    alphas = spectra.analyze(model)
+    rows = []
+    for task in stage.tasks:
+        data, test = write(output / "tasks", task)
+        sample = load_sample(checkpoint, data, samples=PROBED, max_length=LENGTH, seed=0)
+        gradients = planner.probe(sample.model, sample.batches, checkpoint=checkpoint, task=task)
+        for budget in stage.budgets:
+            for rate in stage.learning_rates:
+                folder = output / task / f"{budget} lr {rate:g} steps {stage.steps}".replace(" ", "-")
+                names = ("uniform-lora", *stage.entrants)
+                for name in names:
+                    plan = make_plan(name.replace("uniform-lora", "uniform"), budget, checkpoint, alphas, gradients)
+                    plan.save(folder / "made" / f"{name}.json")
+                paths = [folder / "made" / f"{name}.json" for name in names]
+                settings = TrainSettings(max_steps=stage.steps, max_length=LENGTH, learning_rate=rate)
+                options = {"seeds": stage.seeds, "controls": stage.controls, "processes": processes}
+                compare(paths, model, [data], [test], folder, settings, **options, progress=partial(print, task, budget))
+                rows += collect(folder, names, stage.seeds, task=task, budget=budget, rate=rate)
+    return pd.DataFrame(rows)
+
+
+def collect(folder: Path, names: tuple[str, ...], seeds: int, **keys: object) -> list[dict[str, object]]:
+    """Accuracy in per cent and loss of every run."""
+    found = []
+    for name in names:
+        for seed in range(seeds):
+            score = Evaluation.load(folder / "runs" / name / f"seed-{seed}" / EVALUATION).trained
+            found.append({**keys, "plan": name, "seed": seed, "accuracy": 100 * score.accuracy, "loss": score.loss})
+    return found
+
+
+def summary(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Per plan the mean, and the paired difference to uniform with its 95% half-width, per task and pooled."""
+    keys = ["budget", "rate", "task", "seed"]
+    wide = runs.pivot_table(index=keys, columns="plan", values=metric)
+    delta = wide.sub(wide["uniform-lora"], axis=0)
+    rows = []
+    for (budget, rate), part in delta.groupby(["budget", "rate"]):
+        for plan in part.columns:
+            row: dict[str, object] = {"budget": budget, "rate": rate, "plan": plan}
+            for task, of_task in [*part[plan].groupby("task"), ("all", part[plan])]:
+                n = len(of_task)
+                half = t.ppf(0.975, n - 1) * of_task.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+                level = wide.loc[of_task.index, plan].mean()
+                row[str(task)] = f"{level:.3g} {of_task.mean():+.3f}+-{half:.3f}"
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@click.command()
+@click.argument("stage", type=click.Choice(list(STAGES)))
+@click.option("-o", "--output", type=click.Path(path_type=Path), default="study")
+@click.option("--processes", type=int, default=0)
+def main(stage: str, output: Path, processes: int) -> None:
+    """Run a stage, print its tables and keep its runs as CSV."""
+    runs = run_stage(STAGES[stage], output, processes)
+    runs.to_csv(output / f"{stage}.csv", index=False)
+    for metric in ("accuracy", "loss"):
+        frame = summary(runs, metric)
+        table = Table(*frame.columns, title=f"{stage}: {metric}, difference to uniform")
+        for row in frame.itertuples(index=False):
+            table.add_row(*map(str, row))
+        Console(width=200).print(table)
+
+
+if __name__ == "__main__":
+    main()
