@@ -407,12 +407,13 @@ def evaluate(run: Path, data: tuple[Path, ...], model: str | None, generate: int
 @click.option("-o", "--output", type=PATH, default=Path("study"), show_default=True, help="The study's folder.")
 @click.option("--seeds", type=click.IntRange(2), default=5, show_default=True, help="Runs per plan.")
 @click.option("--no-controls", is_flag=True, help="Do not add uniform LoRA, uniform mixture, random and head only.")
+@click.option("--lr-sweep", "rates", callback=_numbers, help="Learning rates such as 0.001,0.003; each plan gets its best.")
 @click.option("--processes", type=click.IntRange(1), help="Runs at a time.  [default: one per core, or per GPU]")
 @_json_option
 @_options_of(TrainSettings)
 def compare(
     plans: tuple[Path, ...], model: str, data: tuple[Path, ...], tests: tuple[Path, ...], output: Path, seeds: int,
-    no_controls: bool, processes: int | None, as_json: bool, **settings: Any,
+    no_controls: bool, rates: list[float] | None, processes: int | None, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Train PLANS with paired seeds beside the controls, and say what can be concluded. Run again to go on."""
     from trainer import compare as run
@@ -422,8 +423,8 @@ def compare(
     chosen = TrainSettings.checked({name: value for name, value in settings.items() if name != "seed"}, "training settings")
     with _bar("study") as update:
         report = run(
-            plans, model, data, tests, output, chosen, seeds=seeds, controls=not no_controls, processes=processes or 0,
-            progress=update,
+            plans, model, data, tests, output, chosen, seeds=seeds, controls=not no_controls, rates=rates or (),
+            processes=processes or 0, progress=update,
         )  # fmt: skip
     if as_json:
         click.echo(report.to_json(), nl=False)

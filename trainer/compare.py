@@ -4,42 +4,28 @@ Every run is a folder of its own (`runs/PLAN/seed-N`) with everything `plan trai
 where it stopped and any run can be looked at.
 """
 
-import io
-import logging
+import hashlib
+import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import redirect_stderr
-from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import planner
 from planner import Plan, require_match
 from spectra import Checkpoint, InputError, open_checkpoint
 from spectra.analysis import model_info
+from spectra.values import read_json, write_atomic
 from trainer.data import read_texts
-from trainer.reports import EVALUATION, Evaluation, TrainSettings
+from trainer.jobs import Job, run_all, threads, workers
+from trainer.reports import Evaluation, TrainSettings
 from trainer.study import CONTROL, Entrant, Result, StudyReport, differences
+from trainer.sweep import best_rates, sweep_jobs
 
 Progress = Callable[[int, int, str], None]
 TOLERANCE = 0.10  # plans may differ by this share in size: whole ranks rarely spend a budget to the last parameter
-STUDY = "study.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """One run of a study."""
-
-    entrant: str
-    plan: str
-    model: str
-    data: tuple[str, ...]
-    tests: tuple[str, ...]
-    folder: str
-    settings: TrainSettings
-    threads: int
+STUDY, ASKED = "study.json", "asked.json"
+SWEEP_SEED = 1_000_000  # of the runs that choose a learning rate; no study reports as many seeds
 
 
 def compare(
@@ -52,6 +38,7 @@ def compare(
     *,
     seeds: int = 5,
     controls: bool = True,
+    rates: Sequence[float] = (),
     processes: int = 0,
     progress: Progress | None = None,
 ) -> StudyReport:
@@ -66,28 +53,46 @@ def compare(
         settings: how to train; a run's seed is its number, so head, data order and schedule are paired.
         seeds: runs per plan.
         controls: add plain uniform LoRA, a uniform mixture, a random plan and, for classifiers, the head alone.
+        rates: learning rates of which each plan gets its own best, by the loss on a tenth of the training data kept back in
+            one run per rate; by default all plans train with that of the settings.
         processes: runs at a time; by default one per core, on a GPU one.
         progress: called as progress(done, total, run).
 
     Raises:
-        InputError: plans of unequal size or for another model, names that clash, or unusable data.
+        InputError: plans of unequal size or for another model, names that clash, unusable data, or a folder that holds a study
+            of something else.
     """
-    output, settings, processes = Path(output), settings or TrainSettings(), processes or _workers()
+    output, settings, processes = Path(output), settings or TrainSettings(), processes or workers()
     checkpoint = open_checkpoint(model)
-    entrants = _entrants([Path(path) for path in plans], checkpoint, read_texts(data[0]).kind, controls)
-    jobs = list(_jobs(entrants, str(model), tuple(map(str, data)), tuple(map(str, tests)), output, settings, seeds, processes))
-    results = []
-    for done, (job, evaluation) in enumerate(_run_all(jobs, processes), start=1):
-        results += _results(job, evaluation)
-        if progress:
-            progress(done, len(jobs), f"{job.entrant}, seed {job.settings.seed}")
+    kind = read_texts(data[0]).kind
+    entrants = _entrants([Path(path) for path in plans], checkpoint, kind, controls)
+    files = tuple(map(str, data)), tuple(map(str, tests))
+    _claim(output, entrants, checkpoint, files, settings, rates)
+    paths = {name: output / "plans" / f"{name}.json" for name in entrants}
+    for name, plan in entrants.items():
+        plan.save(paths[name])
+    total = len(entrants) * (seeds + len(rates))
+    unreported = settings.model_copy(update={"seed": SWEEP_SEED})
+    tries = list(sweep_jobs(paths, str(model), files[0], output, unreported, rates, threads(processes))) if rates else []
+    own = best_rates(_finished(tries, processes, progress, 0, total))
+    jobs = list(_jobs(paths, str(model), files, output, settings, own, seeds, processes))
+    found = _finished(jobs, processes, progress, len(tries), total)
+    results = [result for job, evaluation in found for result in _results(job, evaluation)]
     results.sort(key=lambda result: (result.task, result.entrant, result.seed))
     report = StudyReport(
         model=model_info(checkpoint),
         settings=settings,
         seeds=seeds,
-        metric="accuracy" if read_texts(data[0]).kind == "classification" else "loss",
-        entrants=tuple(Entrant(name=name, strategy=plan.strategy, parameters=plan.parameters) for name, plan in entrants.items()),
+        metric="accuracy" if kind == "classification" else "loss",
+        entrants=tuple(
+            Entrant(
+                name=name,
+                strategy=plan.strategy,
+                parameters=plan.parameters,
+                learning_rate=own.get(name, settings.learning_rate),
+            )
+            for name, plan in entrants.items()
+        ),
         results=tuple(results),
         differences=differences(list(entrants), results),
     )
@@ -95,31 +100,72 @@ def compare(
     return report
 
 
-def _jobs(
+def _finished(
+    jobs: Sequence[Job], processes: int, progress: Progress | None, before: int, total: int
+) -> list[tuple[Job, Evaluation]]:
+    found = []
+    for job, evaluation in run_all(jobs, processes):
+        found.append((job, evaluation))
+        if progress:
+            progress(before + len(found), total, f"{job.entrant}, {Path(job.folder).name}")
+    return found
+
+
+def _claim(
+    output: Path,
     entrants: Mapping[str, Plan],
+    checkpoint: Checkpoint,
+    files: tuple[tuple[str, ...], tuple[str, ...]],
+    settings: TrainSettings,
+    rates: Sequence[float],
+) -> None:
+    """Take a folder for this study, or find that it is this one's; seeds and plans may be added to it.
+
+    Raises:
+        InputError: the folder holds runs of another model, data or settings, or another plan of the same name.
+    """
+    digests = [[hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in group] for group in files]
+    asked = {
+        "model": checkpoint.weights,
+        "data": digests[0],
+        "tests": digests[1],
+        "settings": settings.model_dump(mode="json"),
+        "rates": list(rates),
+    }
+    path = output / ASKED
+    held = read_json(path) if path.exists() else asked
+    if odd := [what for what in asked if held.get(what) != asked[what]]:
+        raise InputError(f"{output}: holds a study with other {odd[0]}; choose another folder")
+    for name, plan in entrants.items():
+        there = output / "plans" / f"{name}.json"
+        if there.exists() and Plan.load(there).to_json() != plan.to_json():  # NaN equals NaN
+            raise InputError(f"{output}: holds runs of another plan named {name!r}; rename the plan or choose another folder")
+    write_atomic(path, json.dumps(asked, indent=1) + "\n")
+
+
+def _jobs(
+    paths: Mapping[str, Path],
     model: str,
-    data: tuple[str, ...],
-    tests: tuple[str, ...],
+    files: tuple[tuple[str, ...], tuple[str, ...]],
     output: Path,
     settings: TrainSettings,
+    own: Mapping[str, float],
     seeds: int,
     processes: int,
-) -> Iterator[_Job]:
+) -> Iterator[Job]:
     """Seed by seed, so that an interrupted study has whole pairs."""
-    paths = {name: output / "plans" / f"{name}.json" for name in entrants}
-    for name, plan in entrants.items():
-        plan.save(paths[name])
     for seed in range(seeds):
         for name, path in paths.items():
-            yield _Job(
+            rate = own.get(name, settings.learning_rate)
+            yield Job(
                 entrant=name,
                 plan=str(path),
                 model=model,
-                data=data,
-                tests=tests,
+                data=files[0],
+                tests=files[1],
                 folder=str(output / "runs" / name / f"seed-{seed}"),
-                settings=settings.model_copy(update={"seed": seed}),
-                threads=max(1, (os.cpu_count() or 1) // processes),
+                settings=settings.model_copy(update={"seed": seed, "learning_rate": rate}),
+                threads=threads(processes),
             )
 
 
@@ -145,64 +191,18 @@ def _entrants(paths: Sequence[Path], checkpoint: Checkpoint, kind: str, controls
 
 
 def _controls(size: int, checkpoint: Checkpoint, kind: str) -> dict[str, Plan]:
-    budget = str(size)
-    lora = planner.allocate(budget=budget, strategy="uniform", model=checkpoint, max_experts=1)
+    """By module: as even as whole ranks allow, and as large as the plans; equal ranks everywhere could be much smaller."""
+    options: dict[str, Any] = {"budget": str(size), "model": checkpoint, "granularity": "module"}
+    lora = planner.allocate(strategy="uniform", max_experts=1, **options)
     found = {
         CONTROL: lora,
-        "uniform-mixture": planner.allocate(budget=budget, strategy="uniform", model=checkpoint),
-        "random": planner.allocate(budget=budget, strategy="random", model=checkpoint, max_experts=1),
+        "uniform-mixture": planner.allocate(strategy="uniform", **options),
+        "random": planner.allocate(strategy="random", max_experts=1, **options),
     }
     return found | ({"head-only": lora.without_adapters()} if kind == "classification" else {})
 
 
-def _workers() -> int:
-    import torch
-
-    return torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count() or 1
-
-
-def _run_all(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, Evaluation]]:
-    """All runs, those first that are already there."""
-    todo = []
-    for job in jobs:
-        path = Path(job.folder) / EVALUATION
-        if path.is_file():
-            yield job, Evaluation.load(path)
-        else:
-            todo.append(job)
-    if workers == 1:
-        yield from ((job, _run(job)) for job in todo)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(_run, job): job for job in todo}
-        try:
-            for future in as_completed(running):
-                yield running[future], future.result()
-        finally:
-            for future in running:
-                future.cancel()
-
-
-def _run(job: _Job) -> Evaluation:
-    """Train and evaluate, going on where an earlier attempt stopped."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a new process; see cli.py
-    import torch
-
-    from trainer import evaluate, train
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(job.threads)
-    try:
-        with redirect_stderr(io.StringIO()):  # dozens of runs would each say what they adapted
-            train(Plan.load(job.plan), job.model, job.data, job.folder, job.settings, resume=True)
-            evaluation = evaluate(job.folder, job.tests, untrained=False)
-    finally:
-        torch.set_num_threads(before)
-    evaluation.save(Path(job.folder) / EVALUATION)
-    return evaluation
-
-
-def _results(job: _Job, evaluation: Evaluation) -> list[Result]:
+def _results(job: Job, evaluation: Evaluation) -> list[Result]:
     """One per task; a language model has no accuracy."""
     return [
         Result(

@@ -52,15 +52,17 @@ def study_table(report: StudyReport) -> Table:
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("task", "plan"):
         table.add_column(heading)
-    for heading in ("parameters", "mean", "difference to uniform LoRA"):
+    tuned = len({entrant.learning_rate for entrant in report.entrants}) > 1
+    for heading in ("parameters", *["learning rate"] * tuned, "mean", "difference to uniform LoRA"):
         table.add_column(heading, justify="right")
-    sizes = {entrant.name: entrant.parameters for entrant in report.entrants}
+    of = {entrant.name: entrant for entrant in report.entrants}
     task = ""
     for one in report.differences:
         half = points * (one.high - one.low) / 2
         gap = "" if one.entrant == CONTROL else f"{points * one.difference:+.2f} +- {half:.2f}{' *' if one.settled else '  '}"
         mean = f"{points * one.mean:.2f} +- {points * one.standard_error:.2f}"
-        table.add_row("" if one.task == task else one.task, one.entrant, f"{sizes[one.entrant]:,}", mean, gap)
+        rate = [f"{of[one.entrant].learning_rate:g}"] * tuned
+        table.add_row("" if one.task == task else one.task, one.entrant, f"{of[one.entrant].parameters:,}", *rate, mean, gap)
         task = one.task
     return table
 

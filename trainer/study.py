@@ -22,6 +22,8 @@ class Entrant(Value):
     strategy: str
     parameters: int
     """Trainable parameters of its adapters, routers counted."""
+    learning_rate: float
+    """That its runs used."""
 
 
 class Result(Value):

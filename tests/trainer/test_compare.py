@@ -11,6 +11,7 @@ import spectra
 from spectra import InputError
 from trainer import TrainSettings, compare
 from trainer.plots import draw
+from trainer.reports import RunReport
 from trainer.study import CONTROL, Result, differences, sentence
 
 QUICK = TrainSettings(max_steps=3, batch_size=8, max_length=16, precision="fp32")
@@ -85,8 +86,38 @@ def test_a_study_runs_resumes_and_concludes(plans, minilm, small_corpus, tmp_pat
     assert text.startswith("alpha")
     drawn = list(draw([tmp_path / "study" / "study.json"], tmp_path / "plots"))
     assert [path.name for path in drawn] == ["study-differences.png", "study-differences.svg"]
-    sizes = json.loads((tmp_path / "study" / "plans" / f"{CONTROL}.json").read_text())["budget"]
-    assert sizes["spent"] <= planner.Plan.load(plans[0]).parameters
+    size = planner.Plan.load(plans[0]).parameters
+    sizes = {entrant.name: entrant.parameters for entrant in report.entrants}
+    assert all(0.97 * size < sizes[control] <= size for control in (CONTROL, "uniform-mixture", "random"))
+    changed = QUICK.model_copy(update={"learning_rate": 1e-2})
+    with pytest.raises(InputError, match="study: holds a study with other settings; choose another folder"):
+        compare(plans, minilm, small_corpus[:1], small_corpus[1:], tmp_path / "study", changed, **options)
+    with pytest.raises(InputError, match="study: holds a study with other tests; choose another folder"):
+        compare(plans, minilm, small_corpus[:1], small_corpus[:1], tmp_path / "study", QUICK, **options)
+
+
+def test_a_sweep_gives_each_plan_its_own_learning_rate(plans, minilm, small_corpus, tmp_path):
+    study = tmp_path / "study"
+    seen = []
+    planner.Plan.load(plans[0]).save(tmp_path / f"{CONTROL}.json")
+    entrants = [*plans, tmp_path / f"{CONTROL}.json"]
+    report = compare(
+        entrants, minilm, small_corpus[:1], small_corpus[1:], study, QUICK.model_copy(update={"max_steps": 6}),
+        seeds=2, processes=1, controls=False, rates=(1e-6, 1e-2), progress=lambda *step: seen.append(step),
+    )  # fmt: skip
+    assert {entrant.name: entrant.learning_rate for entrant in report.entrants} == {"alpha": 1e-2, CONTROL: 1e-2}
+    used = RunReport.load(study / "runs" / "alpha" / "seed-0" / "run.json").settings
+    assert (used.learning_rate, used.seed) == (1e-2, 0)
+    files = [study / f"sweep/data/0-{name}.jsonl" for name in ("train", "validation")]
+    kept = [json.loads(line)["text"] for file in files for line in file.read_text().splitlines()]
+    assert sorted(kept) == sorted(json.loads(line)["text"] for line in small_corpus[0].read_text().splitlines())
+    assert [step[:2] for step in seen] == [(number, 8) for number in range(1, 9)]
+
+
+def test_too_little_data_to_sweep_on_is_refused(plans, minilm, tmp_path):
+    (tmp_path / "few.jsonl").write_text("".join(json.dumps({"text": f"a {n}", "label": n % 2}) + "\n" for n in range(10)))
+    with pytest.raises(InputError, match=r"few.jsonl: 10 examples are too few to keep a tenth for choosing the learning rate"):
+        compare(plans, minilm, [tmp_path / "few.jsonl"], [tmp_path / "few.jsonl"], tmp_path / "study", QUICK, rates=(1e-3, 1e-2))
 
 
 def test_unequal_plans_and_clashing_names_are_refused(plans, minilm, small_corpus, tmp_path):
