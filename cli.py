@@ -433,6 +433,18 @@ def compare(
 
 
 @main.command()
+@click.argument("sources", type=PATH, nargs=-1, required=True)
+@click.option("-o", "--output", type=PATH, default=Path("report.html"), show_default=True, help="Page to write.")
+def report(sources: tuple[Path, ...], output: Path) -> None:
+    """Write up studies, runs, plans and reports as one self-contained page with their figures and tables."""
+    from trainer.page import page
+
+    require_writable(output)
+    write_atomic(output, page(sources))
+    _show(f"wrote {output}")
+
+
+@main.command()
 @click.argument("run", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="Folder for the merged model.")
 @click.option("--model", help="The base model, if it is no longer where the run found it.")

@@ -113,7 +113,7 @@ def test_training_resumes(run, here, uniform_plan):
         (["train", "uniform.json", "--model", "model", "--data", "train.jsonl", "--batch-size", "0"], "batch_size: .*got 0"),
         (["evaluate", "model", "--data", "test.jsonl"], "model: not a finished run"),
         (["plot", "train.jsonl"], "train.jsonl:2: not JSON"),
-        (["plot", "model/config.json"], "cannot plot a file of kind None"),
+        (["plot", "model/config.json"], "a file of kind None has no figures"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_writes_nothing(run, here, uniform_plan, tiny_llama, arguments, message):
@@ -216,6 +216,7 @@ def test_the_options_of_every_command():
         "plot": ["--output"],
         "export": ["--format", "--output"],
         "probe": ["--data", "--device", "--gradient-checkpointing", "--json", "--max-length", "--output", "--samples", "--seed"],
+        "report": ["--output"],
         "show": ["--json"],
         "train": sorted([*training, "--config", "--data", "--eval-data", "--json", "--model", "--output", "--resume",
                          "--weights"]),

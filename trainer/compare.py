@@ -19,12 +19,12 @@ from spectra.values import read_json, write_atomic
 from trainer.data import read_texts
 from trainer.jobs import Job, run_all, threads, workers
 from trainer.reports import Evaluation, TrainSettings
-from trainer.study import CONTROL, Entrant, Result, StudyReport, differences
+from trainer.study import CONTROL, STUDY, Entrant, Result, StudyReport, differences
 from trainer.sweep import best_rates, sweep_jobs
 
 Progress = Callable[[int, int, str], None]
 TOLERANCE = 0.10  # plans may differ by this share in size: whole ranks rarely spend a budget to the last parameter
-STUDY, ASKED = "study.json", "asked.json"
+ASKED = "asked.json"
 SWEEP_SEED = 1_000_000  # of the runs that choose a learning rate; no study reports as many seeds
 
 

@@ -100,17 +100,17 @@ def draw(sources: Sequence[str | Path], folder: str | Path) -> Iterator[Path]:
     """
     reports: list[tuple[str, SpectraReport]] = []
     for source in map(Path, sources):  # all of them, before the first figure is drawn
-        _kind(source)
+        kind_of(source)
     for name, source in zip(_names(sources), map(Path, sources), strict=True):
         if source.is_dir():
             yield from save_figure(run_figure(source), folder, f"{name}-training")
             if (source / HISTORY).is_file():
                 yield from save_figure(growth_figure(source), folder, f"{name}-growth")
-        elif _kind(source) == "plan":
+        elif kind_of(source) == "plan":
             yield from _draw_plan(name, Plan.load(source), folder)
-        elif _kind(source) == "study":
+        elif kind_of(source) == "study":
             yield from save_figure(study_figure(StudyReport.load(source)), folder, f"{name}-differences")
-        elif _kind(source) == "sensitivity":
+        elif kind_of(source) == "sensitivity":
             yield from save_figure(sensitivity_figure(SensitivityReport.load(source)), folder, f"{name}-sensitivity")
         else:
             reports.append((name, load_spectra(source)))
@@ -140,7 +140,12 @@ def _names(sources: Sequence[str | Path]) -> list[str]:
     return [f"{path.parent.name}-{name}" if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)]
 
 
-def _kind(source: Path) -> str:
+def kind_of(source: Path) -> str:
+    """What a path holds: `spectra`, `sensitivity`, `plan`, `study` or, a folder, `run`.
+
+    Raises:
+        InputError: none of these.
+    """
     if source.is_dir():
         RunReport.load(source / REPORT)
         return "run"
@@ -150,7 +155,7 @@ def _kind(source: Path) -> str:
     kind = data.get("kind") if isinstance(data, dict) else None
     if kind not in ("spectra", "sensitivity", "plan", "study"):
         raise InputError(
-            f"{source}: cannot plot a file of kind {kind!r}; give a spectra or sensitivity report, a plan or a run's folder"
+            f"{source}: a file of kind {kind!r} has no figures; give a spectra or sensitivity report, a plan or a run's folder"
         )
     return str(kind)
 

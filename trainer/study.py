@@ -13,6 +13,7 @@ from trainer.reports import TrainSettings
 
 COVERAGE = 0.95
 CONTROL = "uniform-lora"
+STUDY = "study.json"
 
 
 class Entrant(Value):
