@@ -1,6 +1,6 @@
 """The table of tail estimators: eigenvalues in, TailFit out. A new estimator is one file and one line here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from numpy.typing import ArrayLike
 
@@ -11,7 +11,7 @@ from spectra.values import InputError
 
 Estimator = Callable[[ArrayLike], TailFit]
 
-ESTIMATORS: Mapping[str, Estimator] = {
+ESTIMATORS: dict[str, Estimator] = {
     "clauset": clauset,
     "hill": hill,
     "peak": peak,

@@ -3,7 +3,7 @@
 Shapes: T tokens, E experts, k experts per token. Everything has a static shape and nothing waits for the device.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -86,7 +86,7 @@ def sira(logits_TE: Tensor, routing: Routing) -> Gates:
     return Gates(picked * ((place <= limit) & chosen), picked)
 
 
-ROUTERS: Mapping[str, Router] = {
+ROUTERS: dict[str, Router] = {
     "topk": topk,
     "sira": sira,
     "dense": dense,

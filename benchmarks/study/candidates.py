@@ -49,6 +49,18 @@ def _depth(direction: float) -> Rule:
     return rule
 
 
+def _cheap(power: float, depth: float = 0.0, evidence_power: float = 0.0) -> Rule:
+    """Weights cost^-power, times 3 to 1 from the first layer to the last if asked, times the evidence's product to a power."""
+
+    def rule(evidence: Evidence, settings: AllocationSettings) -> Demand:
+        cost = np.array([site.rank_cost for site in evidence.sites], dtype=float)
+        layer = np.array([site.layer[1] for site in evidence.sites], dtype=float)
+        product = evidence.relative_alpha() * evidence.relative_sensitivity()
+        return demand(cost**-power * (1 + depth * (1 - layer / layer.max())) * product**evidence_power)
+
+    return rule
+
+
 def _upper(share: float) -> Rule:
     """Only the layers above a share of the depth."""
 
@@ -61,6 +73,10 @@ def _upper(share: float) -> Rule:
 
 CANDIDATES: dict[str, Rule] = {
     "cheap": cheap,
+    "cheap-half": _cheap(0.5),
+    "cheap-falling": _cheap(1.0, depth=2.0),
+    "cheap-evidence": _cheap(1.0, evidence_power=0.25),
+    "cheap-inverse": _cheap(1.0, evidence_power=-0.25),
     "attention": _only(ATTENTION),
     "query-value": _only(("query", "value")),
     "value-output": _only(("value", "attention.output.dense")),

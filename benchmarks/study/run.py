@@ -57,7 +57,13 @@ SHAPES = Stage(
     entrants=("cheap", "attention", "query-value", "mlp", "falling", "combined"),
     seeds=2,
 )
-STAGES: Mapping[str, Stage] = {"rates": RATES, "shapes": SHAPES}
+SECOND = Stage(
+    tasks=("corruption", "follows", "indent"),
+    budgets=("rank 2",),
+    entrants=("cheap", "cheap-half", "falling", "cheap-evidence", "cheap-inverse"),
+    seeds=3,
+)
+STAGES: Mapping[str, Stage] = {"rates": RATES, "shapes": SHAPES, "second": SECOND}
 
 
 def base_model(folder: Path) -> Path:

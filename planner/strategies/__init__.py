@@ -1,6 +1,6 @@
 """The table of allocation strategies: evidence in, demand out. A new strategy is one file and one line here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from planner.evidence import Evidence
 from planner.settings import AllocationSettings
@@ -17,7 +17,7 @@ from planner.strategies.uniform import uniform
 
 Strategy = Callable[[Evidence, AllocationSettings], Demand]
 
-STRATEGIES: Mapping[str, Strategy] = {
+STRATEGIES: dict[str, Strategy] = {
     "uniform": uniform,
     "random": random,
     "mola": mola,
