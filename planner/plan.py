@@ -143,6 +143,9 @@ def mismatches(plan: Plan, checkpoint: Checkpoint) -> list[str]:
     except InputError as error:
         return [str(error)]
     faults = _architecture_fault(plan, checkpoint)
+    if not found:
+        example = plan.sites[0].name
+        return [*faults, f"none of its {len(plan.sites)} sites, such as {example!r}, is a module of {checkpoint.folder}"]
     for site in plan.sites:
         if site.name not in found:
             faults.append(f"site {site.name!r}: no such module in {checkpoint.folder}")

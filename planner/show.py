@@ -119,10 +119,12 @@ def difference_table(plan: Plan, other: Plan) -> Table:
     names = resolve((site.name for site in plan.sites), list(theirs))
     if not names:
         raise InputError(f"a plan for {plan.model.name} and one for {other.model.name} have no site in common")
-    table = Table(title=_difference_title(plan, other), **LOOK)  # type: ignore[arg-type]  # each key has its own type
-    for heading in ("layer", "site"):
+    differing = any(site.name not in names or site.ranks != theirs[names[site.name]].ranks for site in plan.sites)
+    title = _difference_title(plan, other) if differing else "the two plans give every site the same"
+    table = Table(title=title, **LOOK)  # type: ignore[arg-type]  # each key has its own type
+    for heading in ("layer", "site") if differing else ():
         table.add_column(heading, no_wrap=True)
-    for heading in (plan.strategy, other.strategy, "difference"):
+    for heading in (plan.strategy, other.strategy, "difference") if differing else ():
         table.add_column(heading, justify="right", no_wrap=True)
     several = _several_stacks(list(names))
     for site in plan.sites:

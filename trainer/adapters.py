@@ -178,6 +178,22 @@ def load_config(folder: str | Path) -> AdapterConfig:
     return AdapterConfig.checked(read_json(path), path)
 
 
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file.
+
+    Raises:
+        InputError: the file is unreadable, or holds values that are not finite.
+    """
+    try:
+        stored: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file: {error}") from None
+    for name, tensor in stored.items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{path}: {name!r} holds NaN or infinite values")
+    return stored
+
+
 def load_state(path: Path, model: nn.Module, plan: Plan | None = None) -> None:
     """Fill a model's trainable tensors from a file.
 
@@ -189,10 +205,7 @@ def load_state(path: Path, model: nn.Module, plan: Plan | None = None) -> None:
     Raises:
         InputError: the file is unreadable, or its tensors are not exactly the model's trainable ones.
     """
-    try:
-        stored: Mapping[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file: {error}") from None
+    stored: Mapping[str, Tensor] = read_state(path)
     if plan is not None and is_stock(plan):
         stored = from_stock(model, stored)
     wanted = _trained(model)
@@ -203,8 +216,6 @@ def load_state(path: Path, model: nn.Module, plan: Plan | None = None) -> None:
         for name, parameter in wanted.items():
             if stored[name].shape != parameter.shape:
                 raise InputError(f"{path}: {name!r} has shape {list(stored[name].shape)}, the model {list(parameter.shape)}")
-            if not torch.isfinite(stored[name]).all():
-                raise InputError(f"{path}: {name!r} holds NaN or infinite values")
             if not name.endswith((".A0", ".B0")):
                 parameter.copy_(stored[name])
     for name, lora in expert_loras(model).items():

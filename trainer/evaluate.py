@@ -7,7 +7,7 @@ from typing import Any
 
 from planner import Plan
 from spectra import InputError
-from trainer.adapters import PLAN, WEIGHTS, AdapterConfig, build, find_base, load_config, load_state, require_parity
+from trainer.adapters import PLAN, WEIGHTS, AdapterConfig, build, find_base, load_config, load_state, read_state, require_parity
 from trainer.choices import choice_scores, has_choices, read_choices
 from trainer.data import read_texts, tokenise
 from trainer.models import load_tokenizer
@@ -45,6 +45,9 @@ def evaluate(
     config = load_config(run)
     checkpoint = find_base(config, base)
     tokenizer = load_tokenizer(checkpoint.folder)
+    if generate and config.kind != "causal":
+        raise InputError(f"--generate {generate} is for language models, and {run} is a classifier; leave it out")
+    read_state(run / WEIGHTS)  # damaged adapters are found before the untrained model is scored, which takes time
     files = [Path(data)] if isinstance(data, str | Path) else [Path(file) for file in data]
     tasks = [_Task(file, config, tokenizer, generate) for file in files]
     plan = Plan.load(run / PLAN)

@@ -45,6 +45,7 @@ from trainer.reports import BEST, HISTORY, REPORT, GrowthHistory, MixtureSetting
 from trainer.sharding import shard
 
 BEGUN = "begun.json"
+ROUTER_SETTINGS = ("router", "capacity", "expert_dropout", "balance_loss", "z_loss")
 Files = str | Path | Sequence[str | Path]
 
 
@@ -140,6 +141,8 @@ def _prepare(
         raise InputError(
             "--grow keeps no best adapters on the way, because their ranks are not final; leave the evaluation file out"
         )
+    if settings.patience and not evaluation:
+        raise InputError(f"--patience {settings.patience} needs an evaluation file to watch; see --eval-data")
     parts = [read_texts(file) for file in files]
     labels, counts = _labels(parts, plan)
     tokenizer = load_tokenizer(checkpoint.folder)
@@ -241,6 +244,15 @@ def _tidy(output: Path) -> Iterator[None]:
         raise
 
 
+def _without_effect(run: _Run) -> tuple[str, ...]:
+    """A note if settings of routers were given where the plan has none."""
+    mine, usual = run.settings, MixtureSettings()
+    asked = [f"--{name.replace('_', '-')}" for name in ROUTER_SETTINGS if getattr(mine, name) != getattr(usual, name)]
+    if not asked or any(len(site.ranks) > 1 for site in run.plan.sites):
+        return ()
+    return (f"the plan has no routers: {' and '.join(asked)} had no effect",)
+
+
 def _report(run: _Run, trainer: AdapterTrainer, seconds: float) -> RunReport:
     state, routes = trainer.state, routes_of(trainer.model)
     scored = evaluations(state.log_history)
@@ -261,7 +273,7 @@ def _report(run: _Run, trainer: AdapterTrainer, seconds: float) -> RunReport:
         evaluations=scored,
         best_step=min(scored, key=lambda point: point.loss).step if scored else None,
         routes=health,
-        notes=collapsed(health),
+        notes=(*_without_effect(run), *collapsed(health)),
         seconds=seconds,
         tokens_per_second=tokens / seconds,
         peak_memory=peak_memory(),

@@ -177,3 +177,13 @@ def test_tensorboard_gets_the_training_curve_and_the_routers_health(uniform_plan
     (events,) = (tmp_path / "run").rglob("events.out.tfevents.*")
     written = events.read_bytes()
     assert all(name in written for name in (b"train/loss", b"train/learning_rate", b"train/effective_support"))
+
+
+def test_options_that_cannot_work_are_not_silent(minilm, small_corpus, tmp_path):
+    plan = planner.allocate(budget="rank 1", strategy="uniform", model=spectra.open_checkpoint(minilm), max_experts=1)
+    with pytest.raises(InputError, match="--patience 2 needs an evaluation file to watch"):
+        train(plan, minilm, small_corpus[0], tmp_path / "run", settings(patience=2))
+    report = train(plan, minilm, small_corpus[0], tmp_path / "run", settings(max_steps=1, router="sira", balance_loss=0.1))
+    assert "the plan has no routers: --router and --balance-loss had no effect" in report.notes
+    with pytest.raises(InputError, match="--generate 8 is for language models"):
+        evaluate(tmp_path / "run", small_corpus[1], generate=8)
