@@ -19,7 +19,7 @@ from candidates import CANDIDATES
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import t
-from tasks import DEVELOPMENT, write
+from tasks import DEVELOPMENT, HELD_OUT, write
 
 import planner
 import planner.strategies
@@ -63,7 +63,16 @@ SECOND = Stage(
     entrants=("cheap", "cheap-half", "falling", "cheap-evidence", "cheap-inverse"),
     seeds=3,
 )
-STAGES: Mapping[str, Stage] = {"rates": RATES, "shapes": SHAPES, "second": SECOND}
+MIXTURES = Stage(
+    tasks=("corruption", "follows", "indent"), budgets=("rank 4",), entrants=("uniform-mixture", "combined"), seeds=2
+)
+FINAL = Stage(
+    tasks=HELD_OUT,
+    budgets=("rank 2",),
+    entrants=("uniform-mixture", "random", "alphalora-mixture", "lora-smoe-mixture", "query-value", "combined"),
+    seeds=4,
+)
+STAGES: Mapping[str, Stage] = {"rates": RATES, "shapes": SHAPES, "second": SECOND, "mixtures": MIXTURES, "held-out": FINAL}
 
 
 def base_model(folder: Path) -> Path:
