@@ -95,9 +95,11 @@ def make_plan(
     """A strategy's plan; the experts' number is one unless the name says otherwise."""
     strategy, _, _ = name.partition("-mixture")
     experts = 1 if name == strategy else 8
-    scarce = {"min_rank": 0} if strategy in ("query-value", "attention", "mlp") else {}
+    options: dict[str, object] = {"min_rank": 0} if strategy in ("query-value", "attention", "mlp") else {}
+    if strategy == "uniform":
+        options["granularity"] = "module"  # as even as whole ranks allow, and as large as the others
     return planner.allocate(
-        budget=budget, strategy=strategy, model=checkpoint, spectra=alphas, sensitivity=gradients, max_experts=experts, **scarce
+        budget=budget, strategy=strategy, model=checkpoint, spectra=alphas, sensitivity=gradients, max_experts=experts, **options
     )
 
 
