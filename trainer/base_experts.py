@@ -10,6 +10,7 @@ Shapes: S token-expert pairs sorted by expert, E experts, r padded rank.
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -215,7 +216,10 @@ class _Contiguous(torch.autograd.Function):
 
 
 def _has_kernel(device: torch.device) -> bool:
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0):
+        return True
+    warnings.warn(f"{torch.cuda.get_device_name(device)} has no grouped products: experts run one by one, slowly", stacklevel=2)
+    return False
 
 
 def experts_forward(module: Any, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:

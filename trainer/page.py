@@ -20,7 +20,7 @@ from spectra.figures import style
 from spectra.plots import alpha_figure, heat_figure
 from spectra.show import alpha_table
 from trainer.adapters import PLAN
-from trainer.plots import growth_figure, kind_of, run_figure, study_figure
+from trainer.plots import GROWTH, growth_figure, kind_of, run_figure, study_figure
 from trainer.reports import EVALUATION, HISTORY, REPORT, Evaluation, RunReport
 from trainer.show import run_summary, score_table, study_table
 from trainer.study import STUDY, StudyReport, sentence
@@ -88,7 +88,7 @@ def _run(source: Path) -> Iterator[Part]:
             scores = {"fine-tuned": task.trained, "untrained": task.untrained, "majority class": task.majority}
             yield score_table(scores, task.examples, task.name)
     if (source / HISTORY).is_file():
-        yield growth_figure(source)
+        yield from (growth_figure(source, what) for what in GROWTH)
 
 
 def _plan(source: Path) -> Iterator[Part]:

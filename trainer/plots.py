@@ -16,7 +16,7 @@ from spectra.figures import GREY, PALETTE, save_figure, style
 from spectra.plots import alpha_figure, comparison_figure, density_figure, heat_figure
 from spectra.sites import place, resolve
 from spectra.values import read_json
-from trainer.reports import EVALUATION, HISTORY, REPORT, Evaluation, GrowthHistory, RunReport
+from trainer.reports import EVALUATION, HISTORY, REPORT, Evaluation, GrowthEvent, GrowthHistory, RunReport
 from trainer.study import CONTROL, StudyReport
 
 
@@ -38,8 +38,15 @@ def run_figure(run: str | Path) -> Figure:
     return figure
 
 
-def growth_figure(run: str | Path) -> Figure:
-    """Rank of every expert over the events of a grown run, a panel for each layer; the final ranks against the routing share.
+GROWTH = {"ranks": "rank", "shares": "share of the routing weight", "saliency": "saliency"}
+
+
+def growth_figure(run: str | Path, what: str = "ranks") -> Figure:
+    """The history of a grown run: a panel for each layer, a line for each expert, coloured where it ended with the most rank.
+
+    Args:
+        run: the run's folder.
+        what: `ranks`, `shares` (of the routing weight) or `saliency`.
 
     Raises:
         InputError: the run did not grow.
@@ -51,20 +58,26 @@ def growth_figure(run: str | Path) -> Figure:
     with style():
         figure = Figure(figsize=(1.0 + 2.3 * across, 0.8 + 1.9 * down), layout="constrained")
         for number, (layer, axes) in enumerate(zip(layers, figure.subplots(down, across, squeeze=False).ravel(), strict=False)):
-            final = events[-1].ranks[layer]
-            for expert, rank in enumerate(final):
-                color = PALETTE[0] if rank == max(final) else GREY
-                steps = [event.step for event in events]
-                axes.step(steps, [event.ranks[layer][expert] for event in events], where="post", color=color, lw=1, alpha=0.8)
-            where = place(layer)
-            axes.set_title(f"layer {where.layer}" if where else layer)
+            _draw_growth(axes, events, layer, what)
             if number % across == 0:
-                axes.set_ylabel("rank of an expert")
-            axes.set_xlabel("step")
-            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+                axes.set_ylabel(f"an expert's {GROWTH[what].split(' of')[0]}")
         for axes in figure.axes[len(layers) :]:
             axes.set_axis_off()
+        figure.suptitle(f"{GROWTH[what]} of every expert", x=0.01, ha="left", fontsize=10)
     return figure
+
+
+def _draw_growth(axes: Axes, events: Sequence[GrowthEvent], layer: str, what: str) -> None:
+    final, steps = events[-1].ranks[layer], [event.step for event in events]
+    for expert, rank in sorted(enumerate(final), key=lambda pair: pair[1]):  # the coloured ones on top
+        values = [(getattr(event, what)[layer] or [math.nan] * len(final))[expert] for event in events]
+        axes.step(steps, values, where="post", color=PALETTE[0] if rank == max(final) else GREY, lw=1, alpha=0.8)
+    where = place(layer)
+    axes.set(title=f"layer {where.layer}" if where else layer, xlabel="step")
+    if what == "ranks":
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    if what == "saliency" and any(value > 0 for event in events for value in event.saliency[layer]):
+        axes.set_yscale("log")
 
 
 def study_figure(report: StudyReport) -> Figure:
@@ -105,7 +118,8 @@ def draw(sources: Sequence[str | Path], folder: str | Path) -> Iterator[Path]:
         if source.is_dir():
             yield from save_figure(run_figure(source), folder, f"{name}-training")
             if (source / HISTORY).is_file():
-                yield from save_figure(growth_figure(source), folder, f"{name}-growth")
+                for what in GROWTH:
+                    yield from save_figure(growth_figure(source, what), folder, f"{name}-growth-{what}")
         elif kind_of(source) == "plan":
             yield from _draw_plan(name, Plan.load(source), folder)
         elif kind_of(source) == "study":

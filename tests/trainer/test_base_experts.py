@@ -15,7 +15,7 @@ from spectra import InputError, open_checkpoint
 from tests.reference.expert_lora import reference_experts
 from trainer import TrainSettings, apply_plan, evaluate, load_adapters, merge, train
 from trainer.adapters import merged
-from trainer.base_experts import ExpertLora, adapt, expert_loras, grouped
+from trainer.base_experts import ExpertLora, _has_kernel, adapt, expert_loras, grouped
 from trainer.build import trainable_parameters
 
 SIZE = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
@@ -235,3 +235,12 @@ def test_impossible_ranks_are_refused(checkpoint):
         ExpertLora(experts, {"up_proj": [1, 1, 1]}, alpha=1.0)
     with pytest.raises(InputError, match="4 ranks for k_proj"):
         ExpertLora(experts, {"k_proj": [1, 1, 1, 1]}, alpha=1.0)
+
+
+def test_a_gpu_without_the_kernel_is_told_and_gets_the_loop(monkeypatch):
+    """The answer of a Volta's driver, taken down; the loop itself is compared with the reference above."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    with pytest.warns(UserWarning, match="Tesla V100 has no grouped products: experts run one by one, slowly"):
+        assert not _has_kernel(torch.device("cuda"))
+    assert _has_kernel(torch.device("cpu"))

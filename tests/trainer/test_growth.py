@@ -185,7 +185,9 @@ def test_the_grown_run_comes_back_and_its_plan_trains_statically(grown, checkpoi
     ended = GrowthHistory.load(grown / "growth.json").events[-1].ranks
     assert {name: tuple(lora.ranks["up_proj"]) for name, lora in expert_loras(load_adapters(grown)).items()} == ended
     drawn = list(draw([grown], tmp_path / "plots"))
-    assert [path.name for path in drawn if "growth" in path.name] == ["run-growth.png", "run-growth.svg"]
+    assert [path.name for path in drawn if "growth" in path.name] == [
+        f"run-growth-{what}.{kind}" for what in ("ranks", "shares", "saliency") for kind in ("png", "svg")
+    ]
     final = planner.Plan.load(grown / "plan.json")
     still = train(final, checkpoint, sentences, tmp_path / "static", LONG.model_copy(update={"grow": False}))
     assert still.adapter_parameters == final.parameters
