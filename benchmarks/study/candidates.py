@@ -26,6 +26,11 @@ def cheap(evidence: Evidence, settings: AllocationSettings) -> Demand:
     return demand(1 / np.array([site.rank_cost for site in evidence.sites]))
 
 
+def outputs(evidence: Evidence, settings: AllocationSettings) -> Demand:
+    """A rank counts by its share of outputs, d_out / (d_out + d_in): B learns from the first step on, A only through B."""
+    return demand(np.array([site.shape[0] / site.rank_cost for site in evidence.sites]))
+
+
 def _only(names: tuple[str, ...]) -> Rule:
     def rule(evidence: Evidence, settings: AllocationSettings) -> Demand:
         return demand(np.array([float(site.projection.endswith(names)) for site in evidence.sites]))
@@ -72,6 +77,7 @@ def _upper(share: float) -> Rule:
 
 
 CANDIDATES: dict[str, Rule] = {
+    "outputs": outputs,
     "cheap": cheap,
     "cheap-half": _cheap(0.5),
     "cheap-falling": _cheap(1.0, depth=2.0),

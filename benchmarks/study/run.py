@@ -72,7 +72,22 @@ FINAL = Stage(
     entrants=("uniform-mixture", "random", "alphalora-mixture", "lora-smoe-mixture", "query-value", "combined"),
     seeds=4,
 )
-STAGES: Mapping[str, Stage] = {"rates": RATES, "shapes": SHAPES, "second": SECOND, "mixtures": MIXTURES, "held-out": FINAL}
+OUTPUTS = Stage(tasks=("topic", "follows", "indent", "corruption"), budgets=("rank 2",), entrants=("outputs",), seeds=3)
+CHECK = Stage(
+    tasks=("role", "typo", "arguments", "syntax"),
+    budgets=("rank 2",),
+    entrants=("combined", "random", "lora-smoe-mixture"),
+    seeds=3,
+)
+STAGES: Mapping[str, Stage] = {
+    "rates": RATES,
+    "shapes": SHAPES,
+    "second": SECOND,
+    "outputs": OUTPUTS,
+    "mixtures": MIXTURES,
+    "held-out": FINAL,
+    "check": CHECK,
+}
 
 
 def base_model(folder: Path) -> Path:

@@ -379,7 +379,7 @@ def test_noise_moves_evidence_towards_its_types_mean(spectra_report, sensitivity
     assert spread(plan) < 0.7 * spread(clean)
 
 
-def test_without_evidence_combined_prefers_what_is_cheap(spectra_report, sensitivity):
+def test_without_evidence_combined_is_uniform(spectra_report, sensitivity):
     flat = [site.model_copy(update={"alpha": 3.0}) for site in spectra_report.sites]
     even = [
         site.model_copy(update={"squared_gradient": (Estimate(mean=float(site.shape[0] * site.shape[1]), error=0.0),)})
@@ -390,14 +390,7 @@ def test_without_evidence_combined_prefers_what_is_cheap(spectra_report, sensiti
         spectra=spectra_report.model_copy(update={"sites": tuple(flat)}),
         sensitivity=sensitivity.model_copy(update={"sites": tuple(even)}),
     )  # fmt: skip
-    by_cost = {}
-    for site in plan.sites:
-        by_cost.setdefault(sum(site.shape), set()).add(sum(site.ranks))
-    cheap, dear = by_cost[768], by_cost[1920]
-    # The continuous optimum has (1 + r) in proportion to cost^-1/2.
-    assert (max(cheap) + 1) / (min(dear) + 1) == pytest.approx((1920 / 768) ** 0.5, rel=0.2)
-    assert max(cheap) - min(cheap) <= 1
-    assert max(dear) - min(dear) <= 1
+    assert {site.ranks for site in plan.sites} == {(4,)}
 
 
 def test_a_depth_rule_says_so(spectra_report):
