@@ -1,11 +1,12 @@
 """LoRA on routed experts: ours beside PEFT's target_parameters, and beside the base model alone.
 
-    python benchmarks/expert_lora.py [--device cuda] [--rounds 5]
+    python benchmarks/expert_lora.py [--device cuda] [--rounds 5] [--layers 1]
 
-Forward and backward of an OLMoE with random weights (on a CPU 2 layers of hidden size 512 with 64 experts in single precision,
-on a GPU OLMoE-1B-7B's shapes in bfloat16), all projections of all experts adapted. PEFT gives every expert one rank; ours vary
-from a half to twice of it at the same number of parameters. Base alone is its own forward and backward to the inputs, nothing
-adapted. Memory is the process's resident memory above what it held before the first step, or the GPU allocator's peak.
+Forward and backward of an OLMoE with random weights: on a CPU 2 layers of hidden size 512 with 64 experts in single precision,
+with --layers or on a GPU OLMoE-1B-7B's shapes, on the GPU in bfloat16. All projections of all experts are adapted. PEFT gives
+every expert one rank; ours vary from a half to twice of it at the same number of parameters. Base alone is its own forward and
+backward to the inputs, nothing adapted. Memory is the process's resident memory above what it held before the first step, or the
+GPU allocator's peak.
 """
 
 import argparse
@@ -25,27 +26,28 @@ from trainer.base_experts import ExpertLora, adapt
 from trainer.growth import _Growing
 from trainer.pools import pools_of
 
-CPU = {"hidden_size": 512, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 8, "num_experts": 64,
+SMALL = {"hidden_size": 512, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 8, "num_experts": 64,
        "num_experts_per_tok": 8, "vocab_size": 4000}  # fmt: skip
-GPU = {"hidden_size": 2048, "intermediate_size": 1024, "num_hidden_layers": 16, "num_attention_heads": 16, "num_experts": 64,
+REAL = {"hidden_size": 2048, "intermediate_size": 1024, "num_hidden_layers": 16, "num_attention_heads": 16, "num_experts": 64,
        "num_experts_per_tok": 8, "vocab_size": 50304}  # fmt: skip
 RANK = 16
 
 
-def base(device: str) -> Any:
+def base(options: argparse.Namespace) -> Any:
     """The frozen model; gradients flow from its embeddings up, as they do under adapters."""
     torch.manual_seed(0)
-    config = transformers.OlmoeConfig(**(GPU if device == "cuda" else CPU))
-    with torch.device(device):
+    shapes = REAL if options.device == "cuda" or options.layers else SMALL
+    config = transformers.OlmoeConfig(**shapes | ({"num_hidden_layers": options.layers} if options.layers else {}))
+    with torch.device(options.device):
         model = transformers.OlmoeForCausalLM(config)
-    model = model.to(torch.bfloat16 if device == "cuda" else torch.float32).requires_grad_(False)
+    model = model.to(torch.bfloat16 if options.device == "cuda" else torch.float32).requires_grad_(False)
     model.get_input_embeddings().register_forward_hook(lambda _m, _i, output: output.requires_grad_())
     return model
 
 
-def ours(device: str) -> Any:
+def ours(options: argparse.Namespace) -> Any:
     """Mixed ranks, the same in sum."""
-    model = base(device)
+    model = base(options)
     for experts in [module for module in model.modules() if is_experts(module)]:
         count = len(experts.down_proj)
         ranks = [7, 10, 13, 23] * (count // 4)  # PEFT shares A between gate and up, so that equal ranks would cost us more
@@ -53,16 +55,16 @@ def ours(device: str) -> Any:
     return model
 
 
-def pefts(device: str) -> Any:
+def pefts(options: argparse.Namespace) -> Any:
     """One rank for every expert."""
     import peft
 
     names = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
     config = peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=[], target_parameters=names)
-    return peft.get_peft_model(base(device), config)
+    return peft.get_peft_model(base(options), config)
 
 
-MODELS: dict[str, Callable[[str], Any]] = {"base": base, "ours": ours, "peft": pefts}
+MODELS: dict[str, Callable[[argparse.Namespace], Any]] = {"base": base, "ours": ours, "peft": pefts}
 
 
 def prepare(model: Any, options: argparse.Namespace) -> Callable[[], None]:
@@ -82,7 +84,8 @@ def prepare(model: Any, options: argparse.Namespace) -> Callable[[], None]:
 def memory(who: str, options: argparse.Namespace) -> float:
     """Peak MiB of three steps in a process of its own."""
     command = [sys.executable, __file__, "--memory", who, "--device", options.device, "--batch", str(options.batch)]
-    shown = subprocess.run([*command, "--length", str(options.length)], capture_output=True, text=True, check=True).stdout
+    command += ["--length", str(options.length), "--layers", str(options.layers)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return float(json.loads(shown.splitlines()[-1]))
 
 
@@ -111,10 +114,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=0, help="that many layers of OLMoE-1B-7B's shapes")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
-        step = prepare(MODELS[options.memory](options.device), options)
+        step = prepare(MODELS[options.memory](options), options)
         if options.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
@@ -128,7 +132,7 @@ def main() -> None:
             step()
         print(json.dumps(peak() / 1024))
         return
-    models = {who: make(options.device) for who, make in MODELS.items()}
+    models = {who: make(options) for who, make in MODELS.items()}
     steps = {who: prepare(model, options) for who, model in models.items()}
     for step in steps.values():
         step()

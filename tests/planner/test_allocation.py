@@ -393,6 +393,17 @@ def test_without_evidence_combined_is_uniform(spectra_report, sensitivity):
     assert {site.ranks for site in plan.sites} == {(4,)}
 
 
+def test_a_plan_that_starves_modules_says_what_that_cost(evidence):
+    plan = planner.allocate(budget="2%", strategy="lora-smoe", sensitivity=evidence["sensitivity"], max_experts=1)
+    starved = sum(not site.ranks for site in plan.sites)
+    assert starved
+    assert plan.notes[-1].startswith(
+        f"{starved} of 36 sites get nothing: in our study plans that left modules out lost two points"
+    )
+    mild = planner.allocate(budget="2%", **evidence)
+    assert mild.notes[-1].startswith("in our study no strategy beat uniform at equal size")
+
+
 def test_a_depth_rule_says_so(spectra_report):
     plan = planner.allocate(budget="4%", strategy="alphalora", spectra=rising(spectra_report))
     assert re.fullmatch(

@@ -9,7 +9,7 @@ import transformers
 
 import planner
 from spectra import open_checkpoint
-from tests.trainer.test_base_experts import FAMILIES, make
+from tests.trainer.test_base_experts import FAMILIES, logits, make
 from trainer import TrainSettings, evaluate, load_adapters, train
 
 SHORT = TrainSettings(max_steps=4, batch_size=8, max_length=32, learning_rate=3e-2, precision="fp32")
@@ -19,12 +19,6 @@ def save(family, tokenizer, folder):
     make(family).save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
     return folder
-
-
-def logits(model):
-    ids = torch.arange(3, 27).view(2, 12)
-    with torch.no_grad():
-        return model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 
 
 def one_rank_per_layer(plan, change):
