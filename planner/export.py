@@ -34,14 +34,15 @@ def peft(plan: Plan) -> str:
     PEFT knows no mixtures, so a mixture becomes one LoRA of the same total rank.
 
     Raises:
-        InputError: the plan adapts nothing, or routed experts, whose ranks PEFT takes per layer only.
+        InputError: the plan adapts nothing, or routed experts, which PEFT names per layer only.
     """
     adapted = {site.name: sum(site.ranks) for site in plan.sites if site.ranks}
     if not adapted:
         raise InputError("the plan adapts nothing: there is no LoRA to configure")
     if routed := [site.name for site in plan.sites if site.name in adapted and site.routed]:
         raise InputError(
-            f"PEFT cannot give routed experts ranks of their own, as {routed[0]!r} has; train the plan with plan train"
+            f"site {routed[0]!r} is a routed expert, which a LoraConfig names by layer only; train the plan with plan train,"
+            " whose runs are PEFT adapters where all experts of a layer have the same ranks"
         )
     usual = Counter(adapted.values()).most_common(1)[0][0]
     odd = {name: rank for name, rank in adapted.items() if rank != usual}

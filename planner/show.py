@@ -122,9 +122,9 @@ def difference_table(plan: Plan, other: Plan) -> Table:
     differing = any(site.name not in names or site.ranks != theirs[names[site.name]].ranks for site in plan.sites)
     title = _difference_title(plan, other) if differing else "the two plans give every site the same"
     table = Table(title=title, **LOOK)  # type: ignore[arg-type]  # each key has its own type
-    for heading in ("layer", "site") if differing else ():
+    for heading in ("layer", "site"):
         table.add_column(heading, no_wrap=True)
-    for heading in (plan.strategy, other.strategy, "difference") if differing else ():
+    for heading in (plan.strategy, other.strategy, "difference"):
         table.add_column(heading, justify="right", no_wrap=True)
     several = _several_stacks(list(names))
     for site in plan.sites:

@@ -39,7 +39,8 @@ from trainer.svd import settle, started
 
 WEIGHTS, PEFT_CONFIG, CONFIG, PLAN = "adapter_model.safetensors", "adapter_config.json", "loraplan.json", "plan.json"
 PROBE_TOKENS = 16
-PARITY = 1e-3  # of the largest logit: beyond rounding on another machine, far below any wrong weight
+# Of the largest logit: beyond rounding on another machine, far below any wrong weight. One rounding of bfloat16 is 0.004.
+PARITY = {"fp32": 1e-3, "bf16": 3e-2}
 
 
 class Probe(Value):
@@ -154,7 +155,10 @@ def require_parity(model: Any, config: AdapterConfig, path: Path) -> None:
     Raises:
         InputError: they differ by more than rounding.
     """
-    if config.probe is not None and not (error := disagreement(probe(model), config.probe)) <= PARITY:
+    if (
+        config.probe is not None
+        and not (error := disagreement(probe(model), config.probe)) <= PARITY[config.mixture.base_precision]
+    ):
         raise InputError(
             f"{path}: the loaded model's logits differ by {error:.3g} of the largest from those noted then; wrong base model?"
         )

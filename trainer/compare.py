@@ -19,8 +19,8 @@ from spectra.values import read_json, write_atomic
 from trainer.data import read_texts
 from trainer.jobs import Job, run_all, threads, workers
 from trainer.reports import Evaluation, TrainSettings
-from trainer.study import CONTROL, STUDY, Entrant, Result, StudyReport, differences
-from trainer.sweep import best_rates, sweep_jobs
+from trainer.study import CONTROL, POOLED, STUDY, Entrant, Result, StudyReport, differences
+from trainer.sweep import best_rates, checked_rates, sweep_jobs
 
 Progress = Callable[[int, int, str], None]
 TOLERANCE = 0.10  # plans may differ by this share in size: whole ranks rarely spend a budget to the last parameter
@@ -55,7 +55,7 @@ def compare(
         controls: add plain uniform LoRA, a uniform mixture, a random plan and, for classifiers, the head alone.
         rates: learning rates of which each plan gets its own best, by the loss on a tenth of the training data kept back in
             one run per rate; by default all plans train with that of the settings.
-        processes: runs at a time; by default one per core, on a GPU one.
+        processes: runs at a time; by default one per core, or per GPU.
         progress: called as progress(done, total, run).
 
     Raises:
@@ -67,6 +67,10 @@ def compare(
     kind = read_texts(data[0]).kind
     entrants = _entrants([Path(path) for path in plans], checkpoint, kind, controls)
     files = tuple(map(str, data)), tuple(map(str, tests))
+    checked_rates(rates, settings)
+    stems = [Path(file).stem for file in tests]
+    if odd := next((stem for stem in stems if stems.count(stem) > 1 or stem == POOLED), None):
+        raise InputError(f"--test: a task is named after its file, and {odd!r} is not a name for one task; rename the file")
     _claim(output, entrants, checkpoint, files, settings, rates)
     paths = {name: output / "plans" / f"{name}.json" for name in entrants}
     for name, plan in entrants.items():
@@ -77,7 +81,7 @@ def compare(
     own = best_rates(_finished(tries, processes, progress, 0, total))
     jobs = list(_jobs(paths, str(model), files, output, settings, own, seeds, processes))
     found = _finished(jobs, processes, progress, len(tries), total)
-    results = [result for job, evaluation in found for result in _results(job, evaluation)]
+    results = [result for job, evaluation in found if evaluation for result in _results(job, evaluation)]
     results.sort(key=lambda result: (result.task, result.entrant, result.seed))
     report = StudyReport(
         model=model_info(checkpoint),
@@ -102,7 +106,7 @@ def compare(
 
 def _finished(
     jobs: Sequence[Job], processes: int, progress: Progress | None, before: int, total: int
-) -> list[tuple[Job, Evaluation]]:
+) -> list[tuple[Job, Evaluation | None]]:
     found = []
     for job, evaluation in run_all(jobs, processes):
         found.append((job, evaluation))
@@ -133,12 +137,15 @@ def _claim(
         "rates": list(rates),
     }
     path = output / ASKED
-    held = read_json(path) if path.exists() else asked
+    finished = [run.parts[-3] for run in output.glob("*/*/*/study-evaluation.json")]
+    held = read_json(path) if path.exists() and finished else asked
     if odd := [what for what in asked if held.get(what) != asked[what]]:
         raise InputError(f"{output}: holds a study with other {odd[0]}; choose another folder")
     for name, plan in entrants.items():
         there = output / "plans" / f"{name}.json"
-        if there.exists() and Plan.load(there).to_json() != plan.to_json():  # NaN equals NaN
+        if name in finished and there.exists() and Plan.load(there).to_json() != plan.to_json():  # NaN equals NaN
+            if plan.strategy in ("uniform", "random"):
+                raise InputError(f"{output}: began with plans of another size, and its controls with it; choose another folder")
             raise InputError(f"{output}: holds runs of another plan named {name!r}; rename the plan or choose another folder")
     write_atomic(path, json.dumps(asked, indent=1) + "\n")
 

@@ -75,10 +75,11 @@ class _Growing:
             seen = _everywhere(seen)  # gradients are averaged already
             even = torch.full_like(seen, 1 / len(seen))
             before = even if self.share is None else self.share
-            self.share = DECAY * before + (1 - DECAY) * seen / seen.sum().clamp(min=1e-30)
+            self.share = DECAY * before.to(seen) + (1 - DECAY) * seen / seen.sum().clamp(min=1e-30)
         for part, (of_A, of_B) in self.pool.pulls().items():
             pull = of_A * of_B if self.form == "paper" else of_A + of_B
-            self.importance[part] = DECAY * self.importance.get(part, torch.zeros_like(pull)) + (1 - DECAY) * pull
+            before = self.importance.get(part, torch.zeros_like(pull)).to(pull)  # a resumed run's came from a file
+            self.importance[part] = DECAY * before + (1 - DECAY) * pull
 
     def worth(self) -> list[float]:
         """F g of each expert."""

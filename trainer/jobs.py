@@ -9,6 +9,7 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from planner import Plan
 from trainer.reports import EVALUATION, Evaluation, TrainSettings
@@ -26,6 +27,13 @@ class Job:
     folder: str
     settings: TrainSettings
     threads: int
+    trial: bool = False
+    """Whether a loss that is not finite is an answer, instead of a reason to stop."""
+
+    @property
+    def result(self) -> Path:
+        """The study's own copy of the scores: `plan evaluate` on the run's folder may write others there."""
+        return Path(self.folder) / "study-evaluation.json"
 
 
 def workers() -> int:
@@ -40,19 +48,22 @@ def threads(processes: int) -> int:
     return max(1, (os.cpu_count() or 1) // processes)
 
 
-def run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Evaluation]]:
-    """All runs, those first that are already there."""
+def run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Evaluation | None]]:
+    """All runs, those first that are already there; None for a trial that diverged."""
     todo = []
     for job in jobs:
-        path = Path(job.folder) / EVALUATION
-        if path.is_file():
-            yield job, Evaluation.load(path)
+        if job.result.is_file():
+            yield job, Evaluation.load(job.result)
         else:
             todo.append(job)
     if processes == 1:
         yield from ((job, _run(job)) for job in todo)
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    devices = context.SimpleQueue()
+    for device in range(processes):
+        devices.put(device)
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_take_device, initargs=(devices,)) as pool:
         running = {pool.submit(_run, job): job for job in todo}
         try:
             for future in as_completed(running):
@@ -62,12 +73,20 @@ def run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Evaluati
                 future.cancel()
 
 
-def _run(job: Job) -> Evaluation:
+def _take_device(devices: Any) -> None:
+    """Give a worker a GPU of its own, before anything has looked for one."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    number = devices.get()
+    os.environ["CUDA_VISIBLE_DEVICES"] = given.split(",")[number % len(given.split(","))] if given else str(number)
+
+
+def _run(job: Job) -> Evaluation | None:
     """Train and evaluate, going on where an earlier attempt stopped."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a new process; see cli.py
     import torch
 
     from trainer import evaluate, train
+    from trainer.loop import DivergedError
 
     before = torch.get_num_threads()
     torch.set_num_threads(job.threads)
@@ -75,7 +94,12 @@ def _run(job: Job) -> Evaluation:
         with redirect_stderr(io.StringIO()):  # dozens of runs would each say what they adapted
             train(Plan.load(job.plan), job.model, job.data, job.folder, job.settings, resume=True)
             evaluation = evaluate(job.folder, job.tests, untrained=False)
+    except DivergedError:
+        if not job.trial:
+            raise
+        return None
     finally:
         torch.set_num_threads(before)
     evaluation.save(Path(job.folder) / EVALUATION)
+    evaluation.save(job.result)
     return evaluation

@@ -33,6 +33,8 @@ def arguments(output: Path, settings: TrainSettings, examples: int, evaluates: b
     """
     _require_logger(settings.report_to)
     made = _arguments(output, settings, examples, evaluates, processes=1)
+    if made.world_size == 1 and made.n_gpu > 1:
+        made._n_gpu = 1  # several GPUs are for torchrun; the Trainer would split each batch among them and multiply it
     return made if made.world_size == 1 else _arguments(output, settings, examples, evaluates, made.world_size)
 
 
@@ -84,6 +86,10 @@ def _has_bf16_units() -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch we support
     return bool(capabilities.get("amx_bf16", False))
+
+
+class DivergedError(InputError):
+    """A loss that is not finite."""
 
 
 class AdapterTrainer(Trainer):
@@ -152,7 +158,9 @@ class Watch(TrainerCallback):
         """Stop at a loss that is not finite."""
         self.loss = logs.get("loss", self.loss)
         if "loss" in logs and not math.isfinite(self.loss):
-            raise InputError(f"loss is {self.loss} at step {state.global_step}; lower the learning rate ({args.learning_rate})")
+            raise DivergedError(
+                f"loss is {self.loss} at step {state.global_step}; lower the learning rate ({args.learning_rate})"
+            )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Say how far it is."""

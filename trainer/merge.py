@@ -28,9 +28,9 @@ def merge(run: str | Path, output: str | Path, *, base: str | Path | None = None
     output = Path(output)
     if output.exists():
         raise InputError(f"{output}: already exists; choose another folder")
-    model = load_adapters(run, base)
+    model, precision = load_adapters(run, base), load_config(run).mixture.base_precision
     before = probe(model)
-    if not (error := disagreement(probe(merged(model)), before)) <= PARITY:
+    if not (error := disagreement(probe(merged(model)), before)) <= PARITY[precision]:
         raise InputError(f"{run}: merging changes logits by {error:.3g} of the largest; nothing was written")
     beside = output.with_name(f".{output.name}.{os.getpid()}")
     try:

@@ -17,7 +17,7 @@ from spectra.plots import alpha_figure, comparison_figure, density_figure, heat_
 from spectra.sites import place, resolve
 from spectra.values import read_json
 from trainer.reports import EVALUATION, HISTORY, REPORT, Evaluation, GrowthEvent, GrowthHistory, RunReport
-from trainer.study import CONTROL, StudyReport
+from trainer.study import CONTROL, STUDY, StudyReport
 
 
 def run_figure(run: str | Path) -> Figure:
@@ -112,6 +112,7 @@ def draw(sources: Sequence[str | Path], folder: str | Path) -> Iterator[Path]:
         InputError: a path that holds none of these.
     """
     reports: list[tuple[str, SpectraReport]] = []
+    sources = [Path(source) / STUDY if (Path(source) / STUDY).is_file() else Path(source) for source in sources]
     for source in map(Path, sources):  # all of them, before the first figure is drawn
         kind_of(source)
     for name, source in zip(_names(sources), map(Path, sources), strict=True):
@@ -186,6 +187,7 @@ def _draw_scores(axes: Axes, evaluation: Evaluation) -> None:
     rows = {"fine-tuned": evaluation.trained, "untrained": evaluation.untrained}
     if classifies:
         rows["majority class"] = evaluation.majority
+    rows = {name: score for name, score in rows.items() if not math.isnan(score.loss)}
     values = [100 * score.accuracy if classifies else score.loss for score in rows.values()]
     bars = axes.barh(list(rows), values, color=[PALETTE[0], *[GREY] * (len(rows) - 1)], height=0.6)
     axes.bar_label(bars, fmt="%.1f" if classifies else "%.3f", padding=3, fontsize=8)

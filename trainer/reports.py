@@ -71,7 +71,7 @@ class TrainSettings(MixtureSettings):
     report_to: Literal["none", "tensorboard", "wandb"] = "none"
     """Where else to log."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of matrix products; `auto` is bf16 where the hardware has units for it. Weights, adapters and routing stay in float32."""
+    """Of matrix products; `auto` is bf16 where the hardware has units for it. Adapters and routing stay in float32."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 

@@ -52,7 +52,7 @@ def study_table(report: StudyReport) -> Table:
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("task", "plan"):
         table.add_column(heading)
-    tuned = len({entrant.learning_rate for entrant in report.entrants}) > 1
+    tuned = any(entrant.learning_rate not in (report.settings.learning_rate, math.nan) for entrant in report.entrants)
     for heading in ("parameters", *["learning rate"] * tuned, "mean", "difference to uniform LoRA"):
         table.add_column(heading, justify="right")
     of = {entrant.name: entrant for entrant in report.entrants}

@@ -14,6 +14,7 @@ from trainer.reports import TrainSettings
 COVERAGE = 0.95
 CONTROL = "uniform-lora"
 STUDY = "study.json"
+POOLED = "all tasks"
 
 
 class Entrant(Value):
@@ -23,8 +24,8 @@ class Entrant(Value):
     strategy: str
     parameters: int
     """Trainable parameters of its adapters, routers counted."""
-    learning_rate: float
-    """That its runs used."""
+    learning_rate: Measured = math.nan
+    """That its runs used; NaN in studies that did not note it."""
 
 
 class Result(Value):
@@ -83,8 +84,8 @@ def differences(names: Sequence[str], results: Sequence[Result]) -> tuple[Differ
     scores = {(result.entrant, result.task, result.seed): result.score for result in results}
     seeds = sorted({result.seed for result in results})
     found = []
-    for task in [*tasks, *(["all tasks"] if len(tasks) > 1 else [])]:
-        of_task = tasks if task == "all tasks" else [task]
+    for task in [*tasks, *([POOLED] if len(tasks) > 1 else [])]:
+        of_task = tasks if task == POOLED else [task]
         table = {name: np.array([[scores[name, one, seed] for one in of_task] for seed in seeds]).mean(axis=1) for name in names}
         found += [_difference(name, task, table, len(names) - 1) for name in names]
     return tuple(found)
@@ -130,7 +131,7 @@ def sentence(report: StudyReport) -> str:
     """The study in plain words."""
     points = 100 if report.metric == "accuracy" else 1
     unit = "points" if report.metric == "accuracy" else "nats"
-    tasks = {difference.task for difference in report.differences} - {"all tasks"}
+    tasks = {difference.task for difference in report.differences} - {POOLED}
     said = []
     for entrant in report.entrants:
         if entrant.name in (CONTROL, "head-only"):

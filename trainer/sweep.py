@@ -3,8 +3,11 @@
 The learning rate moves a result more than the plan does: at one rate for all, a comparison may only tell whom it suits.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+import pandas as pd
 
 from spectra import InputError
 from spectra.values import write_atomic
@@ -48,18 +51,38 @@ def sweep_jobs(
                 model=model,
                 data=tuple(str(train) for train, _ in parts),
                 tests=tuple(str(validation) for _, validation in parts),
-                folder=str(output / FOLDER / name / f"lr-{rate:g}"),
+                folder=str(output / FOLDER / name / f"lr-{rate!r}"),
                 settings=settings.model_copy(update={"learning_rate": rate}),
                 threads=threads,
+                trial=True,
             )
 
 
-def best_rates(found: Sequence[tuple[Job, Evaluation]]) -> dict[str, float]:
-    """Name of a plan -> the rate with the least validation loss; of equal ones the smaller."""
+def best_rates(found: Sequence[tuple[Job, Evaluation | None]]) -> dict[str, float]:
+    """Name of a plan -> the rate with the least validation loss; of equal ones the smaller.
+
+    Raises:
+        InputError: a plan that diverged at every rate.
+    """
     scored: dict[str, list[tuple[float, float]]] = {}
     for job, evaluation in found:
-        scored.setdefault(job.entrant, []).append((evaluation.trained.loss, job.settings.learning_rate))
+        loss = evaluation.trained.loss if evaluation and math.isfinite(evaluation.trained.loss) else math.inf
+        scored.setdefault(job.entrant, []).append((loss, job.settings.learning_rate))
+    if lost := [name for name, tried in scored.items() if min(tried)[0] == math.inf]:
+        raise InputError(f"plan {lost[0]!r} diverges at every rate of --lr-sweep; add smaller ones")
     return {name: min(tried)[1] for name, tried in scored.items()}
+
+
+def checked_rates(rates: Sequence[float], settings: TrainSettings) -> None:
+    """Refuse rates that cannot be trained with, and the same one twice.
+
+    Raises:
+        InputError: the rate.
+    """
+    for rate in rates:
+        TrainSettings.checked(settings.model_dump() | {"learning_rate": rate}, "--lr-sweep")
+    if len(set(rates)) < len(rates):
+        raise InputError(f"--lr-sweep names a rate twice: {', '.join(f'{rate:g}' for rate in rates)}")
 
 
 def _split(file: Path, folder: Path, number: int) -> tuple[Path, Path]:
@@ -69,6 +92,10 @@ def _split(file: Path, folder: Path, number: int) -> tuple[Path, Path]:
     if len(rows) < 2 / SHARE:
         raise InputError(f"{file}: {len(rows)} examples are too few to keep a tenth for choosing the learning rate")
     parts = rows.train_test_split(test_size=SHARE, seed=0)
-    for path, part in zip(paths, ("train", "test"), strict=True):
-        write_atomic(path, parts[part].to_pandas().to_json(orient="records", lines=True))
+    train, held = parts["train"].to_pandas(), parts["test"].to_pandas()
+    if "label" in train:  # a label that is nowhere else cannot be held back
+        unseen = ~held["label"].isin(train["label"])
+        train, held = pd.concat([train, held[unseen]]), held[~unseen]
+    for path, part in zip(paths, (train, held), strict=True):
+        write_atomic(path, part.to_json(orient="records", lines=True))
     return paths

@@ -23,6 +23,7 @@ from planner import Plan, require_match
 from planner.recompute import recompute
 from spectra import Checkpoint, InputError, open_checkpoint
 from spectra.analysis import model_info
+from spectra.ranks import is_first
 from spectra.values import read_json, write_atomic
 from trainer.adapters import AdapterConfig, build, save_adapters
 from trainer.build import routes_of
@@ -234,7 +235,7 @@ def _tidy(output: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not any(_is_whole(path) for path in output.glob(f"{CHECKPOINTS}/checkpoint-*")):
+        if is_first() and not any(_is_whole(path) for path in output.glob(f"{CHECKPOINTS}/checkpoint-*")):
             shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
             (output / BEGUN).unlink(missing_ok=True)
             if not any(output.iterdir()):

@@ -112,5 +112,5 @@ def test_tables_and_maps_show_experts(routed):
 
 def test_peft_cannot_express_experts(routed):
     plan = planner.allocate(budget="60k", strategy="uniform", **routed)
-    with pytest.raises(InputError, match="PEFT cannot give routed experts ranks of their own"):
+    with pytest.raises(InputError, match="is a routed expert, which a LoraConfig names by layer only"):
         planner.export(plan, "peft")

@@ -1,8 +1,10 @@
 """Studies: their statistics, and a real one that is interrupted."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -10,9 +12,11 @@ import planner
 import spectra
 from spectra import InputError
 from trainer import TrainSettings, compare
+from trainer.jobs import Job
 from trainer.plots import draw
-from trainer.reports import RunReport
+from trainer.reports import Evaluation, RunReport, Score, TaskEvaluation
 from trainer.study import CONTROL, Result, differences, sentence
+from trainer.sweep import _split, best_rates
 
 QUICK = TrainSettings(max_steps=3, batch_size=8, max_length=16, precision="fp32")
 
@@ -131,3 +135,36 @@ def test_unequal_plans_and_clashing_names_are_refused(plans, minilm, small_corpu
     with pytest.raises(InputError, match=r"without controls one of the plans must be called uniform-lora.json"):
         compare(plans, minilm, small_corpus[:1], small_corpus[1:], tmp_path / "study", QUICK, controls=False)
     assert not (tmp_path / "study").exists()
+
+
+def test_rates_that_cannot_be_are_refused_before_anything_is_written(plans, minilm, small_corpus, tmp_path):
+    for rates, told in [((-1e-3, 1e-2), "--lr-sweep: learning_rate"), ((1e-3, 1e-3), "--lr-sweep names a rate twice")]:
+        with pytest.raises(InputError, match=told):
+            compare(plans, minilm, small_corpus[:1], small_corpus[1:], tmp_path / "study", QUICK, rates=rates)
+    twice = [small_corpus[1], small_corpus[1]]
+    with pytest.raises(InputError, match="'test' is not a name for one task; rename the file"):
+        compare(plans, minilm, small_corpus[:1], twice, tmp_path / "study", QUICK)
+    assert not (tmp_path / "study").exists()
+
+
+def scored(loss):
+    score = Score(loss=loss, accuracy=0.5)
+    task = TaskEvaluation(name="t", examples=1, trained=score, untrained=score, majority=score)
+    return Evaluation(tasks=(task,), examples=1, truncated=0, trained=score, untrained=score, majority=score)
+
+
+def test_a_rate_that_diverges_is_only_not_chosen():
+    job = Job(entrant="a", plan="", model="", data=(), tests=(), folder="", settings=QUICK, threads=1)
+    tried = ((1.0, None), (1e-2, scored(0.5)), (1e-3, scored(0.7)))
+    jobs = [(replace(job, settings=QUICK.model_copy(update={"learning_rate": rate})), found) for rate, found in tried]
+    assert best_rates(jobs) == {"a": 1e-2}
+    with pytest.raises(InputError, match="plan 'a' diverges at every rate of --lr-sweep"):
+        best_rates(jobs[:1])
+
+
+def test_a_label_that_is_nowhere_else_is_not_held_back(tmp_path):
+    rows = [{"text": f"text {number}", "label": f"rare {number}" if number % 4 == 0 else "common"} for number in range(40)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train_part, held = (pd.read_json(path, lines=True) for path in _split(tmp_path / "data.jsonl", tmp_path, 0))
+    assert set(held["label"]) <= set(train_part["label"])
+    assert len(train_part) + len(held) == 40
