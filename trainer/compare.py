@@ -82,8 +82,22 @@ def compare(
     jobs = list(_jobs(paths, str(model), files, output, settings, own, seeds, processes))
     found = _finished(jobs, processes, progress, len(tries), total)
     results = [result for job, evaluation in found if evaluation for result in _results(job, evaluation)]
+    report = _report(checkpoint, kind, settings, seeds, entrants, own, results)
+    report.save(output / STUDY)
+    return report
+
+
+def _report(
+    checkpoint: Checkpoint,
+    kind: str,
+    settings: TrainSettings,
+    seeds: int,
+    entrants: Mapping[str, Plan],
+    own: Mapping[str, float],
+    results: list[Result],
+) -> StudyReport:
     results.sort(key=lambda result: (result.task, result.entrant, result.seed))
-    report = StudyReport(
+    return StudyReport(
         model=model_info(checkpoint),
         settings=settings,
         seeds=seeds,
@@ -100,8 +114,6 @@ def compare(
         results=tuple(results),
         differences=differences(list(entrants), results),
     )
-    report.save(output / STUDY)
-    return report
 
 
 def _finished(

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import planner
 import spectra
 from spectra import InputError
-from trainer import RunReport, TrainSettings, evaluate, load_adapters, train
+from trainer import RunReport, TrainSettings, evaluate, load_adapters, merge, train
 from trainer.adapters import WEIGHTS
 from trainer.reports import BEST
 
@@ -187,3 +187,13 @@ def test_options_that_cannot_work_are_not_silent(minilm, small_corpus, tmp_path)
     assert "the plan has no routers: --router and --balance-loss had no effect" in report.notes
     with pytest.raises(InputError, match="--generate 8 is for language models"):
         evaluate(tmp_path / "run", small_corpus[1], generate=8)
+
+
+def test_a_run_on_half_precision_weights_can_be_merged(minilm, small_corpus, tmp_path):
+    plan = planner.allocate(budget="rank 2", strategy="uniform", model=spectra.open_checkpoint(minilm), max_experts=1)
+    train(plan, minilm, small_corpus[0], tmp_path / "run", settings(base_precision="bf16", learning_rate=1e-2))
+    alone = transformers.AutoModelForSequenceClassification.from_pretrained(merge(tmp_path / "run", tmp_path / "merged"))
+    ids = torch.arange(1000, 1012)[None]
+    with torch.no_grad():
+        ours, theirs = (model.eval()(input_ids=ids).logits.float() for model in (load_adapters(tmp_path / "run"), alone))
+    torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)
