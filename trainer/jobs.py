@@ -38,9 +38,13 @@ class Job:
 
 def workers() -> int:
     """Runs at a time: one per GPU, else one per core."""
+    return _gpus() or os.cpu_count() or 1
+
+
+def _gpus() -> int:
     import torch
 
-    return torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count() or 1
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def threads(processes: int) -> int:
@@ -61,8 +65,8 @@ def run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Evaluati
         return
     context = get_context("spawn")
     devices = context.SimpleQueue()
-    for device in range(processes):
-        devices.put(device)
+    for slot in range(processes):
+        devices.put(slot % max(1, _gpus()))  # more runs than GPUs share them
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_take_device, initargs=(devices,)) as pool:
         running = {pool.submit(_run, job): job for job in todo}
         try:
