@@ -13,7 +13,7 @@ from planner.strategies import Demand
 from planner.strategies.demand import Utility
 
 Rule = Callable[[Evidence, AllocationSettings], Demand]
-ATTENTION = ("query", "key", "value", "attention.output.dense")
+ATTENTION = ("query", "key", "value", "attention.output.dense", "q_proj", "k_proj", "v_proj", "o_proj")
 
 
 def demand(weights: np.ndarray, utility: Utility = "log1p") -> Demand:
@@ -76,6 +76,20 @@ def _upper(share: float) -> Rule:
     return rule
 
 
+def _use(experts: float, dense: float = 0.0) -> Rule:
+    """Rank by the share of tokens that pass a module, to a power: among routed experts, and of the mean expert beside the rest.
+
+    With both powers 1 the plan maximises the mean over tokens of log(1 + rank), summed over the modules that a token passes.
+    """
+
+    def rule(evidence: Evidence, settings: AllocationSettings) -> Demand:
+        share = np.array([site.routing for site in evidence.sites])
+        mean = float(np.nanmean(share))
+        return demand(np.where(np.isnan(share), mean**-dense, (np.nan_to_num(share) / mean) ** experts))
+
+    return rule
+
+
 CANDIDATES: dict[str, Rule] = {
     "outputs": outputs,
     "cheap": cheap,
@@ -89,6 +103,11 @@ CANDIDATES: dict[str, Rule] = {
     "mlp": mlp,
     "rising": _depth(+1),
     "falling": _depth(-1),
+    "use-experts": _use(1.0),
+    "use-experts-half": _use(0.5),
+    "use-dense": _use(0.0, 1.0),
+    "use": _use(1.0, 1.0),
+    "use-half": _use(0.5, 0.5),
     "upper-half": _upper(0.5),
     "upper-two-thirds": _upper(1 / 3),
 }

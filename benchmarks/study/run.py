@@ -7,19 +7,22 @@ Every stage is one line of STAGES. Runs are kept, so a stage that was interrupte
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import click
+import language
 import numpy as np
 import pandas as pd
+import tasks
 from candidates import CANDIDATES
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import t
-from tasks import DEVELOPMENT, HELD_OUT, write
+from tasks import DEVELOPMENT, HELD_OUT
 
 import planner
 import planner.strategies
@@ -30,7 +33,8 @@ from trainer import demo, load_sample
 from trainer.compare import compare
 from trainer.reports import EVALUATION, Evaluation, TrainSettings
 
-LENGTH, PROBED = 32, 64
+PROBED = 64
+SPARSE = ("query-value", "attention", "mlp", "hot-experts", "use", "use-half", "use-experts", "use-experts-half", "use-dense")
 planner.strategies.STRATEGIES.update(CANDIDATES)  # type: ignore[attr-defined]
 
 
@@ -43,8 +47,8 @@ class Stage:
     entrants: tuple[str, ...]
     """Strategies; `NAME-mixture` lets a plan have several experts per module, else it is plain LoRA."""
     seeds: int
+    bed: str = "minilm"
     controls: bool = False
-    steps: int = 150
     learning_rates: tuple[float, ...] = (2e-3,)
 
 
@@ -79,6 +83,22 @@ CHECK = Stage(
     entrants=("combined", "random", "lora-smoe-mixture"),
     seeds=3,
 )
+EXPERT_RATES = Stage(
+    bed="language",
+    tasks=("stubs",),
+    budgets=("rank 1",),
+    entrants=("use",),
+    seeds=1,
+    learning_rates=(2e-3, 6e-3, 2e-2),
+)
+EXPERTS = Stage(
+    bed="language",
+    tasks=language.DEVELOPMENT,
+    budgets=("rank 1",),
+    entrants=("use", "use-half", "use-experts", "use-dense", "hot-experts", "attention"),
+    seeds=2,
+    learning_rates=(2e-2,),
+)
 STAGES: Mapping[str, Stage] = {
     "rates": RATES,
     "shapes": SHAPES,
@@ -87,6 +107,8 @@ STAGES: Mapping[str, Stage] = {
     "mixtures": MIXTURES,
     "held-out": FINAL,
     "check": CHECK,
+    "expert-rates": EXPERT_RATES,
+    "experts": EXPERTS,
 }
 
 
@@ -104,13 +126,31 @@ def base_model(folder: Path) -> Path:
     return target
 
 
+@dataclass(frozen=True, slots=True)
+class Bed:
+    """A base model and its tasks."""
+
+    model: Callable[[Path], Path]
+    write: Callable[[Path, str], tuple[Path, Path]]
+    length: int
+    batch: int
+    steps: int
+    precision: Literal["auto", "fp32"]
+
+
+BEDS = {
+    "minilm": Bed(base_model, tasks.write, 32, 32, 150, "auto"),
+    "language": Bed(language.model, language.write, 128, 16, 100, "fp32"),
+}
+
+
 def make_plan(
     name: str, budget: str, checkpoint: Checkpoint, alphas: SpectraReport, gradients: SensitivityReport
 ) -> planner.Plan:
     """A strategy's plan; the experts' number is one unless the name says otherwise."""
     strategy, _, _ = name.partition("-mixture")
     experts = 1 if name == strategy else 8
-    options: dict[str, object] = {"min_rank": 0} if strategy in ("query-value", "attention", "mlp") else {}
+    options: dict[str, object] = {"min_rank": 0} if strategy in SPARSE else {}
     if strategy == "uniform":
         options["granularity"] = "module"  # as even as whole ranks allow, and as large as the others
     return planner.allocate(
@@ -120,23 +160,30 @@ def make_plan(
 
 def run_stage(stage: Stage, output: Path, processes: int) -> pd.DataFrame:
     """Run what is missing of a stage; one row per run."""
-    model = base_model(output)
+    bed = BEDS[stage.bed]
+    model = bed.model(output)
     checkpoint = open_checkpoint(model)
     alphas = spectra.analyze(model)
     rows = []
     for task in stage.tasks:
-        data, test = write(output / "tasks", task)
-        sample = load_sample(checkpoint, data, samples=PROBED, max_length=LENGTH, seed=0)
+        data, test = bed.write(output / "tasks", task)
+        sample = load_sample(checkpoint, data, samples=PROBED, max_length=bed.length, seed=0)
         gradients = planner.probe(sample.model, sample.batches, checkpoint=checkpoint, task=task)
         for budget in stage.budgets:
             for rate in stage.learning_rates:
-                folder = output / task / f"{budget} lr {rate:g} steps {stage.steps}".replace(" ", "-")
+                folder = output / task / f"{budget} lr {rate:g} steps {bed.steps}".replace(" ", "-")
                 names = ("uniform-lora", *stage.entrants)
                 for name in names:
                     plan = make_plan(name.replace("uniform-lora", "uniform"), budget, checkpoint, alphas, gradients)
                     plan.save(folder / "made" / f"{name}.json")
                 paths = [folder / "made" / f"{name}.json" for name in names]
-                settings = TrainSettings(max_steps=stage.steps, max_length=LENGTH, learning_rate=rate)
+                settings = TrainSettings(
+                    max_steps=bed.steps,
+                    max_length=bed.length,
+                    batch_size=bed.batch,
+                    learning_rate=rate,
+                    precision=bed.precision,
+                )
                 options = {"seeds": stage.seeds, "controls": stage.controls, "processes": processes}
                 compare(paths, model, [data], [test], folder, settings, **options, progress=partial(print, task, budget))
                 rows += collect(folder, names, stage.seeds, task=task, budget=budget, rate=rate)
