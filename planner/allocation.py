@@ -97,7 +97,7 @@ def _spend_parameters(
         raise InputError(
             f"budget {cap.request!r} ({cap.amount:,} parameters) is too small for {'one rank' if least == 1 else f'rank {least}'}"
             f" at each of the {len(wanted(evidence, demand))} sites, which takes {floor:,}"
-            + ("; --min-rank 0 lets sites go without" if demand.utility != "log" and settings.min_rank else "")
+            + ("; --min-rank 0 lets sites go without" if demand.utility != "log" and settings.min_rank != 0 else "")
         )
     solution = solve([menu for menu, _ in offered], cap.amount)
     ranks: Ranks = [()] * len(evidence.sites)

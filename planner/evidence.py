@@ -96,6 +96,15 @@ class Evidence:
         mean: Floats = np.exp(np.mean([np.log(shrunk(self.types, task)) for task in tasks], axis=0))
         return mean
 
+    def use(self) -> Floats:
+        """(sites,): the share of the tasks' tokens that pass a site, 1 but for routed experts; never quite zero."""
+        shares = np.array([site.routing if site.expert is not None else 1.0 for site in self.sites])
+        if np.isnan(shares).any():
+            name = self.sites[int(np.isnan(shares).argmax())].name
+            raise InputError(f"site {name!r}: the sensitivity report does not say how many tokens reach it; see plan probe")
+        found: Floats = np.maximum(shares, LEAST_USE)
+        return found
+
     def require(self, what: str, strategy: str) -> None:
         """Raise an InputError if a strategy lacks the evidence it lives on; `what` is `spectra` or `sensitivity`."""
         missing = {
@@ -108,6 +117,7 @@ class Evidence:
             raise InputError(f"strategy {strategy!r}: every gradient in the sensitivity report is zero")
 
 
+LEAST_USE = 1e-6
 UNKNOWN = Estimate(mean=math.nan, error=math.nan)
 UNSURE_OF_SHAPES = "shapes come from a table of alphas, which may not say which side is the input; make sure with plan check"
 MAKERS = {"spectra": "analyze", "sensitivity": "probe"}

@@ -109,12 +109,18 @@ def menus(
     return made
 
 
+def _least(sites: Sequence[SiteEvidence], demand: Demand, settings: AllocationSettings) -> int:
+    if settings.min_rank is not None:
+        return settings.min_rank
+    return 0 if demand.spares_experts and all(site.expert is not None for site in sites) else 1
+
+
 def _kind(
     sites: Sequence[SiteEvidence], demand: Demand, affordable: float, cut: Cut, settings: AllocationSettings
 ) -> tuple[Kind, list[int]]:
     """Every admissible total rank with its cost and utility."""
     multiple = cut.multiple
-    least = -(-settings.min_rank // multiple) * multiple
+    least = -(-_least(sites, demand, settings) // multiple) * multiple
     if demand.utility == "log":
         least = max(least, multiple)  # the logarithm wants everyone to have something
     side = min(min(site.shape) for site in sites)

@@ -20,8 +20,8 @@ class AllocationSettings(Value):
     """Most experts per module; 1 for plain LoRA without routers."""
     top_k: Whole = 2
     """Experts that a token uses, where there are as many."""
-    min_rank: Annotated[int, Field(ge=0)] = 1
-    """Least total rank of a module; 0 lets the solver leave modules out, but for strategies that share in proportion."""
+    min_rank: Annotated[int, Field(ge=0)] | None = None
+    """Least total rank of a module; by default 1, for `combined` 0 at routed experts. With 0 the solver may leave modules out, but for strategies that share in proportion."""  # noqa: E501
     max_rank: Whole | None = None
     """Most total rank of a module; by default 8 times what the budget affords on average."""
     rank_multiple: Whole = 1

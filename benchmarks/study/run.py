@@ -99,6 +99,14 @@ EXPERTS = Stage(
     seeds=2,
     learning_rates=(2e-2,),
 )
+EXPERTS_HELD_OUT = Stage(
+    bed="language",
+    tasks=language.HELD_OUT,
+    budgets=("rank 2",),
+    entrants=("combined", "hot-experts", "dr-lora", "random", "alphalora", "lora-smoe"),
+    seeds=2,
+    learning_rates=(2e-2,),
+)
 STAGES: Mapping[str, Stage] = {
     "rates": RATES,
     "shapes": SHAPES,
@@ -109,6 +117,7 @@ STAGES: Mapping[str, Stage] = {
     "check": CHECK,
     "expert-rates": EXPERT_RATES,
     "experts": EXPERTS,
+    "experts-held-out": EXPERTS_HELD_OUT,
 }
 
 

@@ -10,16 +10,16 @@ from planner.evidence import Evidence
 from planner.settings import AllocationSettings
 from planner.strategies.demand import Demand
 
-TRUST = 0.125
+TRUST, USE = 0.125, 0.5
 
 
 def combined(evidence: Evidence, settings: AllocationSettings) -> Demand:
-    """Weights (alpha g2)^trust, both normalised within type; several tasks count by their geometric mean.
+    """Weights sqrt(use) (alpha g2)^trust, alpha and g2 normalised within type; several tasks count by their geometric mean.
 
     Raises:
-        InputError: no spectra or no sensitivity.
+        InputError: no spectra, no sensitivity, or none of routed experts' use.
     """
     evidence.require("spectra", "combined")
     evidence.require("sensitivity", "combined")
     product = evidence.relative_alpha() * evidence.relative_sensitivity()
-    return Demand(weights=tuple((product**TRUST).tolist()))
+    return Demand(weights=tuple((evidence.use() ** USE * product**TRUST).tolist()), spares_experts=True)

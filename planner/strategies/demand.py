@@ -25,6 +25,8 @@ class Demand:
     """One per site, >= 0; only ratios matter. A site of weight 0 gets nothing."""
     granularity: Granularity = "module"
     utility: Utility = "log1p"
+    spares_experts: bool = False
+    """Whether routed experts may go without, where the user asks for no least rank: who sees no token learns nothing."""
     experts: tuple[int, ...] | None = None
     """Literal number of experts per site, where a released method prescribes it; the solver is then not asked."""
     released_rounding: bool = False

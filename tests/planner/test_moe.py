@@ -85,6 +85,42 @@ def test_hot_experts_are_the_most_routed_quarter_of_each_layer(routed):
     assert all(site.routed for site in plan.sites if site.ranks)
 
 
+def with_routing(report, frequency):
+    """The same report, had the tokens chosen experts as `frequency(expert)` says."""
+
+    def changed(site):
+        expert = expert_index(site.name)
+        if expert is None:
+            return site
+        routing = tuple(task.model_copy(update={"frequency": frequency(expert)}) for task in site.routing)
+        return site.model_copy(update={"routing": routing})
+
+    return report.model_copy(update={"sites": tuple(map(changed, report.sites))})
+
+
+def test_combined_shares_rank_by_the_tokens_that_pass(routed):
+    shares = [1.0, 0.7, 0.3, 0.0]
+    evidence = routed | {"sensitivity": with_routing(routed["sensitivity"], shares.__getitem__)}
+    plan = planner.allocate(budget="20k", strategy="combined", **evidence)
+    ranks = {expert: [] for expert in range(4)}
+    for site in plan.sites:
+        if site.routed:
+            ranks[expert_index(site.name)].append(sum(site.ranks))
+    means = [np.mean(ranks[expert]) for expert in range(4)]
+    assert means == sorted(means, reverse=True)
+    assert ranks[3] == [0] * len(ranks[3])  # who sees no token learns nothing
+    assert all(site.ranks for site in plan.sites if not site.routed)
+    asked = planner.allocate(budget="20k", strategy="combined", min_rank=1, **evidence)
+    assert all(site.ranks for site in asked.sites)
+
+
+def test_combined_must_know_who_is_routed_to(routed):
+    silent = tuple(site.model_copy(update={"routing": ()}) for site in routed["sensitivity"].sites)
+    evidence = routed | {"sensitivity": routed["sensitivity"].model_copy(update={"sites": silent})}
+    with pytest.raises(InputError, match="the sensitivity report does not say how many tokens reach it"):
+        planner.allocate(budget="20k", strategy="combined", **evidence)
+
+
 @pytest.mark.parametrize("strategy", ["uniform", "combined", "sensitivity", "random"])
 def test_every_strategy_plans_experts_with_one_lora_each(routed, strategy):
     plan = planner.allocate(budget="60k", strategy=strategy, **routed)

@@ -1,0 +1,87 @@
+"""How small a plan may be at uniform's quality: rules at shrinking budgets on the mixture-of-experts language model.
+
+    python benchmarks/study/frontier.py -o study/
+
+Plans of unequal size are what `plan compare` refuses, so the runs are put together here. Runs are kept as in run.py.
+"""
+
+from pathlib import Path
+
+import click
+import language
+import pandas as pd
+from run import BEDS, PROBED, make_plan
+
+import planner
+import spectra
+from spectra import open_checkpoint
+from trainer import load_sample
+from trainer.jobs import Job, run_all, threads, workers
+from trainer.reports import TrainSettings
+
+BED, RATE = BEDS["language"], 2e-2
+ENTRANTS = (
+    ("uniform", "rank 1"),
+    ("uniform", "rank 2"),
+    ("uniform", "rank 4"),
+    ("combined", "rank 1"),
+    ("combined", "77824"),
+    ("combined", "38912"),
+    ("combined", "19456"),
+    ("attention", "19456"),
+)
+
+
+def jobs(output: Path, task: str, seeds: int, processes: int) -> list[tuple[Job, int]]:
+    """A task's runs, seed by seed, each with its plan's size."""
+    model = BED.model(output)
+    checkpoint, alphas = open_checkpoint(model), spectra.analyze(model)
+    data, test = BED.write(output / "tasks", task)
+    sample = load_sample(checkpoint, data, samples=PROBED, max_length=BED.length, seed=0)
+    gradients = planner.probe(sample.model, sample.batches, checkpoint=checkpoint, task=task)
+    found = []
+    for strategy, budget in ENTRANTS:
+        name = f"{strategy} {budget}".replace(" ", "-")
+        path = output / "frontier" / task / f"{name}.json"
+        plan = make_plan(strategy, budget, checkpoint, alphas, gradients)
+        plan.save(path)
+        for seed in range(seeds):
+            settings = TrainSettings(
+                max_steps=BED.steps,
+                max_length=BED.length,
+                batch_size=BED.batch,
+                learning_rate=RATE,
+                precision=BED.precision,
+                seed=seed,
+            )
+            folder = output / "frontier" / task / "runs" / name / f"seed-{seed}"
+            run = {"plan": str(path), "model": str(model), "data": (str(data),), "tests": (str(test),), "folder": str(folder)}
+            found.append((Job(entrant=name, **run, settings=settings, threads=threads(processes)), plan.parameters))
+    return sorted(found, key=lambda pair: pair[0].settings.seed)
+
+
+@click.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), default="study")
+@click.option("--seeds", type=int, default=2)
+@click.option("--processes", type=int, default=0)
+def main(output: Path, seeds: int, processes: int) -> None:
+    """Run what is missing; print the mean loss of every plan on every task."""
+    processes = processes or workers()
+    rows = []
+    for task in language.HELD_OUT:
+        made = jobs(output, task, seeds, processes)
+        sizes = {job.folder: size for job, size in made}
+        for job, evaluation in run_all([job for job, _ in made], processes):
+            assert evaluation is not None  # only trials of a sweep may diverge
+            loss = evaluation.trained.loss
+            rows.append(
+                {"task": task, "plan": job.entrant, "parameters": sizes[job.folder], "seed": job.settings.seed, "loss": loss}
+            )
+            print(*rows[-1].values(), flush=True)
+    frame = pd.DataFrame(rows)
+    frame.to_csv(output / "frontier.csv", index=False)
+    print(frame.pivot_table(index=["parameters", "plan"], columns="task", values="loss", margins=True).round(3).to_string())
+
+
+if __name__ == "__main__":
+    main()
