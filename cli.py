@@ -208,8 +208,8 @@ def probe(
 @click.option(
     "--budget",
     required=True,
-    help="Trainable parameters (2000000, 2M), a share of the model (1%), a rank at every site (rank 8), experts (160 experts),"
-    " or the path of a plan whose size is meant.",
+    help="Trainable parameters (2000000, 2M), a share of the model (1%), a rank at every site (rank 8), the least"
+    " that the strategy values as much (worth rank 8), experts (160 experts), or the path of a plan whose size is meant.",
 )
 @click.option(
     "--strategy", default="combined", show_default=True,

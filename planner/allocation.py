@@ -1,6 +1,7 @@
 """`planner.allocate`: evidence and a budget in, a Plan out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -16,9 +17,11 @@ from planner.reports import SensitivityReport
 from planner.settings import AllocationSettings
 from planner.solver import Solution, solve
 from planner.strategies import STRATEGIES, Demand
+from planner.strategies.demand import utility
 from spectra import Checkpoint, InputError, SpectraReport
 
 Ranks = list[tuple[int, ...]]
+WORTH = 1e-9  # relative, against rounding
 
 
 def allocate(
@@ -33,8 +36,9 @@ def allocate(
     """Decide experts and ranks for every linear module inside the model's layers.
 
     Args:
-        budget: trainable parameters (`2000000`, `2M`), a share of the model (`1%`), a rank at every site (`rank 8`), experts
-            (`160 experts`), or the path of a plan whose size is meant.
+        budget: trainable parameters (`2000000`, `2M`), a share of the model (`1%`), a rank at every site (`rank 8`), the
+            least that the strategy values as much (`worth rank 8`), experts (`160 experts`), or the path of a plan whose size
+            is meant.
         strategy: a name from the table in `planner.strategies`.
         spectra: alphas, if the strategy uses them.
         sensitivity: gradients and routing, if the strategy uses them.
@@ -53,6 +57,8 @@ def allocate(
     demand = STRATEGIES[strategy](evidence, settings)
     if not any(demand.weights):
         raise InputError(f"strategy {strategy!r} wants nothing at any site of {evidence.model.name}")
+    if cap.worth:
+        cap = _least_worth(evidence, demand, cap, settings)
     cut = cut_for(evidence, demand, cap, settings)
     solution = None
     if (demand.experts is not None or cap.unit == "experts") and any(
@@ -105,6 +111,36 @@ def _spend_parameters(
         for position in group:
             ranks[position] = cut.ranks(totals[pick], evidence.sites[position].expert)
     return ranks, solution
+
+
+def _least_worth(evidence: Evidence, demand: Demand, cap: Cap, settings: AllocationSettings) -> Cap:
+    """The fewest parameters, to a thousandth, for which the strategy's own objective reaches that of the cap's rank everywhere.
+
+    Raises:
+        InputError: literal counts, which know no objective, or limits on ranks that keep any plan below it.
+    """
+    if demand.experts is not None:
+        raise InputError(f"budget {cap.request!r} compares plans by their worth, which prescribed counts of experts do not have")
+    prices = np.array([site.rank_cost for site in evidence.sites])
+    appetite = np.array(demand.weights) / max(demand.weights)
+    target = float(appetite @ prices) * float(utility(demand.utility, np.array([1.0 * cap.worth]))[-1])
+
+    def reaches(amount: int) -> bool:
+        tried = replace(cap, amount=amount)
+        members = groups(evidence, demand, settings.granularity or demand.granularity)
+        offered = [
+            menu for menu, _ in menus(evidence, demand, tried, cut_for(evidence, demand, tried, settings), settings, members)
+        ]
+        affordable = sum(menu.kind.costs[0] for menu in offered) <= amount
+        return affordable and solve(offered, amount).objective >= target * (1 - WORTH)
+
+    low, high = 0, 2 * cap.amount  # routers may cost more than a good place saves
+    if not reaches(high):
+        raise InputError(f"budget {cap.request!r}: no plan within these limits on ranks is worth that much")
+    while high - low > max(1, cap.amount // 1000):
+        middle = (low + high) // 2
+        low, high = (low, middle) if reaches(middle) else (middle, high)
+    return replace(cap, amount=high)
 
 
 def _count_experts(evidence: Evidence, demand: Demand, cap: Cap, cut: Cut) -> Ranks:

@@ -8,11 +8,11 @@ from typing import Literal
 from spectra import InputError
 
 _FORMS = (
-    "write parameters (2000000, 500k, 2M), a share of the model (1%), a rank at every site (rank 8), experts (160 experts)"
-    " or the path of a plan whose size is meant"
+    "write parameters (2000000, 500k, 2M), a share of the model (1%), a rank at every site (rank 8), experts (160 experts),"
+    " the fewest parameters that are worth a uniform rank (worth rank 8) or the path of a plan whose size is meant"
 )
 _NUMBER = re.compile(r"(?P<number>\d+(\.\d+)?(e\d+)?)\s*(?P<unit>|k|M|G|B|%|experts?)", re.IGNORECASE)
-_RANK = re.compile(r"rank\s*=?\s*(?P<rank>\d+)(\s+everywhere)?", re.IGNORECASE)
+_RANK = re.compile(r"(?P<worth>worth\s+)?rank\s*=?\s*(?P<rank>\d+)(\s+everywhere)?", re.IGNORECASE)
 _SCALES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 
 
@@ -23,6 +23,8 @@ class Cap:
     request: str
     unit: Literal["parameters", "experts"]
     amount: int
+    worth: int = 0
+    """If positive, the least that is worth as much to the strategy as this rank at every site; the amount is what that costs."""
 
 
 def site_cost(shape: tuple[int, int], ranks: Sequence[int]) -> int:
@@ -44,7 +46,7 @@ def parse_budget(text: str, *, parameters: int, rank_cost: int) -> Cap:
     """Read a budget.
 
     Args:
-        text: `2000000`, `500k`, `2M`, `1%`, `rank 8` or `160 experts`.
+        text: `2000000`, `500k`, `2M`, `1%`, `rank 8`, `worth rank 8` or `160 experts`.
         parameters: of the model, what a share refers to.
         rank_cost: trainable parameters of one rank at every site.
 
@@ -52,7 +54,8 @@ def parse_budget(text: str, *, parameters: int, rank_cost: int) -> Cap:
         InputError: not one of these forms, or nothing to spend.
     """
     if match := _RANK.fullmatch(text.strip()):
-        cap = Cap(request=text, unit="parameters", amount=int(match["rank"]) * rank_cost)
+        rank = int(match["rank"])
+        cap = Cap(request=text, unit="parameters", amount=rank * rank_cost, worth=rank if match["worth"] else 0)
         whole = True
     elif match := _NUMBER.fullmatch(text.strip().replace(",", "").replace("_", "")):
         number, unit = float(match["number"]), match["unit"].lower()

@@ -19,6 +19,8 @@ def notes(strategy: str, evidence: Evidence, sites: Sequence[PlannedSite], cap: 
             f"{1 - parameters / cap.amount:.0%} of the budget is left: one more step for all modules that share an answer"
             " does not fit, or a limit on ranks is reached; --max-experts 1 or --granularity module takes smaller steps"
         )
+    if any(site.routed for site in sites):
+        yield from _experience_with_experts(strategy)
     if strategy == "uniform":
         return
     if len({site.ranks for site in sites}) == 1:
@@ -27,13 +29,21 @@ def notes(strategy: str, evidence: Evidence, sites: Sequence[PlannedSite], cap: 
     if strategy != "mola" and (rho := _correlation_with_depth(evidence, sites)) is not None and abs(rho) >= DEPTH_RULE:
         direction = "more" if rho > 0 else "less"
         yield f"after rounding, this plan is nearly a depth rule: {direction} with depth (rank correlation {rho:+.2f})"
-    yield from _experience(sites)
+    if not any(site.routed for site in sites):
+        yield from _experience(sites)
+
+
+def _experience_with_experts(strategy: str) -> Iterator[str]:
+    """What our study, of one small model, found for routed experts."""
+    better = "such plans" if strategy == "combined" else "plans of `combined`"
+    yield (
+        f"in our study {better} beat uniform at equal size where experts are routed (docs/experiments.md);"
+        " plan compare tells for your task"
+    )
 
 
 def _experience(sites: Sequence[PlannedSite]) -> Iterator[str]:
-    """What our study found about such plans; nothing about routed experts, which it had none of."""
-    if any(site.routed for site in sites):
-        return
+    """What our study found for dense models."""
     if starved := sum(not site.ranks for site in sites):
         yield (
             f"{starved} of {len(sites)} sites get nothing: in our study plans that left modules out lost two points of"

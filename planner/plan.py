@@ -58,7 +58,7 @@ class Budget(Value):
     """What the plan was allowed and what it uses."""
 
     request: str
-    """As the user wrote it: `1%`, `2M`, `rank 8`, `160 experts`."""
+    """As the user wrote it: `1%`, `2M`, `rank 8`, `worth rank 8`, `160 experts`."""
     unit: Literal["parameters", "experts"]
     cap: int
     spent: int

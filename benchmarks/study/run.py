@@ -103,7 +103,7 @@ EXPERTS_HELD_OUT = Stage(
     bed="language",
     tasks=language.HELD_OUT,
     budgets=("rank 2",),
-    entrants=("combined", "hot-experts", "dr-lora", "random", "alphalora", "lora-smoe"),
+    entrants=("combined", "hot-experts", "dr-lora", "random", "lora-smoe", "uniform-mixture"),
     seeds=2,
     learning_rates=(2e-2,),
 )

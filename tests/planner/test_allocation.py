@@ -237,6 +237,8 @@ def test_a_total_rank_is_cut_into_nearly_equal_experts(total):
         ({"budget": "1%", "strategy": "hot-experts"}, "'hot-experts': no routed experts in the sensitivity report"),
         ({"budget": "1%", "rank_multiple": 8, "min_rank": 0, "strategy": "uniform"}, "budget '1%' buys no rank at any site"),
         ({"budget": "lots"}, "budget 'lots' cannot be read"),
+        ({"budget": "worth rank 8", "max_rank": 2}, "'worth rank 8': no plan within these limits on ranks is worth that much"),
+        ({"budget": "worth rank 8", "strategy": "mola", "parity": True}, "prescribed counts of experts do not have"),
         ({"budget": "rank 0"}, "budget 'rank 0' is not a positive whole number"),
         (
             {"budget": "1%", "spectra": None},
@@ -328,6 +330,22 @@ def test_limits_on_ranks(evidence):
     assert max(sum(site.ranks) for site in plan.sites) <= 32
     plan = planner.allocate(budget="20k", min_rank=0, **evidence)
     assert any(not site.ranks for site in plan.sites)
+
+
+def test_the_least_that_is_worth_a_uniform_rank(evidence):
+    """By its definition: it reaches the objective of that rank everywhere, and a hundredth less does not."""
+    plan = planner.allocate(budget="worth rank 4", max_experts=1, **evidence)
+    appetite = np.array([site.weight for site in plan.sites])
+    prices = np.array([sum(site.shape) for site in plan.sites])
+    worth = lambda ranks: float(appetite @ (prices * np.log1p(ranks)))  # noqa: E731
+    reached = worth(np.array([sum(site.ranks) for site in plan.sites]))
+    target = worth(np.full(len(plan.sites), 4))
+    assert reached >= target * (1 - 1e-9)
+    assert plan.parameters <= 4 * prices.sum()
+    smaller = planner.allocate(budget=str(int(0.99 * plan.budget.cap)), max_experts=1, **evidence)
+    assert worth(np.array([sum(site.ranks) for site in smaller.sites])) < target
+    even = planner.allocate(budget="worth rank 4", strategy="uniform", max_experts=1, **evidence)
+    assert {site.ranks for site in even.sites} == {(4,)}
 
 
 def reversed_report(report):

@@ -110,6 +110,7 @@ def test_combined_shares_rank_by_the_tokens_that_pass(routed):
     assert means == sorted(means, reverse=True)
     assert ranks[3] == [0] * len(ranks[3])  # who sees no token learns nothing
     assert all(site.ranks for site in plan.sites if not site.routed)
+    assert plan.notes[-1].startswith("in our study such plans beat uniform")
     asked = planner.allocate(budget="20k", strategy="combined", min_rank=1, **evidence)
     assert all(site.ranks for site in asked.sites)
 
