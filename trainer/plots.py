@@ -97,7 +97,7 @@ def study_figure(report: StudyReport) -> Figure:
             axes.axvline(0, color="black", lw=0.8)
             axes.set_yticks(range(len(names)), names)
             axes.set_ylim(len(names) - 0.5, -0.5)
-            axes.set(title=task, xlabel="points of accuracy" if points == 100 else "nats")
+            axes.set(title=task, xlabel="points of accuracy" if points == 100 else "nats per token less")
         figure.suptitle("difference to uniform LoRA, 95% intervals for all plans at once", x=0.01, ha="left", fontsize=10)
     return figure
 

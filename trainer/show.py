@@ -46,9 +46,11 @@ def _speed(report: RunReport) -> str:
 
 def study_table(report: StudyReport) -> Table:
     """Every entrant: its size, its mean score, and its difference to uniform LoRA with its interval, per task."""
-    points = 100 if report.metric == "accuracy" else 1
-    title = f"{report.model.name}: {report.seeds} paired seeds, {report.metric}"
+    accuracy = report.metric == "accuracy"
+    scale, digits = (100, 2) if accuracy else (1, 3)
+    title = f"{report.model.name}: {report.seeds} paired seeds, {report.metric if accuracy else 'loss per token'}"
     caption = "intervals hold for all plans of a task at once, with 95% probability; * excludes zero"
+    caption += "" if accuracy else "\nplus means a lower loss than uniform LoRA"
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("task", "plan"):
         table.add_column(heading)
@@ -58,9 +60,9 @@ def study_table(report: StudyReport) -> Table:
     of = {entrant.name: entrant for entrant in report.entrants}
     task = ""
     for one in report.differences:
-        half = points * (one.high - one.low) / 2
-        gap = "" if one.entrant == CONTROL else f"{points * one.difference:+.2f} +- {half:.2f}{' *' if one.settled else '  '}"
-        mean = f"{points * one.mean:.2f} +- {points * one.standard_error:.2f}"
+        half = f"{scale * (one.high - one.low) / 2:.{digits}f}"
+        gap = "" if one.entrant == CONTROL else f"{scale * one.difference:+.{digits}f} +- {half}{' *' if one.settled else '  '}"
+        mean = f"{abs(scale * one.mean):.{digits}f} +- {scale * one.standard_error:.{digits}f}"  # of a loss the score is minus
         rate = [f"{of[one.entrant].learning_rate:g}"] * tuned
         table.add_row("" if one.task == task else one.task, one.entrant, f"{of[one.entrant].parameters:,}", *rate, mean, gap)
         task = one.task

@@ -129,8 +129,7 @@ def _seeds_needed(delta: np.ndarray, comparisons: int) -> int | None:
 
 def sentence(report: StudyReport) -> str:
     """The study in plain words."""
-    points = 100 if report.metric == "accuracy" else 1
-    unit = "points" if report.metric == "accuracy" else "nats"
+    scale, unit, digits = (100, "points", 1) if report.metric == "accuracy" else (1, "nats per token", 3)
     tasks = {difference.task for difference in report.differences} - {POOLED}
     said = []
     for entrant in report.entrants:
@@ -140,7 +139,7 @@ def sentence(report: StudyReport) -> str:
         whole = mine[-1]
         better = sum(one.low > 0 for one in mine if one.task in tasks)
         worse = sum(one.high < 0 for one in mine if one.task in tasks)
-        size = f"{points * whole.difference:+.1f} +- {points * (whole.high - whole.low) / 2:.1f} {unit}"
+        size = f"{scale * whole.difference:+.{digits}f} +- {scale * (whole.high - whole.low) / 2:.{digits}f} {unit}"
         if whole.low > 0:
             said.append(
                 f"{entrant.name} beats uniform LoRA by {size} (better on {better}, worse on {worse} of {len(tasks)} tasks)."

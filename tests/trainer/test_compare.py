@@ -15,7 +15,8 @@ from trainer import TrainSettings, compare
 from trainer.jobs import Job
 from trainer.plots import draw
 from trainer.reports import Evaluation, RunReport, Score, TaskEvaluation
-from trainer.study import CONTROL, Result, differences, sentence
+from trainer.show import study_table
+from trainer.study import CONTROL, Entrant, Result, StudyReport, differences, sentence
 from trainer.sweep import _split, best_rates
 
 QUICK = TrainSettings(max_steps=3, batch_size=8, max_length=16, precision="fp32")
@@ -61,6 +62,28 @@ def test_seeds_needed_would_settle_it():
     n = one.seeds_needed
     width = lambda n: stats.t.ppf(0.975, n - 1) * delta.std(ddof=1) / n**0.5  # noqa: E731
     assert width(n) < delta.mean() <= width(n - 1)
+
+
+def test_losses_read_as_losses(spectra_report):
+    """Scores are minus the loss; a reader sees losses, to three digits, and how much less they are."""
+    losses = np.array([3.006, 3.007, 3.004])
+    scores = {CONTROL: {"t": -losses}, "less": {"t": -losses + 0.0125 + np.array([0, 0.001, -0.001])}}
+    study = StudyReport(
+        model=spectra_report.model,
+        settings=QUICK,
+        seeds=3,
+        metric="loss",
+        entrants=tuple(Entrant(name=name, strategy="uniform", parameters=1) for name in scores),
+        results=tuple(results(scores)),
+        differences=differences(list(scores), results(scores)),
+    )
+    assert sentence(study) == "less beats uniform LoRA by +0.013 +- 0.002 nats per token (better on 1, worse on 0 of 1 tasks)."
+    table = study_table(study)
+    assert "plus means a lower loss" in table.caption
+    assert [list(column.cells) for column in table.columns][3:] == [
+        ["3.006 +- 0.001", "2.993 +- 0.000"],
+        ["", "+0.013 +- 0.002 *"],
+    ]
 
 
 @pytest.fixture(scope="module")
