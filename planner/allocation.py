@@ -15,7 +15,7 @@ from planner.notes import notes
 from planner.plan import Budget, Optimum, Plan, PlannedSite, Source
 from planner.reports import SensitivityReport
 from planner.settings import AllocationSettings
-from planner.solver import Solution, solve
+from planner.solver import Solution, reaches, solve
 from planner.strategies import STRATEGIES, Demand
 from planner.strategies.demand import utility
 from spectra import Checkpoint, InputError, SpectraReport
@@ -125,21 +125,20 @@ def _least_worth(evidence: Evidence, demand: Demand, cap: Cap, settings: Allocat
     appetite = np.array(demand.weights) / max(demand.weights)
     target = float(appetite @ prices) * float(utility(demand.utility, np.array([1.0 * cap.worth]))[-1])
 
-    def reaches(amount: int) -> bool:
+    def enough(amount: int) -> bool:
         tried = replace(cap, amount=amount)
         members = groups(evidence, demand, settings.granularity or demand.granularity)
         offered = [
             menu for menu, _ in menus(evidence, demand, tried, cut_for(evidence, demand, tried, settings), settings, members)
         ]
-        affordable = sum(menu.kind.costs[0] for menu in offered) <= amount
-        return affordable and solve(offered, amount).objective >= target * (1 - WORTH)
+        return reaches(offered, amount, target * (1 - WORTH))
 
     low, high = 0, 2 * cap.amount  # routers may cost more than a good place saves
-    if not reaches(high):
+    if not enough(high):
         raise InputError(f"budget {cap.request!r}: no plan within these limits on ranks is worth that much")
     while high - low > max(1, cap.amount // 1000):
         middle = (low + high) // 2
-        low, high = (low, middle) if reaches(middle) else (middle, high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return replace(cap, amount=high)
 
 

@@ -90,6 +90,17 @@ def solve(menus: Sequence[Menu], budget: float) -> Solution:
     return Solution(picks=tuple(picks.tolist()), objective=objective, bound=max(bound, objective))
 
 
+def reaches(menus: Sequence[Menu], budget: float, target: float) -> bool:
+    """Whether `solve` would find that much value within the budget; asked only where bound and greedy choice disagree."""
+    problem = _Problem(menus)
+    if problem.cost(np.zeros(len(menus), dtype=np.intp)) > budget:
+        return False
+    picks, _, bound = problem.walk_hulls(budget)
+    if bound < target:
+        return False
+    return problem.value(problem.fill(picks, budget)) >= target or solve(menus, budget).objective >= target
+
+
 class _Problem:
     """All menus, gathered by kind."""
 

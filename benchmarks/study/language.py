@@ -127,15 +127,16 @@ def pretrain(folder: Path, steps: int) -> None:
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     stream = np.concatenate([np.array([*ids, 0], dtype=np.int32) for ids in encoded])
     rows = torch.from_numpy(stream[: len(stream) // LENGTH * LENGTH].reshape(-1, LENGTH)).long()
-    rows = rows[torch.randperm(len(rows))]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = rows[torch.randperm(len(rows))].to(device)
     print(f"{len(texts):,} files, {rows.numel():,} tokens; {steps} steps read {steps * BATCH * LENGTH:,}", flush=True)
-    model = transformers.OlmoeForCausalLM(transformers.OlmoeConfig(**CONFIG))
+    model = transformers.OlmoeForCausalLM(transformers.OlmoeConfig(**CONFIG)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
     schedule = transformers.get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
     shown = max(1, steps // 50)
     for step in track(range(steps), "Pretraining"):
         at = torch.arange(step * BATCH, (step + 1) * BATCH) % len(rows)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16):
             loss = model(input_ids=rows[at], labels=rows[at]).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -236,6 +236,8 @@ def main(stage: str, output: Path, processes: int) -> None:
     runs = run_stage(STAGES[stage], output, processes)
     runs.to_csv(output / f"{stage}.csv", index=False)
     for metric in ("accuracy", "loss"):
+        if runs[metric].isna().all():  # a language model has a loss only
+            continue
         frame = summary(runs, metric)
         table = Table(*frame.columns, title=f"{stage}: {metric}, difference to uniform")
         for row in frame.itertuples(index=False):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.solver import RELATIVE_GAP, Kind, Menu, solve
+from planner.solver import RELATIVE_GAP, Kind, Menu, reaches, solve
 from tests.reference.knapsack import best_value
 
 
@@ -34,6 +34,19 @@ def test_optimal_against_brute_force(options, more):
     assert solution.objective == pytest.approx(sum(menu[pick][1] for menu, pick in zip(options, solution.picks, strict=True)))
     assert solution.objective >= best * (1 - 2 * RELATIVE_GAP) - 1e-9
     assert solution.bound >= best - 1e-9
+
+
+@settings(max_examples=150, deadline=None)
+@given(menus(), st.integers(-5, 60), st.floats(0.5, 1.5))
+def test_a_target_is_reached_where_solving_reaches_it(options, more, share):
+    budget = floor(options) + more
+    if more < 0:
+        assert not reaches(as_menus(options), budget, 0.0)
+        return
+    found = solve(as_menus(options), budget).objective
+    if abs(share - 1) > 1e-9:
+        assert reaches(as_menus(options), budget, share * found) == (share < 1)
+    assert reaches(as_menus(options), budget, found * (1 - 1e-9))
 
 
 @settings(max_examples=100, deadline=None)
