@@ -16,6 +16,7 @@ from planner.show import ranks
 from spectra import InputError
 from spectra.figures import MARKERS, PALETTE, style
 
+DECIDED = ("total rank", "weight")
 READABLE = 400  # cells; beyond that numbers inside them would be dust
 
 
@@ -41,24 +42,44 @@ def allocation_figure(plan: Plan) -> Figure:
 
 
 def evidence_figure(plan: Plan) -> Figure | None:
-    """What the plan was made from, beside what it decided: total rank, weight, alpha and sensitivity; None without evidence."""
+    """What the plan was made from, beside what it decided: total rank, weight, alpha and sensitivity; None without evidence.
+
+    Routed experts have a row of their own, with the share of tokens that reach them, drawn for one of their projections.
+    """
+    kinds = [_panels(plan, routed) for routed in (False, True)]
+    rows = [panels for panels in kinds if len(panels) > 2]  # more than what the plan itself says
+    if not rows:
+        return None
+    across, tall = max(map(len, rows)), [_height(panels[0][1]) for panels in rows]
+    with style():
+        figure = Figure(figsize=(1.0 + 2.4 * across, sum(tall)), layout="constrained")
+        grid = figure.subplots(len(rows), across, squeeze=False, height_ratios=tall)
+        for axes in grid.flat:
+            axes.set_visible(False)
+        for line, panels in zip(grid, rows, strict=True):
+            for axes, (title, one) in zip(line, panels, strict=False):
+                axes.set_visible(True)
+                image = draw(axes, one, "YlGnBu" if title in DECIDED else "viridis", limits([one]))
+                axes.set_title(f"{title}\n{one.title}" if one.title else title)
+                if one.title:  # narrow panels have room for few experts' numbers
+                    apart = -(-len(one.columns) // 8)
+                    axes.set_xticks(range(0, len(one.columns), apart), one.columns[::apart])
+                figure.colorbar(image, ax=axes, shrink=0.8)
+    return figure
+
+
+def _panels(plan: Plan, routed: bool) -> list[tuple[str, Map]]:
+    """What is known of the ordinary sites, or of the first projection of routed experts."""
+    sites = [site for site in plan.sites if site.routed == routed]
     panels = {
-        "total rank": {site.name: float(sum(site.ranks)) for site in plan.sites},
-        "weight": {site.name: site.weight for site in plan.sites},
-        "alpha": {site.name: site.alpha for site in plan.sites},
-        f"log10 {plan.settings.statistic}": {site.name: _log10(site.sensitivity) for site in plan.sites},
+        "total rank": {site.name: float(sum(site.ranks)) for site in sites},
+        "weight": {site.name: site.weight for site in sites},
+        "share of tokens": {site.name: site.routing for site in sites},
+        "alpha": {site.name: site.alpha for site in sites},
+        f"log10 {plan.settings.statistic}": {site.name: _log10(site.sensitivity) for site in sites},
     }
     known = {title: values for title, values in panels.items() if any(math.isfinite(value) for value in values.values())}
-    if len(known) < 3:
-        return None
-    first = [(title, _maps(values, "plan")[0]) for title, values in known.items()]
-    with style():
-        figure = Figure(figsize=(1.0 + 2.4 * len(first), _height(first[0][1])), layout="constrained")
-        for axes, (title, one) in zip(figure.subplots(1, len(first), squeeze=False)[0], first, strict=True):
-            image = draw(axes, one, "YlGnBu" if title in ("total rank", "weight") else "viridis", limits([one]))
-            axes.set_title(title)
-            figure.colorbar(image, ax=axes, shrink=0.8)
-    return figure
+    return [(title, _maps(values, "plan")[0]) for title, values in known.items()]
 
 
 def sensitivity_figure(report: SensitivityReport) -> Figure:

@@ -8,6 +8,7 @@ import transformers
 import planner
 import spectra
 from planner.maps import maps
+from planner.plots import evidence_figure
 from planner.show import difference_table, plan_table, sensitivity_table
 from spectra import InputError, open_checkpoint
 from spectra.sites import expert_index, place
@@ -145,6 +146,14 @@ def test_tables_and_maps_show_experts(routed):
     assert all(one.values.shape == (2, 4) for one in shown[1:])
     other = planner.allocate(budget="60k", strategy="uniform", **routed)
     assert 0 < difference_table(plan, other).row_count <= len(plan.sites)
+
+
+def test_evidence_is_drawn_for_experts_too(routed):
+    figure = evidence_figure(planner.allocate(budget="60k", **routed))
+    titles = [axes.get_title() for axes in figure.axes if axes.get_visible() and axes.get_title()]
+    assert sum("by expert" in title for title in titles) == 5
+    assert any(title.startswith("share of tokens") for title in titles)
+    assert len(titles) == 9
 
 
 def test_peft_cannot_express_experts(routed):
