@@ -150,7 +150,7 @@ def test_tables_and_maps_show_experts(routed):
 
 def test_evidence_is_drawn_for_experts_too(routed):
     figure = evidence_figure(planner.allocate(budget="60k", **routed))
-    titles = [axes.get_title() for axes in figure.axes if axes.get_visible() and axes.get_title()]
+    titles = [title for axes in figure.axes if axes.get_visible() and (title := axes.get_title(loc="left"))]
     assert sum("by expert" in title for title in titles) == 5
     assert any(title.startswith("share of tokens") for title in titles)
     assert len(titles) == 9
