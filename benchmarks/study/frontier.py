@@ -17,7 +17,6 @@ import spectra
 from spectra import open_checkpoint
 from trainer import load_sample
 from trainer.jobs import Job, run_all, threads, workers
-from trainer.reports import TrainSettings
 
 BED, RATE = BEDS["language"], 2e-2
 ENTRANTS = (
@@ -46,14 +45,7 @@ def jobs(output: Path, task: str, seeds: int, processes: int) -> list[tuple[Job,
         plan = make_plan(strategy, budget, checkpoint, alphas, gradients)
         plan.save(path)
         for seed in range(seeds):
-            settings = TrainSettings(
-                max_steps=BED.steps,
-                max_length=BED.length,
-                batch_size=BED.batch,
-                learning_rate=RATE,
-                precision=BED.precision,
-                seed=seed,
-            )
+            settings = BED.settings(RATE, seed=seed)
             folder = output / "frontier" / task / "runs" / name / f"seed-{seed}"
             run = {"plan": str(path), "model": str(model), "data": (str(data),), "tests": (str(test),), "folder": str(folder)}
             found.append((Job(entrant=name, **run, settings=settings, threads=threads(processes)), plan.parameters))

@@ -15,7 +15,6 @@ from frontier import BED, RATE
 from run import EXPERTS_HELD_OUT
 
 from trainer.jobs import Job, run_all, threads, workers
-from trainer.reports import TrainSettings
 
 GROWN = {"uniform-grown": "uniform-lora", "dr-lora-grown": "dr-lora"}  # name: the plan it starts from
 
@@ -23,15 +22,6 @@ GROWN = {"uniform-grown": "uniform-lora", "dr-lora-grown": "dr-lora"}  # name: t
 def job(output: Path, task: str, name: str, plan: Path, seed: int, *, grow: bool, processes: int) -> Job:
     """One run."""
     data, test = BED.write(output / "tasks", task)
-    settings = TrainSettings(
-        max_steps=BED.steps,
-        max_length=BED.length,
-        batch_size=BED.batch,
-        learning_rate=RATE,
-        precision=BED.precision,
-        seed=seed,
-        grow=grow,
-    )
     return Job(
         entrant=name,
         plan=str(plan),
@@ -39,7 +29,7 @@ def job(output: Path, task: str, name: str, plan: Path, seed: int, *, grow: bool
         data=(str(data),),
         tests=(str(test),),
         folder=str(folder(output, task, name, seed)),
-        settings=settings,
+        settings=BED.settings(RATE, seed=seed, grow=grow),
         threads=threads(processes),
     )
 

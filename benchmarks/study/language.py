@@ -4,7 +4,7 @@
 
 Pretraining sees the standard library's code, torch's Python and C++ and packages' descriptions. Fine-tuning is on kinds of
 text that pretraining never saw: rules are chosen on DEVELOPMENT and reported on HELD_OUT. A file's texts stand either in
-training or in test, and no text occurs twice. OLMoE's architecture in miniature, 32 experts per layer of which a token uses 4.
+training or in test, and no text in both. OLMoE's architecture in miniature, 32 experts per layer of which a token uses 4.
 """
 
 import hashlib

@@ -14,7 +14,6 @@ from run import BEDS
 import planner
 from spectra import open_checkpoint
 from trainer.jobs import Job, run_all, threads, workers
-from trainer.reports import TrainSettings
 
 BED, RATE, BUDGET = BEDS["minilm"], 2e-3, "331776"
 TASKS = ("role", "typo", "operator")
@@ -41,9 +40,7 @@ def jobs(output: Path, seeds: int, processes: int) -> list[Job]:
         plan.save(path)
         for label, members in sets.items():
             for seed in range(seeds):
-                settings = TrainSettings(
-                    max_steps=BED.steps * len(members), max_length=BED.length, learning_rate=RATE, router=router, seed=seed
-                )
+                settings = BED.settings(RATE, max_steps=BED.steps * len(members), router=router, seed=seed)
                 found.append(
                     Job(
                         entrant=name,

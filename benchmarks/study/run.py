@@ -1,4 +1,6 @@
-"""The study behind docs/choosing.md: plans of one size on ten tasks, with paired seeds, through `trainer.compare`.
+"""The study behind docs/choosing.md: plans of one size with paired seeds, through `trainer.compare`.
+
+On ten tasks for MiniLM (tasks.py) and seven kinds of text for a mixture-of-experts language model (language.py):
 
     python benchmarks/study/run.py shapes -o study/
 
@@ -146,6 +148,11 @@ class Bed:
     steps: int
     precision: Literal["auto", "fp32"]
 
+    def settings(self, rate: float, **others: object) -> TrainSettings:
+        """How its runs train."""
+        usual = {"max_steps": self.steps, "max_length": self.length, "batch_size": self.batch, "precision": self.precision}
+        return TrainSettings.model_validate(usual | {"learning_rate": rate} | others)
+
 
 BEDS = {
     "minilm": Bed(base_model, tasks.write, 32, 32, 150, "auto"),
@@ -186,15 +193,10 @@ def run_stage(stage: Stage, output: Path, processes: int) -> pd.DataFrame:
                     plan = make_plan(name.replace("uniform-lora", "uniform"), budget, checkpoint, alphas, gradients)
                     plan.save(folder / "made" / f"{name}.json")
                 paths = [folder / "made" / f"{name}.json" for name in names]
-                settings = TrainSettings(
-                    max_steps=bed.steps,
-                    max_length=bed.length,
-                    batch_size=bed.batch,
-                    learning_rate=rate,
-                    precision=bed.precision,
-                )
                 options = {"seeds": stage.seeds, "controls": stage.controls, "processes": processes}
-                compare(paths, model, [data], [test], folder, settings, **options, progress=partial(print, task, budget))
+                compare(
+                    paths, model, [data], [test], folder, bed.settings(rate), **options, progress=partial(print, task, budget)
+                )
                 rows += collect(folder, names, stage.seeds, task=task, budget=budget, rate=rate)
     return pd.DataFrame(rows)
 
