@@ -23,7 +23,7 @@ from spectra.report import AnalysisSettings, ModelInfo, SiteSpectrum, SpectraRep
 
 CASES = {
     "405B dense": [("combined", "0.1%"), ("combined", "1%"), ("alphalora", "0.1%"), ("sensitivity", "0.1%")],
-    "DeepSeek-V3 experts": [("dr-lora", "0.1%"), ("combined", "0.1%"), ("sensitivity", "1%")],
+    "DeepSeek-V3 experts": [("dr-lora", "0.1%"), ("combined", "0.1%"), ("sensitivity", "1%"), ("combined", "worth rank 1")],
 }
 
 
