@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import language
+import numpy as np
 import pandas as pd
 from run import BEDS, PROBED, make_plan
 
@@ -18,11 +19,12 @@ from spectra import open_checkpoint
 from trainer import load_sample
 from trainer.jobs import Job, run_all, threads, workers
 
-BED, RATE = BEDS["language"], 2e-2
+BED, RATE, RANKS = BEDS["language"], 2e-2, (1, 2, 4)
 ENTRANTS = (
     ("uniform", "rank 1"),
     ("uniform", "rank 2"),
     ("uniform", "rank 4"),
+    ("combined", "rank 2"),
     ("combined", "rank 1"),
     ("combined", "77824"),
     ("combined", "38912"),
@@ -39,17 +41,47 @@ def jobs(output: Path, task: str, seeds: int, processes: int) -> list[tuple[Job,
     sample = load_sample(checkpoint, data, samples=PROBED, max_length=BED.length, seed=0)
     gradients = planner.probe(sample.model, sample.batches, checkpoint=checkpoint, task=task)
     found = []
+    folder = output / "frontier" / task
+    for rank in RANKS:
+        make_plan("combined", f"worth rank {rank}", checkpoint, alphas, gradients).save(folder / f"worth-{rank}.json")
     for strategy, budget in ENTRANTS:
         name = f"{strategy} {budget}".replace(" ", "-")
-        path = output / "frontier" / task / f"{name}.json"
+        path = folder / f"{name}.json"
         plan = make_plan(strategy, budget, checkpoint, alphas, gradients)
         plan.save(path)
         for seed in range(seeds):
             settings = BED.settings(RATE, seed=seed)
-            folder = output / "frontier" / task / "runs" / name / f"seed-{seed}"
-            run = {"plan": str(path), "model": str(model), "data": (str(data),), "tests": (str(test),), "folder": str(folder)}
+            own = folder / "runs" / name / f"seed-{seed}"
+            run = {"plan": str(path), "model": str(model), "data": (str(data),), "tests": (str(test),), "folder": str(own)}
             found.append((Job(entrant=name, **run, settings=settings, threads=threads(processes)), plan.parameters))
     return sorted(found, key=lambda pair: pair[0].settings.seed)
+
+
+def worth(output: Path, task: str) -> dict[str, float]:
+    """The shares that `--budget "worth rank N"` asks for, of the plans that `jobs` has made."""
+    sizes = {
+        rank: [
+            planner.Plan.load(output / "frontier" / task / name).parameters
+            for name in (f"worth-{rank}.json", f"uniform-rank-{rank}.json")
+        ]
+        for rank in RANKS
+    }
+    return {f"uniform-rank-{rank}": round(asked / uniform, 2) for rank, (asked, uniform) in sizes.items()}
+
+
+def needed(losses: pd.DataFrame) -> dict[str, float]:
+    """Uniform plan -> the share of its parameters at which `combined` has its loss, between runs on a log scale.
+
+    Args:
+        losses: of one task; a rank that `combined` did not reach gets the share of its largest plan, which is then too small.
+    """
+    means = losses.groupby(["plan", "parameters"])["loss"].mean().reset_index()
+    ours = means[means["plan"].str.startswith("combined")].sort_values("parameters")
+    found = {}
+    for row in means[means["plan"].str.startswith("uniform")].itertuples():
+        size = np.interp(-row.loss, -ours["loss"], np.log(ours["parameters"]))
+        found[row.plan] = round(float(np.exp(size)) / row.parameters, 2)
+    return found
 
 
 @click.command()
@@ -59,10 +91,11 @@ def jobs(output: Path, task: str, seeds: int, processes: int) -> list[tuple[Job,
 def main(output: Path, seeds: int, processes: int) -> None:
     """Run what is missing; print the mean loss of every plan on every task."""
     processes = processes or workers()
-    rows = []
+    rows, asked = [], {}
     for task in language.HELD_OUT:
         made = jobs(output, task, seeds, processes)
         sizes = {job.folder: size for job, size in made}
+        asked[task] = worth(output, task)
         for job, evaluation in run_all([job for job, _ in made], processes):
             assert evaluation is not None  # only trials of a sweep may diverge
             loss = evaluation.trained.loss
@@ -73,6 +106,8 @@ def main(output: Path, seeds: int, processes: int) -> None:
     frame = pd.DataFrame(rows)
     frame.to_csv(output / "frontier.csv", index=False)
     print(frame.pivot_table(index=["parameters", "plan"], columns="task", values="loss", margins=True).round(3).to_string())
+    for task, losses in frame.groupby("task"):
+        print(task, "needs", needed(losses), "asks for", asked[task])
 
 
 if __name__ == "__main__":
