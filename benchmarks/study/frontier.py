@@ -11,13 +11,14 @@ import click
 import language
 import numpy as np
 import pandas as pd
-from run import BEDS, PROBED, make_plan
+from beds import BEDS
+from run import PROBED, make_plan
 
 import planner
 import spectra
 from spectra import open_checkpoint
 from trainer import load_sample
-from trainer.jobs import Job, run_all, threads, workers
+from trainer.jobs import Job, run_all, workers
 
 BED, RATE, RANKS = BEDS["language"], 2e-2, (1, 2, 4)
 ENTRANTS = (
@@ -37,7 +38,7 @@ def jobs(output: Path, task: str, seeds: int, processes: int) -> list[tuple[Job,
     """A task's runs, seed by seed, each with its plan's size."""
     model = BED.model(output)
     checkpoint, alphas = open_checkpoint(model), spectra.analyze(model)
-    data, test = BED.write(output / "tasks", task)
+    data, _ = BED.write(output / "tasks", task)
     sample = load_sample(checkpoint, data, samples=PROBED, max_length=BED.length, seed=0)
     gradients = planner.probe(sample.model, sample.batches, checkpoint=checkpoint, task=task)
     found = []
@@ -50,10 +51,9 @@ def jobs(output: Path, task: str, seeds: int, processes: int) -> list[tuple[Job,
         plan = make_plan(strategy, budget, checkpoint, alphas, gradients)
         plan.save(path)
         for seed in range(seeds):
-            settings = BED.settings(RATE, seed=seed)
             own = folder / "runs" / name / f"seed-{seed}"
-            run = {"plan": str(path), "model": str(model), "data": (str(data),), "tests": (str(test),), "folder": str(own)}
-            found.append((Job(entrant=name, **run, settings=settings, threads=threads(processes)), plan.parameters))
+            job = BED.job(output, (task,), name, path, own, BED.settings(RATE, seed=seed), processes)
+            found.append((job, plan.parameters))
     return sorted(found, key=lambda pair: pair[0].settings.seed)
 
 

@@ -14,24 +14,15 @@ import pandas as pd
 from frontier import BED, RATE
 from run import EXPERTS_HELD_OUT
 
-from trainer.jobs import Job, run_all, threads, workers
+from trainer.jobs import Job, run_all, workers
 
 GROWN = {"uniform-grown": "uniform-lora", "dr-lora-grown": "dr-lora"}  # name: the plan it starts from
 
 
 def job(output: Path, task: str, name: str, plan: Path, seed: int, *, grow: bool, processes: int) -> Job:
     """One run."""
-    data, test = BED.write(output / "tasks", task)
-    return Job(
-        entrant=name,
-        plan=str(plan),
-        model=str(BED.model(output)),
-        data=(str(data),),
-        tests=(str(test),),
-        folder=str(folder(output, task, name, seed)),
-        settings=BED.settings(RATE, seed=seed, grow=grow),
-        threads=threads(processes),
-    )
+    settings = BED.settings(RATE, seed=seed, grow=grow)
+    return BED.job(output, (task,), name, plan, folder(output, task, name, seed), settings, processes)
 
 
 def folder(output: Path, task: str, name: str, seed: int) -> Path:

@@ -1,10 +1,11 @@
-"""A small mixture-of-experts language model and the texts to pretrain and fine-tune it on, all from what is installed with us.
+"""Two small language models and the texts to pretrain and fine-tune them on, all from what is installed with us.
 
     python benchmarks/study/language.py -o language/
 
 Pretraining sees the standard library's code, torch's Python and C++ and packages' descriptions. Fine-tuning is on kinds of
 text that pretraining never saw: rules are chosen on DEVELOPMENT and reported on HELD_OUT. A file's texts stand either in
-training or in test, and no text in both. OLMoE's architecture in miniature, 32 experts per layer of which a token uses 4.
+training or in test, and no text in both. The architectures are OLMoE's in miniature, 32 experts per layer of which a token
+uses 4, and Llama's.
 """
 
 import hashlib
@@ -43,12 +44,21 @@ DEVELOPMENT, HELD_OUT = ("stubs", "mathematics"), ("tables", "cython", "arrow", 
 EXCLUDED = {"site-packages", "encodings", "idlelib", "lib2to3", "turtledemo", "pydoc_data"}
 PIECE, TRAIN, TEST, TEST_SHARE = 400, 3000, 300, 3  # characters of a text, texts, and test's share of 10 files
 VOCABULARY, LENGTH, BATCH = 4096, 256, 16
-CONFIG = {
-    "vocab_size": VOCABULARY, "hidden_size": 256, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "num_key_value_heads": 4, "num_experts": 32, "num_experts_per_tok": 4, "max_position_embeddings": 512,
-    "router_aux_loss_coef": 0.01, "output_router_logits": True, "tie_word_embeddings": True, "eos_token_id": 0,
-    "pad_token_id": 1, "bos_token_id": None,
+SHARED = {
+    "vocab_size": VOCABULARY, "max_position_embeddings": 512, "tie_word_embeddings": True, "eos_token_id": 0, "pad_token_id": 1,
+    "bos_token_id": None,
 }  # fmt: skip
+EXPERTS = {
+    "hidden_size": 256, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4,
+    "num_experts": 32, "num_experts_per_tok": 4, "router_aux_loss_coef": 0.01, "output_router_logits": True,
+}  # fmt: skip
+DENSE = {
+    "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 6, "num_key_value_heads": 2,
+}  # fmt: skip
+ARCHITECTURES: Mapping[str, transformers.PretrainedConfig] = {
+    "language": transformers.OlmoeConfig(**SHARED | EXPERTS),
+    "dense": transformers.LlamaConfig(**SHARED | DENSE),
+}
 
 
 def files(root: Path, pattern: str) -> list[tuple[str, str]]:
@@ -118,7 +128,7 @@ def tokenizer_of(texts: Sequence[str]) -> transformers.PreTrainedTokenizerFast:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<pad>")
 
 
-def pretrain(folder: Path, steps: int) -> None:
+def pretrain(folder: Path, config: transformers.PretrainedConfig, steps: int) -> None:
     """Train the language model from scratch and save it; rows are cut from one stream of all texts."""
     torch.manual_seed(0)
     texts = corpus()
@@ -130,13 +140,13 @@ def pretrain(folder: Path, steps: int) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = rows[torch.randperm(len(rows))].to(device)
     print(f"{len(texts):,} files, {rows.numel():,} tokens; {steps} steps read {steps * BATCH * LENGTH:,}", flush=True)
-    model = transformers.OlmoeForCausalLM(transformers.OlmoeConfig(**CONFIG)).to(device)
+    model = transformers.AutoModelForCausalLM.from_config(config).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
     schedule = transformers.get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
     shown = max(1, steps // 50)
     for step in track(range(steps), "Pretraining"):
         at = torch.arange(step * BATCH, (step + 1) * BATCH) % len(rows)
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             loss = model(input_ids=rows[at], labels=rows[at]).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -145,28 +155,30 @@ def pretrain(folder: Path, steps: int) -> None:
         optimizer.zero_grad()
         if step % shown == 0:
             print(f"step {step}: {loss.item():.3f}", flush=True)
-    model.config.router_aux_loss_coef = 0.0
-    model.config.output_router_logits = False
+    if hasattr(config, "router_aux_loss_coef"):  # fine-tuning leaves the routers as they are
+        model.config.router_aux_loss_coef = 0.0
+        model.config.output_router_logits = False
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def model(output: Path, steps: int = 1300) -> Path:
-    """The pretrained model's folder, made once."""
-    if not (output / "language" / "config.json").exists():
-        pretrain(output / "language", steps)
-    return output / "language"
+def model(output: Path, name: str = "language", steps: int = 1300) -> Path:
+    """A pretrained model's folder, made once."""
+    if not (output / name / "config.json").exists():
+        pretrain(output / name, ARCHITECTURES[name], steps)
+    return output / name
 
 
 @click.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="language")
+@click.option("--model", "name", type=click.Choice(list(ARCHITECTURES)), default="language")
 @click.option("--steps", type=int, default=1300)
-def main(output: Path, steps: int) -> None:
-    """Write all domains, and pretrain the model unless it is there."""
+def main(output: Path, name: str, steps: int) -> None:
+    """Write all domains, and pretrain a model unless it is there."""
     for domain in DOMAINS:
         train, test = write(output / "tasks", domain)
         print(domain, *(sum(1 for _ in path.open()) for path in (train, test)))
-    model(output, steps)
+    model(output, name, steps)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 import pandas as pd
-from run import BEDS
+from beds import BEDS
 
 import planner
 from spectra import open_checkpoint
-from trainer.jobs import Job, run_all, threads, workers
+from trainer.jobs import Job, run_all, workers
 
 BED, RATE, BUDGET = BEDS["minilm"], 2e-3, "331776"
 TASKS = ("role", "typo", "operator")
@@ -24,7 +24,6 @@ def jobs(output: Path, seeds: int, processes: int) -> list[Job]:
     """Every task alone, and all in one."""
     model = BED.model(output)
     checkpoint = open_checkpoint(model)
-    files = {task: tuple(map(str, BED.write(output / "tasks", task))) for task in TASKS}
     sets = {task: (task,) for task in TASKS} | {"mixture": TASKS}
     found = []
     for name, (experts, router) in ENTRANTS.items():
@@ -41,18 +40,8 @@ def jobs(output: Path, seeds: int, processes: int) -> list[Job]:
         for label, members in sets.items():
             for seed in range(seeds):
                 settings = BED.settings(RATE, max_steps=BED.steps * len(members), router=router, seed=seed)
-                found.append(
-                    Job(
-                        entrant=name,
-                        plan=str(path),
-                        model=str(model),
-                        data=tuple(files[task][0] for task in members),
-                        tests=tuple(files[task][1] for task in members),
-                        folder=str(output / "routers" / label / name / f"seed-{seed}"),
-                        settings=settings,
-                        threads=threads(processes),
-                    )
-                )
+                own = output / "routers" / label / name / f"seed-{seed}"
+                found.append(BED.job(output, members, name, path, own, settings, processes))
     return sorted(found, key=lambda job: job.settings.seed)
 
 

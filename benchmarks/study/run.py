@@ -7,19 +7,16 @@ On ten tasks for MiniLM (tasks.py) and seven kinds of text for a mixture-of-expe
 Every stage is one line of STAGES. Runs are kept, so a stage that was interrupted, or given more seeds, goes on where it stopped.
 """
 
-import json
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import click
 import language
 import numpy as np
 import pandas as pd
-import tasks
+from beds import BEDS
 from candidates import CANDIDATES
 from rich.console import Console
 from rich.table import Table
@@ -31,9 +28,9 @@ import planner.strategies
 import spectra
 from planner import SensitivityReport
 from spectra import Checkpoint, SpectraReport, open_checkpoint
-from trainer import demo, load_sample
+from trainer import load_sample
 from trainer.compare import compare
-from trainer.reports import EVALUATION, Evaluation, TrainSettings
+from trainer.reports import EVALUATION, Evaluation
 
 PROBED = 64
 SPARSE = ("query-value", "attention", "mlp", "hot-experts", "use", "use-half", "use-experts", "use-experts-half", "use-dense")
@@ -120,43 +117,6 @@ STAGES: Mapping[str, Stage] = {
     "expert-rates": EXPERT_RATES,
     "experts": EXPERTS,
     "experts-held-out": EXPERTS_HELD_OUT,
-}
-
-
-def base_model(folder: Path) -> Path:
-    """MiniLM without dropout and with plain attention: the same network, twice as fast on a CPU."""
-    source, target = demo.link_model(folder).resolve(), folder / "minilm"
-    if not (target / "config.json").exists():
-        target.mkdir(parents=True, exist_ok=True)
-        for path in source.glob("*.*"):
-            if path.is_file() and path.name != "config.json":
-                shutil.copy(path, target / path.name)
-        config = json.loads((source / "config.json").read_text())
-        still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "_attn_implementation": "eager"}
-        (target / "config.json").write_text(json.dumps(config | still))
-    return target
-
-
-@dataclass(frozen=True, slots=True)
-class Bed:
-    """A base model and its tasks."""
-
-    model: Callable[[Path], Path]
-    write: Callable[[Path, str], tuple[Path, Path]]
-    length: int
-    batch: int
-    steps: int
-    precision: Literal["auto", "fp32"]
-
-    def settings(self, rate: float, **others: object) -> TrainSettings:
-        """How its runs train."""
-        usual = {"max_steps": self.steps, "max_length": self.length, "batch_size": self.batch, "precision": self.precision}
-        return TrainSettings.model_validate(usual | {"learning_rate": rate} | others)
-
-
-BEDS = {
-    "minilm": Bed(base_model, tasks.write, 32, 32, 150, "auto"),
-    "language": Bed(language.model, language.write, 128, 16, 100, "fp32"),
 }
 
 
