@@ -1,9 +1,10 @@
 # make demo   the whole path on a real model, a few minutes       make test    the tests
-# make check  lint, format, types                                 make bench   comparisons with other tools
+# make check  lint, format, types, docs without a warning         make bench   comparisons with other tools
+# make docs   the pages as HTML, in build/docs
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all check format bench clean
+.PHONY: setup demo test test-all check docs format bench clean
 setup: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
@@ -24,6 +25,10 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(MAKE) docs
+
+docs: setup
+	$(BIN)/sphinx-build --quiet --fail-on-warning --builder html docs build/docs
 
 format: setup
 	$(BIN)/ruff check --fix .

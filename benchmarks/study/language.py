@@ -128,6 +128,12 @@ def tokenizer_of(texts: Sequence[str]) -> transformers.PreTrainedTokenizerFast:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<pad>")
 
 
+def has_bf16(device: str) -> bool:
+    """Whether bf16 products are the faster ones."""
+    capabilities: Mapping[str, object] = torch.cpu.get_capabilities()
+    return device == "cuda" or any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
+
+
 def pretrain(folder: Path, config: transformers.PretrainedConfig, steps: int) -> None:
     """Train the language model from scratch and save it; rows are cut from one stream of all texts."""
     torch.manual_seed(0)
@@ -146,7 +152,7 @@ def pretrain(folder: Path, config: transformers.PretrainedConfig, steps: int) ->
     shown = max(1, steps // 50)
     for step in track(range(steps), "Pretraining"):
         at = torch.arange(step * BATCH, (step + 1) * BATCH) % len(rows)
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        with torch.autocast(device, torch.bfloat16, enabled=has_bf16(device)):
             loss = model(input_ids=rows[at], labels=rows[at]).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
