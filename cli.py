@@ -170,26 +170,45 @@ def analyze(
 @click.option(
     "--gradient-checkpointing", is_flag=True, help="Recompute activations instead of keeping them: slower, less memory."
 )
+@click.option(
+    "--rehearse", type=click.IntRange(0), default=30, show_default=True,
+    help="Steps of a short training run that tells which modules' adapters bring the gain; 0 leaves it out.",
+)  # fmt: skip
+@click.option("--learning-rate", default=1e-3, show_default=True, help="Of the rehearsal; best the one you will train with.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Of the rehearsal.")
 @_json_option
 def probe(
     model: str, files: tuple[Path, ...], output: Path, samples: int, max_length: int, seed: int, device: str,
-    gradient_checkpointing: bool, as_json: bool,
+    gradient_checkpointing: bool, rehearse: int, learning_rate: float, batch_size: int, as_json: bool,
 ) -> None:  # fmt: skip
-    """Measure how strongly sampled examples pull on every linear module of MODEL; no weight changes."""
+    """Measure how strongly sampled examples pull on every linear module of MODEL, and rehearse: what learning there brings."""
     from planner import SensitivityReport, join, show
     from planner import probe as run
     from spectra import open_checkpoint
-    from trainer import load_sample
+    from trainer import TrainSettings, load_sample
+    from trainer.rehearsal import rehearse as rehearsed
 
     require_writable(output)
     checkpoint = open_checkpoint(model)
+    how = {
+        "max_steps": rehearse,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "seed": seed,
+    }
+    settings = TrainSettings.checked(how | {"gradient_checkpointing": gradient_checkpointing}, "rehearsal")
 
     def measure(file: Path) -> SensitivityReport:
         sample = load_sample(checkpoint, file, samples=samples, max_length=max_length, seed=seed, device=device)
         with _bar(f"gradients of {file.stem}") as update:
             advance = partial(update, total=sample.examples)
             measured = partial(run, sample.model, sample.batches, checkpoint=checkpoint, task=file.stem, progress=advance)
-            return measured(gradient_checkpointing=gradient_checkpointing)
+            report = measured(gradient_checkpointing=gradient_checkpointing)
+        if not rehearse:
+            return report
+        with _bar(f"rehearsal of {file.stem}") as update:
+            return report.rehearsed(*rehearsed(checkpoint, file, settings, samples=samples, device=device, progress=update))
 
     report = join([measure(file) for file in files])
     report.save(output)

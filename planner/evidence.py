@@ -44,6 +44,8 @@ class SiteEvidence:
     """The chosen statistic per parameter, one estimate per task."""
     routing: float = math.nan
     """Share of tokens that reach the routed expert, averaged over tasks."""
+    benefit: tuple[Estimate, ...] = ()
+    """What the site's adapter gained in each task's rehearsal."""
 
     @property
     def rank_cost(self) -> int:
@@ -105,6 +107,20 @@ class Evidence:
         found: Floats = np.maximum(shares, LEAST_USE)
         return found
 
+    def appetite(self, prior: Floats) -> Floats:
+        """(sites,): benefit per parameter as rehearsals measured it, mean 1, averaged over tasks; `prior` where they did not.
+
+        Args:
+            prior: (sites,), positive: what to believe of a site whose measurement is all noise.
+        """
+        cost = np.array([site.rank_cost for site in self.sites], dtype=np.float64)
+        tasks = [
+            updated(prior, np.array([(one.mean, one.error) for one in task]) / cost[:, None])
+            for task in zip(*(site.benefit for site in self.sites), strict=True)
+        ]
+        mean: Floats = np.mean(tasks, axis=0) if tasks else prior / prior.mean()
+        return mean
+
     def require(self, what: str, strategy: str) -> None:
         """Raise an InputError if a strategy lacks the evidence it lives on; `what` is `spectra` or `sensitivity`."""
         missing = {
@@ -118,6 +134,7 @@ class Evidence:
 
 
 LEAST_USE = 1e-6
+LEAST_APPETITE = 0.01  # of the mean: a module that a short run did not need may be needed later
 UNKNOWN = Estimate(mean=math.nan, error=math.nan)
 UNSURE_OF_SHAPES = "shapes come from a table of alphas, which may not say which side is the input; make sure with plan check"
 MAKERS = {"spectra": "analyze", "sensitivity": "probe"}
@@ -174,6 +191,7 @@ def _site(name: str, shape: Shape, alpha: Estimate, gradients: SiteSensitivity |
         alpha=alpha,
         sensitivity=gradients.per_parameter(statistic) if gradients else (),
         routing=sum(routing) / len(routing) if routing else math.nan,
+        benefit=gradients.benefit if gradients else (),
     )
 
 
@@ -290,3 +308,28 @@ def _shrunk_deviations(means: Floats, errors: Floats) -> Floats:
     real = max(0.0, float(np.square(deviations).sum()) / max(1, means.size - 1) - float(noise.mean()))
     kept: Floats = deviations * (real / (real + noise) if real else 0.0)
     return kept
+
+
+def updated(prior: Floats, measured: Floats) -> Floats:
+    """Move from a prior towards what was measured, each site as far as its noise lets one tell.
+
+    On a scale where the mean is 1: of the spread between measurement and prior, what exceeds the mean noise is real, and each
+    difference is multiplied by real / (real + its own noise), the James-Stein estimator.
+
+    Args:
+        prior: (sites,), positive.
+        measured: (sites, 2), means and standard errors; an error that is NaN counts as none.
+
+    Returns:
+        Shape (sites,), mean 1, nowhere below `LEAST_APPETITE`. The prior, if the measurements do not add up to a gain beyond
+        twice their noise.
+    """
+    before: Floats = prior / prior.mean()
+    means, errors = measured[:, 0], np.nan_to_num(measured[:, 1])
+    if not means.sum() > 2 * float(np.sqrt(np.square(errors).sum())):
+        return before
+    away, noise = means / means.mean() - before, np.square(errors / means.mean())
+    real = max(0.0, float(np.square(away).mean() - noise.mean()))
+    moved = np.maximum(before + away * (real / (real + noise) if real else 0.0), LEAST_APPETITE)
+    found: Floats = moved / moved.mean()
+    return found

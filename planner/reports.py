@@ -31,6 +31,19 @@ class Stability(Value):
     """Of the two top halves, corrected for chance: 0 where sites are picked blindly, 1 where both halves are the same."""
 
 
+class Rehearsal(Value):
+    """A short run of uniform LoRA, after which every module's share of what the run gained was measured."""
+
+    rank: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    examples: int
+    """Held-out examples that the gain was measured on."""
+    gain: Estimate
+    """What the adapters take off the mean loss per example, in nats; its error is over batches."""
+
+
 class Task(Value):
     """One sample of examples that gradients were taken on."""
 
@@ -40,6 +53,8 @@ class Task(Value):
     """For growing samples, as far as half the examples allow."""
     settles_at: int | None = None
     """Examples from which on the rank correlation stays at 0.95 or above; None if it never does."""
+    rehearsal: Rehearsal | None = None
+    """None where probing was done without."""
 
 
 class Routing(Value):
@@ -71,6 +86,8 @@ class SiteSensitivity(Value):
     """sum (G W)^2: the empirical Fisher's second-order estimate of the same."""
     routing: tuple[Routing, ...] = ()
     """Per task, for the matrices of a routed expert; empty elsewhere."""
+    benefit: tuple[Estimate, ...] = ()
+    """Per task, the share of the rehearsal's gain that this module's adapter brought; empty without rehearsals."""
 
     def per_parameter(self, statistic: Statistic = "squared-gradient") -> tuple[Estimate, ...]:
         """A statistic over the number of weights, which makes matrices of unequal size comparable."""
@@ -103,11 +120,19 @@ class SensitivityReport(Document):
         for site in self.sites:
             if len(site.squared_gradient) != len(self.tasks) or len(site.routing) not in (0, len(self.tasks)):
                 raise ValueError(f"{site.name}: {len(site.squared_gradient)} gradients for {len(self.tasks)} tasks")
+            if len(site.benefit) != len(rehearsed := [task for task in self.tasks if task.rehearsal]):
+                raise ValueError(f"{site.name}: {len(site.benefit)} benefits for {len(rehearsed)} rehearsed tasks")
         return self
 
     def by_name(self) -> Mapping[str, SiteSensitivity]:
         """The sites, by name."""
         return {site.name: site for site in self.sites}
+
+    def rehearsed(self, rehearsal: Rehearsal, benefits: Mapping[str, Estimate]) -> "SensitivityReport":
+        """This report of one task, with what its rehearsal measured: one benefit for every site."""
+        (task,) = self.tasks
+        sites = tuple(site.model_copy(update={"benefit": (benefits[site.name],)}) for site in self.sites)
+        return self.model_copy(update={"tasks": (task.model_copy(update={"rehearsal": rehearsal}),), "sites": sites})
 
 
 def join(reports: Sequence[SensitivityReport]) -> SensitivityReport:
@@ -129,6 +154,6 @@ def join(reports: Sequence[SensitivityReport]) -> SensitivityReport:
 
 
 def _side_by_side(same: Sequence[SiteSensitivity]) -> SiteSensitivity:
-    fields = [statistic.replace("-", "_") for statistic in STATISTICS] + ["routing"]
+    fields = [statistic.replace("-", "_") for statistic in STATISTICS] + ["routing", "benefit"]
     joined = {field: tuple(value for site in same for value in getattr(site, field)) for field in fields}
     return same[0].model_copy(update=joined)

@@ -42,7 +42,7 @@ def sweep_jobs(
     Raises:
         InputError: a file too small to be split.
     """
-    parts = [_split(Path(file), output / FOLDER / "data", number) for number, file in enumerate(data)]
+    parts = [split(Path(file), output / FOLDER / "data", number) for number, file in enumerate(data)]
     for name, path in plans.items():
         for rate in rates:
             yield Job(
@@ -85,12 +85,24 @@ def checked_rates(rates: Sequence[float], settings: TrainSettings) -> None:
         raise InputError(f"--lr-sweep names a rate twice: {', '.join(f'{rate:g}' for rate in rates)}")
 
 
-def _split(file: Path, folder: Path, number: int) -> tuple[Path, Path]:
-    """Write a training file's two parts as JSON lines, in its own columns."""
+def split(file: Path, folder: Path, number: int = 0) -> tuple[Path, Path]:
+    """Write a training file's two parts as JSON lines, in its own columns.
+
+    Args:
+        file: a dataset file.
+        folder: where the parts go.
+        number: tells the parts of several files apart.
+
+    Returns:
+        Nine tenths to train on, a tenth for validation.
+
+    Raises:
+        InputError: too few examples.
+    """
     paths = folder / f"{number}-train.jsonl", folder / f"{number}-validation.jsonl"
     rows = load_rows(file)
     if len(rows) < 2 / SHARE:
-        raise InputError(f"{file}: {len(rows)} examples are too few to keep a tenth for choosing the learning rate")
+        raise InputError(f"{file}: {len(rows)} examples are too few to keep a tenth for validation")
     parts = rows.train_test_split(test_size=SHARE, seed=0)
     train, held = parts["train"].to_pandas(), parts["test"].to_pandas()
     if "label" in train:  # a label that is nowhere else cannot be held back

@@ -1,6 +1,6 @@
 """The study behind docs/choosing.md: plans of one size with paired seeds, through `trainer.compare`.
 
-On ten tasks for MiniLM (tasks.py) and seven kinds of text for a mixture-of-experts language model (language.py):
+On ten tasks for MiniLM (tasks.py) and seven kinds of text for two small language models (language.py):
 
     python benchmarks/study/run.py shapes -o study/
 
@@ -30,6 +30,7 @@ from planner import SensitivityReport
 from spectra import Checkpoint, SpectraReport, open_checkpoint
 from trainer import load_sample
 from trainer.compare import compare
+from trainer.rehearsal import rehearse
 from trainer.reports import EVALUATION, Evaluation
 
 PROBED = 64
@@ -49,6 +50,8 @@ class Stage:
     bed: str = "minilm"
     controls: bool = False
     learning_rates: tuple[float, ...] = (2e-3,)
+    rehearsed: int = 0
+    """Steps of the probe's rehearsal."""
 
 
 RATES = Stage(
@@ -106,6 +109,31 @@ EXPERTS_HELD_OUT = Stage(
     seeds=2,
     learning_rates=(2e-2,),
 )
+DENSE = Stage(
+    bed="dense",
+    tasks=language.DEVELOPMENT,
+    budgets=("rank 2",),
+    entrants=("combined", "mola"),
+    seeds=2,
+    learning_rates=(2e-2,),
+    rehearsed=30,
+)
+DENSE_HELD_OUT = Stage(
+    bed="dense",
+    tasks=language.HELD_OUT,
+    budgets=("rank 2",),
+    entrants=("combined", "alphalora", "lora-smoe", "mola", "random", "uniform-mixture"),
+    seeds=2,
+    learning_rates=(2e-2,),
+    rehearsed=30,
+)
+REHEARSED = Stage(
+    tasks=("order", "operator", "syntax", "role", "typo", "arguments"),
+    budgets=("rank 2",),
+    entrants=("combined",),
+    seeds=2,
+    rehearsed=30,
+)
 STAGES: Mapping[str, Stage] = {
     "rates": RATES,
     "shapes": SHAPES,
@@ -117,6 +145,9 @@ STAGES: Mapping[str, Stage] = {
     "expert-rates": EXPERT_RATES,
     "experts": EXPERTS,
     "experts-held-out": EXPERTS_HELD_OUT,
+    "dense": DENSE,
+    "dense-held-out": DENSE_HELD_OUT,
+    "rehearsed": REHEARSED,
 }
 
 
@@ -145,6 +176,9 @@ def run_stage(stage: Stage, output: Path, processes: int) -> pd.DataFrame:
         data, test = bed.write(output / "tasks", task)
         sample = load_sample(checkpoint, data, samples=PROBED, max_length=bed.length, seed=0)
         gradients = planner.probe(sample.model, sample.batches, checkpoint=checkpoint, task=task)
+        if stage.rehearsed:
+            short = bed.settings(stage.learning_rates[0], max_steps=stage.rehearsed)
+            gradients = gradients.rehearsed(*rehearse(checkpoint, data, short))
         for budget in stage.budgets:
             for rate in stage.learning_rates:
                 folder = output / task / f"{budget} lr {rate:g} steps {bed.steps}".replace(" ", "-")

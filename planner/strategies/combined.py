@@ -1,12 +1,13 @@
-"""`combined`: spectra and sensitivity together, each compared within its projection type and neither trusted far.
+"""`combined`: what spectra and gradients suggest, corrected by what a rehearsal measured, each trusted as far as it deserves.
 
-The plain product of the two signals loses to uniform at equal parameters, mostly by starving sites. So both are shrunk by their
-measured noise, their product is tempered until the largest weight is a few times the least, the utility saturates from the
-first rank on, and the solver keeps one rank at every module that all tokens pass. Without evidence that is the uniform plan. In
-our study of a dense model nothing beat uniform, and what stayed close to it lost nothing.
+The plain product of alpha and sensitivity loses to uniform at equal parameters, mostly by starving sites. So both are compared
+within their projection type, shrunk by their measured noise, and their product is tempered until it hardly moves a rank; a
+routed expert counts by the square root of the share of tokens that reach it. That is the prior.
 
-A routed expert serves only the tokens that reach it. The mean over tokens of log(1 + rank) weighs each module by that share, and
-the rule follows it by half: in our study of a mixture-of-experts model that beat uniform on every task (docs/experiments.md).
+A rehearsal (`plan probe`) trains every module a little and says what each one's adapter brought, per parameter. Each site moves
+from the prior to that measurement as far as the measurement's error allows: where a rehearsal learns nothing the plan stays near
+uniform, where it learns a lot the plan follows what learned. The utility saturates, and the solver keeps one rank at every module
+that all tokens pass. docs/experiments.md has what this won and where it did not.
 """
 
 from planner.evidence import Evidence
@@ -17,7 +18,7 @@ TRUST, USE = 0.125, 0.5
 
 
 def combined(evidence: Evidence, settings: AllocationSettings) -> Demand:
-    """Weights sqrt(use) (alpha g2)^trust, alpha and g2 normalised within type; several tasks count by their geometric mean.
+    """Prior sqrt(use) (alpha g2)^trust, moved towards the measured benefit per parameter; several tasks count by their mean.
 
     Raises:
         InputError: no spectra, no sensitivity, or none of routed experts' use.
@@ -25,4 +26,5 @@ def combined(evidence: Evidence, settings: AllocationSettings) -> Demand:
     evidence.require("spectra", "combined")
     evidence.require("sensitivity", "combined")
     product = evidence.relative_alpha() * evidence.relative_sensitivity()
-    return Demand(weights=tuple((evidence.use() ** USE * product**TRUST).tolist()), spares_experts=True)
+    prior = evidence.use() ** USE * product**TRUST
+    return Demand(weights=tuple(evidence.appetite(prior).tolist()), spares_experts=True)
