@@ -26,6 +26,7 @@ from planner import example_losses
 from planner.reports import Estimate, Rehearsal
 from spectra import Checkpoint, InputError
 from spectra.sites import resolve
+from trainer import train  # not from trainer.train, which would bind that name to the module
 from trainer.adapters import load_adapters, load_config
 from trainer.base_experts import expert_loras
 from trainer.build import mixtures
@@ -34,7 +35,6 @@ from trainer.models import load_tokenizer
 from trainer.reports import TrainSettings
 from trainer.sampling import PROBE_BATCH
 from trainer.sweep import split
-from trainer.train import train
 
 RANK = 2
 POINTS = 6  # of the midpoint rule; 6 and 24 agree to a few per cent where we looked
