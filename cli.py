@@ -215,7 +215,7 @@ def probe(
     if as_json:
         click.echo(report.to_json(), nl=False)
     else:
-        _show(show.sensitivity_table(report), show.stability_lines(report), f"wrote {output}")
+        _show(*show.sensitivity_tables(report), show.stability_lines(report), *show.rehearsal_lines(report), f"wrote {output}")
 
 
 @main.command()

@@ -185,6 +185,7 @@ def _plan(
             alpha=site.alpha.mean,
             sensitivity=float(np.mean([task.mean for task in site.sensitivity])) if site.sensitivity else np.nan,
             routing=site.routing,
+            benefit=float(np.mean([task.mean for task in site.benefit])) if site.benefit else np.nan,
         )
         for site, weight, given in zip(evidence.sites, demand.weights, ranks, strict=True)
     )

@@ -34,6 +34,8 @@ class PlannedSite(Value):
     """The evidence behind the weight, NaN where none was given: the exponent, and the chosen statistic per parameter."""
     routing: Measured = math.nan
     """Share of tokens that reach a routed expert; NaN elsewhere."""
+    benefit: Measured = math.nan
+    """What its adapter gained in a rehearsal, in nats per example, averaged over tasks; NaN without one."""
 
     @property
     def parameters(self) -> int:

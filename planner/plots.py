@@ -77,6 +77,7 @@ def _panels(plan: Plan, routed: bool) -> list[tuple[str, Map]]:
         "share of tokens": {site.name: site.routing for site in sites},
         "alpha": {site.name: site.alpha for site in sites},
         f"log10 {plan.settings.statistic}": {site.name: _log10(site.sensitivity) for site in sites},
+        "gain per parameter": {site.name: site.benefit / sum(site.shape) for site in sites},
     }
     known = {title: values for title, values in panels.items() if any(math.isfinite(value) for value in values.values())}
     return [(title, _maps(values, "plan")[0]) for title, values in known.items()]

@@ -1,7 +1,7 @@
 """Plans and sensitivity reports for people."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from rich import box
 from rich.table import Table
@@ -20,6 +20,9 @@ def plan_table(plan: Plan) -> Table:
     """One row per site: its ranks, what they cost, a bar, and the evidence behind them. Fits a terminal of 80 columns."""
     title = f"plan for {plan.model.name}: {plan.strategy}, budget {plan.budget.request}"
     caption = f"3 x 2: three experts of rank 2; g/mean: {plan.settings.statistic} per parameter, mean site = 1"
+    gained = math.fsum(site.benefit for site in plan.sites)
+    rehearsed = not math.isnan(gained)
+    caption += "; gain: its share of what a rehearsal gained" if rehearsed else ""
     table = Table(title=title, caption=caption, **LOOK)  # type: ignore[arg-type]  # each key has its own type
     for heading in ("layer", "site"):
         table.add_column(heading, no_wrap=True)
@@ -27,14 +30,15 @@ def plan_table(plan: Plan) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("total rank", no_wrap=True)
     routed = any(not math.isnan(site.routing) for site in plan.sites)
-    for heading in ("weight", "alpha", "g/mean", *(["tokens"] if routed else [])):
+    for heading in ("weight", "alpha", "g/mean", *(["tokens"] if routed else []), *(["gain"] if rehearsed else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     rows = _folded(plan) if sum(expert_index(site.name) is not None for site in plan.sites) > FOLDED else plan.sites
     largest = max(sum(site.ranks) for site in plan.sites) or 1
     mean = sum(site.sensitivity for site in plan.sites) / len(plan.sites) or math.nan
     several = _several_stacks([site.name for site in plan.sites])
     for site in rows:
-        table.add_row(*_where(site.name, several), *_row(site, largest, mean), *([_share(site.routing)] if routed else []))
+        known = [_share(site.routing)] * routed + [f"{site.benefit / gained:.1%}"] * rehearsed
+        table.add_row(*_where(site.name, several), *_row(site, largest, mean), *known)
     return table
 
 
@@ -144,16 +148,22 @@ def _difference_title(plan: Plan, other: Plan) -> str:
     return f"{plan.strategy} -> {other.strategy}: {sizes}; {100 * moved / total:.0f}% of the rank sits elsewhere"
 
 
-def sensitivity_table(report: SensitivityReport) -> Table:
-    """The squared gradient of every site, per parameter, averaged over tasks and relative to the mean site."""
-    title = "sensitivity: squared gradient per parameter, mean site = 1"
+def sensitivity_tables(report: SensitivityReport) -> list[Table]:
+    """The squared gradient of every site, per parameter, and what its adapter gained in rehearsals; means over tasks."""
+    found = [_site_table(report, "sensitivity: squared gradient per parameter, mean site = 1", _gradient)]
+    if report.sites[0].benefit:
+        found.append(_site_table(report, "rehearsal: gain per parameter of an adapter, mean site = 1", _benefit))
+    return found
+
+
+def _site_table(report: SensitivityReport, title: str, value: Callable[[SiteSensitivity], float]) -> Table:
     table = Table("layer", title=title, title_justify="left", box=box.SIMPLE_HEAD)
     cells: dict[str, dict[str, list[float]]] = {}
     several = _several_stacks([site.name for site in report.sites])
     for site in report.sites:
         layer, _ = _where(site.name, several)
-        cells.setdefault(layer, {}).setdefault(short(projection_type(site.name)), []).append(_over_tasks(site))
-    mean = sum(map(_over_tasks, report.sites)) / len(report.sites) or math.nan
+        cells.setdefault(layer, {}).setdefault(short(projection_type(site.name)), []).append(value(site))
+    mean = sum(map(value, report.sites)) / len(report.sites) or math.nan
     columns = list(dict.fromkeys(projection for row in cells.values() for projection in row))
     for projection in columns:
         table.add_column(projection, justify="right", overflow="fold")
@@ -162,13 +172,32 @@ def sensitivity_table(report: SensitivityReport) -> Table:
     return table
 
 
-def _over_tasks(site: SiteSensitivity) -> float:
+def _gradient(site: SiteSensitivity) -> float:
     tasks = site.per_parameter()
     return sum(task.mean for task in tasks) / len(tasks)
 
 
+def _benefit(site: SiteSensitivity) -> float:
+    return sum(task.mean for task in site.benefit) / len(site.benefit) / sum(site.shape)
+
+
 def _cell(row: Mapping[str, list[float]], projection: str, mean: float) -> str:
     return number(sum(row[projection]) / len(row[projection]) / mean, ".3g") if projection in row else ""
+
+
+def rehearsal_lines(report: SensitivityReport) -> list[str]:
+    """One line per rehearsed task: what the run gained, and whether that can be told from noise."""
+    lines = []
+    for task in report.tasks:
+        if (run := task.rehearsal) is not None:
+            known = (
+                "" if run.gain.mean > 2 * run.gain.error else ", no more than noise: more steps or a higher rate may tell more"
+            )
+            lines.append(
+                f"{task.name}: a rehearsal of {run.steps} steps took {run.gain.mean:.3f} +- {run.gain.error:.3f} nats off"
+                f" the loss of {run.examples} held-out examples{known}"
+            )
+    return lines
 
 
 def stability_lines(report: SensitivityReport) -> str:

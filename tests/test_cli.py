@@ -52,7 +52,12 @@ def test_analyze_prints_a_table_and_writes_a_report(run, here):
 
 
 def test_the_whole_path(run, here):
-    run("probe", "model", "--data", "train.jsonl", "--samples", 16, "--max-length", 32)
+    probed = run(
+        "probe", "model", "--data", "train.jsonl", "--samples", 16, "--max-length", 32, "--rehearse", 2, "--batch-size", 8
+    )
+    assert re.search(
+        r"train: a rehearsal of 2 steps took -?[\d.]+ \+- [\d.]+ nats off the loss of 5 held-out examples", probed.output
+    )
     plan = ["--spectra", "spectra.json", "--sensitivity", "sensitivity.json", "--budget", "1%"]
     shown = run("allocate", *plan).output
     assert re.search(r"budget: [\d,]+ of 227,132 parameters spent", shown)
@@ -215,7 +220,8 @@ def test_the_options_of_every_command():
         "merge": ["--model", "--output"],
         "plot": ["--output"],
         "export": ["--format", "--output"],
-        "probe": ["--data", "--device", "--gradient-checkpointing", "--json", "--max-length", "--output", "--samples", "--seed"],
+        "probe": ["--batch-size", "--data", "--device", "--gradient-checkpointing", "--json", "--learning-rate", "--max-length",
+                  "--output", "--rehearse", "--samples", "--seed"],
         "report": ["--output"],
         "show": ["--json"],
         "train": sorted([*training, "--config", "--data", "--eval-data", "--json", "--model", "--output", "--resume",

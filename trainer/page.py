@@ -14,7 +14,7 @@ from rich.text import Text
 
 from planner import Plan, SensitivityReport
 from planner.plots import allocation_figure, evidence_figure, sensitivity_figure
-from planner.show import plan_summary, plan_table, sensitivity_table, stability_lines
+from planner.show import plan_summary, plan_table, rehearsal_lines, sensitivity_tables, stability_lines
 from spectra import load_spectra
 from spectra.figures import style
 from spectra.plots import alpha_figure, heat_figure
@@ -110,9 +110,9 @@ def _spectra(source: Path) -> Iterator[Part]:
 
 def _sensitivity(source: Path) -> Iterator[Part]:
     report = SensitivityReport.load(source)
-    yield stability_lines(report)
+    yield "\n".join([stability_lines(report), *rehearsal_lines(report)])
     yield sensitivity_figure(report)
-    yield sensitivity_table(report)
+    yield from sensitivity_tables(report)
 
 
 _PARTS = {"study": _study, "run": _run, "plan": _plan, "spectra": _spectra, "sensitivity": _sensitivity}

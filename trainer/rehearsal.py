@@ -6,7 +6,8 @@ every module a little and shares the gain out. With L(s) the held-out loss when 
     benefit_m = - integral over t from 0 to 1 of dL/ds_m at s = (t, ..., t),
 
 the value of Aumann and Shapley (integrated gradients, Sundararajan et al., arXiv 1703.01365): over all modules it sums to what
-the adapters take off the loss. A few backward passes over a sample give it for every module at once, however many there are.
+the adapters take off the loss. A few backward passes over a sample give it for every module at once, however many there are. (Where a router changes its choice on the way the
+loss jumps, and the jump belongs to nobody.)
 """
 
 import io
@@ -83,7 +84,7 @@ def rehearse(
         said = partial(_forward, progress, settings.max_steps + POINTS)
         with redirect_stderr(io.StringIO()):  # what a plan adapts is said of runs that stay
             train(plan, checkpoint.folder, training, Path(folder) / "run", settings, progress=said)
-        model = load_adapters(Path(folder) / "run").to(device)
+            model = load_adapters(Path(folder) / "run").to(device)
         sample = _sample(held, Path(folder) / "run", checkpoint, samples)
     found = dials(model)
     shares = attribute(model, found, sample, lambda done: said(settings.max_steps + done, 0, 0.0))
@@ -156,10 +157,10 @@ def attribute(model: Any, found: list[Dial], sample: Batches, progress: Callable
 def turned(found: list[Dial], to: float) -> Iterator[list[Tensor]]:
     """Scale all adapters by one number, and hand out the leaves whose gradients say what a little more of each would do."""
     leaves = [dial.full.new_full((len(dial.sites),), to, requires_grad=True) for dial in found]
-    for dial, leaf in zip(found, leaves, strict=True):
-        setattr(dial.module, dial.attribute, dial.full * leaf)
     try:
         with torch.enable_grad():
+            for dial, leaf in zip(found, leaves, strict=True):
+                setattr(dial.module, dial.attribute, dial.full * leaf)
             yield leaves
     finally:
         for dial in found:

@@ -123,7 +123,7 @@ DENSE_HELD_OUT = Stage(
     tasks=language.HELD_OUT,
     budgets=("rank 2",),
     entrants=("combined", "alphalora", "lora-smoe", "mola", "random", "uniform-mixture"),
-    seeds=2,
+    seeds=1,
     learning_rates=(2e-2,),
     rehearsed=30,
 )

@@ -9,7 +9,7 @@ import planner
 import spectra
 from planner.maps import maps
 from planner.plots import evidence_figure
-from planner.show import difference_table, plan_table, sensitivity_table
+from planner.show import difference_table, plan_table, sensitivity_tables
 from spectra import InputError, open_checkpoint
 from spectra.sites import expert_index, place
 
@@ -140,7 +140,7 @@ def test_experts_cannot_be_prescribed_for_routed_experts(routed):
 def test_tables_and_maps_show_experts(routed):
     plan = planner.allocate(budget="60k", **routed)
     assert plan_table(plan).row_count == len(plan.sites)
-    assert sensitivity_table(routed["sensitivity"]).row_count == 2
+    assert [table.row_count for table in sensitivity_tables(routed["sensitivity"])] == [2]
     shown = maps({site.name: site.weight for site in plan.sites})
     assert shown[0].title == ""
     assert all(one.values.shape == (2, 4) for one in shown[1:])

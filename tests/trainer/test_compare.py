@@ -143,7 +143,7 @@ def test_a_sweep_gives_each_plan_its_own_learning_rate(plans, minilm, small_corp
 
 def test_too_little_data_to_sweep_on_is_refused(plans, minilm, tmp_path):
     (tmp_path / "few.jsonl").write_text("".join(json.dumps({"text": f"a {n}", "label": n % 2}) + "\n" for n in range(10)))
-    with pytest.raises(InputError, match=r"few.jsonl: 10 examples are too few to keep a tenth for choosing the learning rate"):
+    with pytest.raises(InputError, match=r"few.jsonl: 10 examples are too few to keep a tenth for validation"):
         compare(plans, minilm, [tmp_path / "few.jsonl"], [tmp_path / "few.jsonl"], tmp_path / "study", QUICK, rates=(1e-3, 1e-2))
 
 
