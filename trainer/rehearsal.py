@@ -6,8 +6,8 @@ every module a little and shares the gain out. With L(s) the held-out loss when 
     benefit_m = - integral over t from 0 to 1 of dL/ds_m at s = (t, ..., t),
 
 the value of Aumann and Shapley (integrated gradients, Sundararajan et al., arXiv 1703.01365): over all modules it sums to what
-the adapters take off the loss. A few backward passes over a sample give it for every module at once, however many there are. (Where a router changes its choice on the way the
-loss jumps, and the jump belongs to nobody.)
+the adapters take off the loss. A few backward passes over a sample give it for every module at once, however many there are.
+(Where a router of the base model changes its choice on the way the loss jumps, and a jump belongs to nobody.)
 """
 
 import io
@@ -38,7 +38,7 @@ from trainer.sampling import PROBE_BATCH
 from trainer.sweep import split
 
 RANK = 2
-POINTS = 6  # of the midpoint rule; 6 and 24 agree to a few per cent where we looked
+POINTS = 6  # of the midpoint rule
 Progress = Callable[[int, int], None]
 Batches = list[dict[str, Tensor]]
 

@@ -71,7 +71,7 @@ def test_the_gain_is_shared_out_as_finite_differences_say(kind, sample, tmp_path
 def test_shares_add_up_to_what_the_adapters_take_off(kind, sample, tmp_path):
     model = trained(kind, tmp_path)
     for column in columns_of(model):
-        column.mul_(0.02)  # a path straight enough for six points, on which no router changes its mind
+        column.mul_(0.01)  # a path straight enough for six points, on which no router changes its mind
 
     def loss():
         return sum(example_losses(model(batch["input_ids"]).logits, batch["labels"]).mean() for batch in sample) / len(sample)
@@ -81,7 +81,7 @@ def test_shares_add_up_to_what_the_adapters_take_off(kind, sample, tmp_path):
     assert float(loss()) == float(after), "left as it was found"
     for column in columns_of(model):
         column.zero_()
-    torch.testing.assert_close(shares.mean(0).sum(), loss() - after, rtol=1e-2, atol=1e-6)
+    torch.testing.assert_close(shares.mean(0).sum(), loss() - after, rtol=2e-2, atol=1e-6)
 
 
 def test_a_rehearsal_measures_every_site_and_leaves_nothing(tiny_llama, sentences, tmp_path, monkeypatch):
