@@ -107,17 +107,19 @@ class Evidence:
         found: Floats = np.maximum(shares, LEAST_USE)
         return found
 
+    def benefits(self) -> list[Floats]:
+        """Per rehearsed task (sites, 2): benefit per parameter of an adapter and its standard error."""
+        cost = np.array([site.rank_cost for site in self.sites], dtype=np.float64)
+        tasks = zip(*(site.benefit for site in self.sites), strict=True)
+        return [np.array([(one.mean, one.error) for one in task]) / cost[:, None] for task in tasks]
+
     def appetite(self, prior: Floats) -> Floats:
         """(sites,): benefit per parameter as rehearsals measured it, mean 1, averaged over tasks; `prior` where they did not.
 
         Args:
             prior: (sites,), positive: what to believe of a site whose measurement is all noise.
         """
-        cost = np.array([site.rank_cost for site in self.sites], dtype=np.float64)
-        tasks = [
-            updated(prior, np.array([(one.mean, one.error) for one in task]) / cost[:, None])
-            for task in zip(*(site.benefit for site in self.sites), strict=True)
-        ]
+        tasks = [updated(prior, task) for task in self.benefits()]
         mean: Floats = np.mean(tasks, axis=0) if tasks else prior / prior.mean()
         return mean
 
@@ -326,10 +328,15 @@ def updated(prior: Floats, measured: Floats) -> Floats:
     """
     before: Floats = prior / prior.mean()
     means, errors = measured[:, 0], np.nan_to_num(measured[:, 1])
-    if not means.sum() > 2 * float(np.sqrt(np.square(errors).sum())):
+    if not is_told(measured):
         return before
     away, noise = means / means.mean() - before, np.square(errors / means.mean())
     real = max(0.0, float(np.square(away).mean() - noise.mean()))
     moved = np.maximum(before + away * (real / (real + noise) if real else 0.0), LEAST_APPETITE)
     found: Floats = moved / moved.mean()
     return found
+
+
+def is_told(measured: Floats) -> bool:
+    """Whether (sites, 2) means and errors add up to a gain beyond twice their noise."""
+    return bool(measured[:, 0].sum() > 2 * np.sqrt(np.square(np.nan_to_num(measured[:, 1])).sum()))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from planner.budget import Cap
-from planner.evidence import Evidence
+from planner.evidence import Evidence, is_told
 from planner.plan import PlannedSite
 
 SPENT = 0.9  # share of the budget below which a plan says what is left
@@ -19,6 +19,8 @@ def notes(strategy: str, evidence: Evidence, sites: Sequence[PlannedSite], cap: 
             f"{1 - parameters / cap.amount:.0%} of the budget is left: one more step for all modules that share an answer"
             " does not fit, or a limit on ranks is reached; --max-experts 1 or --granularity module takes smaller steps"
         )
+    if strategy == "combined":
+        yield from _rehearsed(evidence)
     if any(site.routed for site in sites):
         yield from _experience_with_experts(strategy)
     if strategy == "uniform":
@@ -30,7 +32,7 @@ def notes(strategy: str, evidence: Evidence, sites: Sequence[PlannedSite], cap: 
         direction = "more" if rho > 0 else "less"
         yield f"after rounding, this plan is nearly a depth rule: {direction} with depth (rank correlation {rho:+.2f})"
     if not any(site.routed for site in sites):
-        yield from _experience(sites)
+        yield from _experience(strategy, evidence, sites)
 
 
 def _experience_with_experts(strategy: str) -> Iterator[str]:
@@ -42,15 +44,35 @@ def _experience_with_experts(strategy: str) -> Iterator[str]:
     )
 
 
-def _experience(sites: Sequence[PlannedSite]) -> Iterator[str]:
+def _rehearsed(evidence: Evidence) -> Iterator[str]:
+    """Where `combined` had no measured benefit to follow."""
+    told = [is_told(task) for task in evidence.benefits()]
+    if not told:
+        yield "made without a rehearsal, from spectra and gradients alone; plan probe --rehearse 30 measures what learning brings"
+    elif not any(told):
+        yield (
+            "the rehearsal gained no more than noise, so the plan follows spectra and gradients alone; give plan probe more"
+            " steps (--rehearse) or the learning rate that you will train with"
+        )
+
+
+def _experience(strategy: str, evidence: Evidence, sites: Sequence[PlannedSite]) -> Iterator[str]:
     """What our study found for dense models."""
     if starved := sum(not site.ranks for site in sites):
         yield (
             f"{starved} of {len(sites)} sites get nothing: in our study plans that left modules out lost two points of"
             " accuracy to uniform on average (docs/experiments.md)"
         )
+    elif strategy == "combined" and evidence.sites[0].benefit:
+        yield (
+            "in our study such plans beat uniform at equal size on a small language model, and no plan did on a classifier"
+            " (docs/experiments.md); plan compare tells for your task"
+        )
     else:
-        yield "in our study no strategy beat uniform at equal size (docs/experiments.md); plan compare tells for your task"
+        yield (
+            "in our study no strategy without a rehearsal beat uniform at equal size on a dense model (docs/experiments.md);"
+            " plan compare tells for your task"
+        )
 
 
 def _correlation_with_depth(evidence: Evidence, sites: Sequence[PlannedSite]) -> float | None:

@@ -419,7 +419,7 @@ def test_a_plan_that_starves_modules_says_what_that_cost(evidence):
         f"{starved} of 36 sites get nothing: in our study plans that left modules out lost two points"
     )
     mild = planner.allocate(budget="2%", **evidence)
-    assert mild.notes[-1].startswith("in our study no strategy beat uniform at equal size")
+    assert mild.notes[-1].startswith("in our study no strategy without a rehearsal beat uniform at equal size")
 
 
 def test_a_depth_rule_says_so(spectra_report):

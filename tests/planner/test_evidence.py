@@ -1,11 +1,16 @@
-"""How a prior and measured benefits become one appetite."""
+"""How a prior and measured benefits become one appetite, and what `combined` makes of it."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import planner
 from planner.evidence import LEAST_APPETITE, updated
+from planner.reports import Estimate, Rehearsal
+from spectra import open_checkpoint
+from spectra.sites import place
+from trainer import load_sample
 
 PRIOR = np.array([1.0, 2.0, 1.0, 0.5])
 
@@ -41,3 +46,42 @@ def test_appetites_are_positive_of_mean_one_and_know_no_units(rows, unit):
     assert found.mean() == pytest.approx(1.0)
     assert found.min() > 0.5 * LEAST_APPETITE or found.min() == pytest.approx((prior / prior.mean()).min())
     np.testing.assert_allclose(found, updated(prior, measured(unit * means, unit * errors)), rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def evidence(minilm, spectra_report, small_corpus):
+    checkpoint = open_checkpoint(minilm)
+    sample = load_sample(checkpoint, small_corpus[0], samples=8, max_length=32, seed=0)
+    return {"spectra": spectra_report, "sensitivity": planner.probe(sample.model, sample.batches, checkpoint=checkpoint)}
+
+
+def combined(evidence, benefit, error):
+    """The plan of `combined` after a rehearsal in which a site of layer l brought benefit(l) per parameter."""
+    report = evidence["sensitivity"]
+    found = {
+        site.name: Estimate(mean=benefit(place(site.name).layer) * sum(site.shape), error=error * sum(site.shape))
+        for site in report.sites
+    }
+    gain = Estimate(mean=sum(one.mean for one in found.values()), error=error)
+    how = Rehearsal(rank=2, steps=30, batch_size=32, learning_rate=1e-3, examples=64, gain=gain)
+    return planner.allocate(budget="rank 4", max_experts=1, spectra=evidence["spectra"], sensitivity=report.rehearsed(how, found))
+
+
+def by_layer(plan):
+    return [sum(sum(site.ranks) for site in plan.sites if place(site.name).layer == layer) for layer in range(6)]
+
+
+def test_combined_follows_what_was_measured_and_starves_nothing(evidence):
+    plan = combined(evidence, lambda layer: 1e-6 * (layer + 1), 0.0)
+    assert by_layer(plan) == sorted(by_layer(plan))
+    assert by_layer(plan)[5] > 3 * by_layer(plan)[0]
+    assert all(site.ranks and site.benefit > 0 for site in plan.sites)
+    assert plan.notes[-1].startswith("in our study such plans beat uniform at equal size on a small language model")
+
+
+def test_combined_does_without_a_rehearsal_that_gained_nothing(evidence):
+    without = planner.allocate(budget="rank 4", max_experts=1, **evidence)
+    plan = combined(evidence, lambda layer: 1e-8 * (layer - 2.5), 1e-6)
+    assert [site.ranks for site in plan.sites] == [site.ranks for site in without.sites]
+    assert plan.notes[0].startswith("the rehearsal gained no more than noise")
+    assert without.notes[0].startswith("made without a rehearsal")
