@@ -320,14 +320,14 @@ def updated(prior: Floats, measured: Floats) -> Floats:
 
     Args:
         prior: (sites,), positive.
-        measured: (sites, 2), means and standard errors; an error that is NaN counts as none.
+        measured: (sites, 2), means and standard errors; NaN where an error is unknown.
 
     Returns:
         Shape (sites,), mean 1, nowhere below `LEAST_APPETITE`. The prior, if the measurements do not add up to a gain beyond
         twice their noise.
     """
     before: Floats = prior / prior.mean()
-    means, errors = measured[:, 0], np.nan_to_num(measured[:, 1])
+    means, errors = measured.T
     if not is_told(measured):
         return before
     away, noise = means / means.mean() - before, np.square(errors / means.mean())
@@ -338,5 +338,5 @@ def updated(prior: Floats, measured: Floats) -> Floats:
 
 
 def is_told(measured: Floats) -> bool:
-    """Whether (sites, 2) means and errors add up to a gain beyond twice their noise."""
-    return bool(measured[:, 0].sum() > 2 * np.sqrt(np.square(np.nan_to_num(measured[:, 1])).sum()))
+    """Whether (sites, 2) means and errors add up to a gain beyond twice their noise; never where the noise is unknown."""
+    return bool(measured[:, 0].sum() > 2 * np.sqrt(np.square(measured[:, 1]).sum()))

@@ -39,6 +39,7 @@ from trainer.sweep import split
 
 RANK = 2
 POINTS = 6  # of the midpoint rule
+LEAST_BATCHES = 8  # where the sample allows: standard errors are over batches
 Progress = Callable[[int, int], None]
 Batches = list[dict[str, Tensor]]
 
@@ -112,7 +113,8 @@ def _sample(held: Path, run: Path, checkpoint: Checkpoint, samples: int) -> Batc
     config, texts = load_config(run), read_texts(held)
     drawn = Texts(path=texts.path, rows=texts.rows.select(range(min(samples, len(texts.rows)))))
     tokenizer = load_tokenizer(checkpoint.folder)
-    return list(batches(tokenise(drawn, tokenizer, config.max_length, config.labels), tokenizer, PROBE_BATCH))
+    examples = tokenise(drawn, tokenizer, config.max_length, config.labels)
+    return list(batches(examples, tokenizer, max(1, min(PROBE_BATCH, len(examples.rows) // LEAST_BATCHES))))
 
 
 def dials(model: nn.Module) -> list[Dial]:

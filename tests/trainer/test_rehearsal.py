@@ -81,7 +81,7 @@ def test_shares_add_up_to_what_the_adapters_take_off(kind, sample, tmp_path):
     assert float(loss()) == float(after), "left as it was found"
     for column in columns_of(model):
         column.zero_()
-    torch.testing.assert_close(shares.mean(0).sum(), loss() - after, rtol=2e-2, atol=1e-6)
+    assert abs(shares.mean(0).sum() - (loss() - after)) < 0.02 * shares.mean(0).abs().sum()
 
 
 def test_a_rehearsal_measures_every_site_and_leaves_nothing(tiny_llama, sentences, tmp_path, monkeypatch):
@@ -92,7 +92,8 @@ def test_a_rehearsal_measures_every_site_and_leaves_nothing(tiny_llama, sentence
         open_checkpoint(tiny_llama), sentences, SHORT, progress=lambda done, total: seen.append((done, total))
     )
     again, same = rehearse(open_checkpoint(tiny_llama), sentences, SHORT)
-    assert repr((found, benefits)) == repr((again, same))  # a single batch has no error, and NaN is not NaN
+    assert (found, benefits) == (again, same)
+    assert found.gain.error > 0
     assert len(benefits) == 14
     assert found.gain.mean == pytest.approx(sum(one.mean for one in benefits.values()), rel=1e-9)
     assert (found.steps, found.examples) == (4, 4)
