@@ -128,10 +128,10 @@ DENSE_HELD_OUT = Stage(
     rehearsed=30,
 )
 REHEARSED = Stage(
-    tasks=("order", "operator", "syntax", "role", "typo", "arguments"),
+    tasks=("role", "operator", "typo"),
     budgets=("rank 2",),
     entrants=("combined",),
-    seeds=2,
+    seeds=1,
     rehearsed=30,
 )
 STAGES: Mapping[str, Stage] = {
