@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from planner.reports import Estimate, SensitivityReport, SiteSensitivity, Statistic
+from planner.shrinkage import Floats, shrunk, updated
 from spectra import Checkpoint, InputError, SpectraReport
 from spectra.analysis import model_info
 from spectra.report import ModelInfo, SiteSpectrum
@@ -22,7 +22,6 @@ from spectra.sites import expert_index, order, place, projection_type, resolve
 
 T = TypeVar("T")
 Shape = tuple[int, int]
-Floats = NDArray[np.float64]
 
 # Matrices inside numbered layers that are no linear projections: positional tables and the routers of mixture-of-experts models.
 _NO_PROJECTION = re.compile(r"(^|[._])(embed\w*|\w*embeddings?|relative_attention_bias|\w*norm|router|gate)$")
@@ -136,7 +135,6 @@ class Evidence:
 
 
 LEAST_USE = 1e-6
-LEAST_APPETITE = 0.01  # of the mean: a module that a short run did not need may be needed later
 UNKNOWN = Estimate(mean=math.nan, error=math.nan)
 UNSURE_OF_SHAPES = "shapes come from a table of alphas, which may not say which side is the input; make sure with plan check"
 MAKERS = {"spectra": "analyze", "sensitivity": "probe"}
@@ -278,65 +276,3 @@ def _joined(shapes: Mapping[str, Shape], known: Mapping[str, tuple[Shape, T]], r
                 f"site {name!r} has shape {list(by_site[name][0])} in the {report} report, but {list(shape)} in the model"
             )
     return {name: value for name, (_, value) in by_site.items()}
-
-
-def shrunk(types: Sequence[str], estimates: Sequence[Estimate]) -> Floats:
-    """Compare each site with its projection type, because shape moves both signals, as far as its noise lets one tell.
-
-    On a log scale an estimate has the standard error error/mean. Of a type's spread, what exceeds the mean noise is real; each
-    deviation is multiplied by real / (real + its own noise), the James-Stein estimator.
-
-    Args:
-        types: n projection types.
-        estimates: n estimates; a mean that is NaN is unknown, one of zero counts as the type's least positive; an error that is
-            NaN counts as none.
-
-    Returns:
-        Shape (n,), geometric mean 1 within each type; unknown ones are 1.
-    """
-    means, errors = np.array([(estimate.mean, estimate.error) for estimate in estimates]).T
-    deviations, kinds = np.zeros(len(types)), np.array(types)
-    for kind in np.unique(kinds):
-        members = np.flatnonzero((kinds == kind) & (means >= 0))
-        if (means[members] > 0).any():
-            least = means[members][means[members] > 0].min()
-            deviations[members] = _shrunk_deviations(np.maximum(means[members], least), errors[members])
-    return np.exp(deviations)
-
-
-def _shrunk_deviations(means: Floats, errors: Floats) -> Floats:
-    deviations = np.log(means) - np.log(means).mean()
-    noise = np.nan_to_num(errors / means) ** 2
-    real = max(0.0, float(np.square(deviations).sum()) / max(1, means.size - 1) - float(noise.mean()))
-    kept: Floats = deviations * (real / (real + noise) if real else 0.0)
-    return kept
-
-
-def updated(prior: Floats, measured: Floats) -> Floats:
-    """Move from a prior towards what was measured, each site as far as its noise lets one tell.
-
-    On a scale where the mean is 1: of the spread between measurement and prior, what exceeds the mean noise is real, and each
-    difference is multiplied by real / (real + its own noise), the James-Stein estimator.
-
-    Args:
-        prior: (sites,), positive.
-        measured: (sites, 2), means and standard errors; NaN where an error is unknown.
-
-    Returns:
-        Shape (sites,), mean 1, nowhere below `LEAST_APPETITE`. The prior, if the measurements do not add up to a gain beyond
-        twice their noise.
-    """
-    before: Floats = prior / prior.mean()
-    means, errors = measured.T
-    if not is_told(measured):
-        return before
-    away, noise = means / means.mean() - before, np.square(errors / means.mean())
-    real = max(0.0, float(np.square(away).mean() - noise.mean()))
-    moved = np.maximum(before + away * (real / (real + noise) if real else 0.0), LEAST_APPETITE)
-    found: Floats = moved / moved.mean()
-    return found
-
-
-def is_told(measured: Floats) -> bool:
-    """Whether (sites, 2) means and errors add up to a gain beyond twice their noise; never where the noise is unknown."""
-    return bool(measured[:, 0].sum() > 2 * np.sqrt(np.square(measured[:, 1]).sum()))

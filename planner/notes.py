@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from planner.budget import Cap
-from planner.evidence import Evidence, is_told
+from planner.evidence import Evidence
 from planner.plan import PlannedSite
+from planner.shrinkage import is_told
 
 SPENT = 0.9  # share of the budget below which a plan says what is left
 DEPTH_RULE = 0.9  # rank correlation of a layer's capacity with its depth

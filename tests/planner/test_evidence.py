@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import planner
-from planner.evidence import LEAST_APPETITE, updated
 from planner.reports import Estimate, Rehearsal
+from planner.shrinkage import LEAST_APPETITE, updated
 from spectra import open_checkpoint
 from spectra.sites import place
 from trainer import load_sample
