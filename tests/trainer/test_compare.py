@@ -17,7 +17,7 @@ from trainer.plots import draw
 from trainer.reports import Evaluation, RunReport, Score, TaskEvaluation
 from trainer.show import study_table
 from trainer.study import CONTROL, Entrant, Result, StudyReport, differences, sentence
-from trainer.sweep import _split, best_rates
+from trainer.sweep import best_rates, split
 
 QUICK = TrainSettings(max_steps=3, batch_size=8, max_length=16, precision="fp32")
 
@@ -188,6 +188,6 @@ def test_a_rate_that_diverges_is_only_not_chosen():
 def test_a_label_that_is_nowhere_else_is_not_held_back(tmp_path):
     rows = [{"text": f"text {number}", "label": f"rare {number}" if number % 4 == 0 else "common"} for number in range(40)]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    train_part, held = (pd.read_json(path, lines=True) for path in _split(tmp_path / "data.jsonl", tmp_path, 0))
+    train_part, held = (pd.read_json(path, lines=True) for path in split(tmp_path / "data.jsonl", tmp_path, 0))
     assert set(held["label"]) <= set(train_part["label"])
     assert len(train_part) + len(held) == 40
