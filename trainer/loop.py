@@ -19,6 +19,7 @@ from trainer.reports import EvaluationPoint, LogPoint, RouteHealth, TrainSetting
 from trainer.sharding import averaged, is_sharded
 
 Progress = Callable[[int, int, float], None]
+BF16_UNITS = "amx_bf16", "avx512_bf16"  # of CPUs, as torch names them
 CHECKPOINTS, SIZES = "checkpoints", "sizes.json"
 LOGS_PER_RUN, SAVES_PER_RUN = 50, 5
 COLLAPSED = 0.95  # share of the gates' mass from which on one expert does all the work
@@ -64,7 +65,7 @@ def _arguments(output: Path, settings: TrainSettings, examples: int, evaluates: 
         eval_steps=max(1, math.ceil(steps / settings.evaluations)),
         prediction_loss_only=True,
         seed=settings.seed,
-        bf16=settings.precision == "bf16" or (settings.precision == "auto" and _has_bf16_units()),
+        bf16=settings.precision == "bf16" or (settings.precision == "auto" and has_bf16_units()),
         use_cpu=not torch.cuda.is_available(),
         disable_tqdm=True,
         report_to=settings.report_to,
@@ -81,11 +82,12 @@ def _require_logger(name: str) -> None:
         raise InputError(f"report_to {name!r}: not installed; run: pip install {packages[0]}")
 
 
-def _has_bf16_units() -> bool:
+def has_bf16_units() -> bool:
+    """Whether products in bf16 are faster than in single precision on this machine."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch we support
-    return bool(capabilities.get("amx_bf16", False))
+    return any(capabilities.get(name, False) for name in BF16_UNITS)
 
 
 class DivergedError(InputError):

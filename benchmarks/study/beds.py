@@ -67,4 +67,5 @@ BEDS = {
     "minilm": Bed(base_model, tasks.write, 32, 32, 150, "auto"),
     "language": Bed(language.model, language.write, 128, 16, 100, "fp32"),
     "dense": Bed(partial(language.model, name="dense"), language.write, 128, 16, 100, "fp32"),
+    "longer": Bed(partial(language.model, name="dense"), language.write, 128, 16, 400, "fp32"),
 }

@@ -4,12 +4,14 @@ Those that did not earn a place in the product stay here, so that the study can 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from planner.evidence import Evidence
 from planner.settings import AllocationSettings
 from planner.strategies import Demand
+from planner.strategies.combined import combined
 from planner.strategies.demand import Utility
 
 Rule = Callable[[Evidence, AllocationSettings], Demand]
@@ -90,7 +92,20 @@ def _use(experts: float, dense: float = 0.0) -> Rule:
     return rule
 
 
+def tempered(evidence: Evidence, settings: AllocationSettings) -> Demand:
+    """`combined`, half as far from uniform: what a short run says, doubted once more."""
+    found = combined(evidence, settings)
+    return replace(found, weights=tuple(weight**0.5 for weight in found.weights))
+
+
+def prior(evidence: Evidence, settings: AllocationSettings) -> Demand:
+    """`combined` without its rehearsal."""
+    return combined(replace(evidence, sites=tuple(replace(site, benefit=()) for site in evidence.sites)), settings)
+
+
 CANDIDATES: dict[str, Rule] = {
+    "tempered": tempered,
+    "prior": prior,
     "outputs": outputs,
     "cheap": cheap,
     "cheap-half": _cheap(0.5),

@@ -127,11 +127,36 @@ DENSE_HELD_OUT = Stage(
     learning_rates=(2e-2,),
     rehearsed=30,
 )
+CLASSIFIERS = Stage(
+    tasks=DEVELOPMENT,
+    budgets=("rank 2",),
+    entrants=("combined", "tempered"),
+    seeds=2,
+    rehearsed=30,
+)
 REHEARSED = Stage(
-    tasks=("role", "operator", "typo"),
+    tasks=HELD_OUT,
     budgets=("rank 2",),
     entrants=("combined",),
+    seeds=2,
+    rehearsed=30,
+)
+LONGER = Stage(
+    bed="longer",
+    tasks=language.HELD_OUT,
+    budgets=("rank 2",),
+    entrants=("combined", "tempered"),
     seeds=1,
+    learning_rates=(2e-2,),
+    rehearsed=30,
+)
+EXPERTS_REHEARSED = Stage(
+    bed="language",
+    tasks=language.HELD_OUT,
+    budgets=("rank 2",),
+    entrants=("combined", "prior", "uniform-mixture"),
+    seeds=1,
+    learning_rates=(2e-2,),
     rehearsed=30,
 )
 STAGES: Mapping[str, Stage] = {
@@ -147,7 +172,10 @@ STAGES: Mapping[str, Stage] = {
     "experts-held-out": EXPERTS_HELD_OUT,
     "dense": DENSE,
     "dense-held-out": DENSE_HELD_OUT,
+    "classifiers": CLASSIFIERS,
     "rehearsed": REHEARSED,
+    "longer": LONGER,
+    "experts-rehearsed": EXPERTS_REHEARSED,
 }
 
 
