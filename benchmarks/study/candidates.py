@@ -13,6 +13,7 @@ from planner.settings import AllocationSettings
 from planner.strategies import Demand
 from planner.strategies.combined import combined
 from planner.strategies.demand import Utility
+from planner.strategies.uniform import uniform
 
 Rule = Callable[[Evidence, AllocationSettings], Demand]
 ATTENTION = ("query", "key", "value", "attention.output.dense", "q_proj", "k_proj", "v_proj", "o_proj")
@@ -68,14 +69,16 @@ def _cheap(power: float, depth: float = 0.0, evidence_power: float = 0.0) -> Rul
     return rule
 
 
-def _upper(share: float) -> Rule:
-    """Only the layers above a share of the depth."""
+def _above(share: float, rule: Rule) -> Rule:
+    """A rule in the layers above a share of the depth only: a backward pass ends at the lowest of them."""
 
-    def rule(evidence: Evidence, settings: AllocationSettings) -> Demand:
+    def above(evidence: Evidence, settings: AllocationSettings) -> Demand:
+        found = rule(evidence, settings)
         depth = np.array([site.layer[1] for site in evidence.sites], dtype=float)
-        return demand((depth >= share * (depth.max() + 1)).astype(float))
+        kept = np.where(depth >= share * (depth.max() + 1), found.weights, 0.0)
+        return replace(found, weights=tuple(kept.tolist()), granularity="module")
 
-    return rule
+    return above
 
 
 def _use(experts: float, dense: float = 0.0) -> Rule:
@@ -123,6 +126,7 @@ CANDIDATES: dict[str, Rule] = {
     "use-dense": _use(0.0, 1.0),
     "use": _use(1.0, 1.0),
     "use-half": _use(0.5, 0.5),
-    "upper-half": _upper(0.5),
-    "upper-two-thirds": _upper(1 / 3),
+    "upper-half": _above(1 / 2, uniform),
+    "combined-upper-half": _above(1 / 2, combined),
+    "combined-upper-third": _above(2 / 3, combined),
 }

@@ -141,6 +141,15 @@ REHEARSED = Stage(
     seeds=2,
     rehearsed=30,
 )
+UPPER = Stage(
+    bed="dense",
+    tasks=language.DEVELOPMENT,
+    budgets=("rank 2",),
+    entrants=("upper-half", "combined-upper-half", "combined-upper-third"),
+    seeds=1,
+    learning_rates=(2e-2,),
+    rehearsed=30,
+)
 LONGER = Stage(
     bed="longer",
     tasks=language.HELD_OUT,
@@ -174,6 +183,7 @@ STAGES: Mapping[str, Stage] = {
     "dense-held-out": DENSE_HELD_OUT,
     "classifiers": CLASSIFIERS,
     "rehearsed": REHEARSED,
+    "upper": UPPER,
     "longer": LONGER,
     "experts-rehearsed": EXPERTS_REHEARSED,
 }
