@@ -13,6 +13,7 @@ from planner.settings import AllocationSettings
 from planner.strategies import Demand
 from planner.strategies.combined import combined
 from planner.strategies.demand import Utility
+from planner.strategies.random import random
 from planner.strategies.uniform import uniform
 
 Rule = Callable[[Evidence, AllocationSettings], Demand]
@@ -95,6 +96,11 @@ def _use(experts: float, dense: float = 0.0) -> Rule:
     return rule
 
 
+def random_some(evidence: Evidence, settings: AllocationSettings) -> Demand:
+    """`random` where a scarce budget leaves modules out."""
+    return replace(random(evidence, settings), utility="log1p")
+
+
 def tempered(evidence: Evidence, settings: AllocationSettings) -> Demand:
     """`combined`, half as far from uniform: what a short run says, doubted once more."""
     found = combined(evidence, settings)
@@ -107,6 +113,7 @@ def prior(evidence: Evidence, settings: AllocationSettings) -> Demand:
 
 
 CANDIDATES: dict[str, Rule] = {
+    "random-some": random_some,
     "tempered": tempered,
     "prior": prior,
     "outputs": outputs,

@@ -34,7 +34,18 @@ from trainer.rehearsal import rehearse
 from trainer.reports import EVALUATION, Evaluation
 
 PROBED = 64
-SPARSE = ("query-value", "attention", "mlp", "hot-experts", "use", "use-half", "use-experts", "use-experts-half", "use-dense")
+SPARSE = (
+    "query-value",
+    "attention",
+    "mlp",
+    "hot-experts",
+    "use",
+    "use-half",
+    "use-experts",
+    "use-experts-half",
+    "use-dense",
+    "random-some",
+)
 planner.strategies.STRATEGIES.update(CANDIDATES)  # type: ignore[attr-defined]
 
 
@@ -45,13 +56,16 @@ class Stage:
     tasks: tuple[str, ...]
     budgets: tuple[str, ...]
     entrants: tuple[str, ...]
-    """Strategies; `NAME-mixture` lets a plan have several experts per module, else it is plain LoRA."""
+    """Strategies; `NAME-mixture` lets a plan have several experts per module, else it is plain LoRA; `NAME-sparse` may leave
+    modules out."""
     seeds: int
     bed: str = "minilm"
     controls: bool = False
     learning_rates: tuple[float, ...] = (2e-3,)
     rehearsed: int = 0
     """Steps of the probe's rehearsal."""
+    baseline: str = "uniform-lora"
+    """What the others are compared with."""
 
 
 RATES = Stage(
@@ -141,6 +155,14 @@ REHEARSED = Stage(
     seeds=2,
     rehearsed=30,
 )
+SCARCE = Stage(
+    tasks=("role", "operator", "typo", "corruption", "indent", "arguments"),
+    budgets=("18432",),
+    entrants=("combined-sparse", "prior-sparse", "random-some"),
+    seeds=1,
+    rehearsed=30,
+    baseline="query-value",
+)
 UPPER = Stage(
     bed="dense",
     tasks=language.DEVELOPMENT,
@@ -183,6 +205,7 @@ STAGES: Mapping[str, Stage] = {
     "dense-held-out": DENSE_HELD_OUT,
     "classifiers": CLASSIFIERS,
     "rehearsed": REHEARSED,
+    "scarce": SCARCE,
     "upper": UPPER,
     "longer": LONGER,
     "experts-rehearsed": EXPERTS_REHEARSED,
@@ -193,9 +216,9 @@ def make_plan(
     name: str, budget: str, checkpoint: Checkpoint, alphas: SpectraReport, gradients: SensitivityReport
 ) -> planner.Plan:
     """A strategy's plan; the experts' number is one unless the name says otherwise."""
-    strategy, _, _ = name.partition("-mixture")
-    experts = 1 if name == strategy else 8
-    options: dict[str, object] = {"min_rank": 0} if strategy in SPARSE else {}
+    strategy = name.removesuffix("-mixture").removesuffix("-sparse")
+    experts = 8 if name.endswith("-mixture") else 1
+    options: dict[str, object] = {"min_rank": 0} if strategy in SPARSE or name.endswith("-sparse") else {}
     if strategy == "uniform":
         options["granularity"] = "module"  # as even as whole ranks allow, and as large as the others
     return planner.allocate(
@@ -220,7 +243,7 @@ def run_stage(stage: Stage, output: Path, processes: int) -> pd.DataFrame:
         for budget in stage.budgets:
             for rate in stage.learning_rates:
                 folder = output / task / f"{budget} lr {rate:g} steps {bed.steps}".replace(" ", "-")
-                names = ("uniform-lora", *stage.entrants)
+                names = (stage.baseline, *stage.entrants)
                 for name in names:
                     plan = make_plan(name.replace("uniform-lora", "uniform"), budget, checkpoint, alphas, gradients)
                     plan.save(folder / "made" / f"{name}.json")
@@ -243,11 +266,11 @@ def collect(folder: Path, names: tuple[str, ...], seeds: int, **keys: object) ->
     return found
 
 
-def summary(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Per plan the mean, and the paired difference to uniform with its 95% half-width, per task and pooled."""
+def summary(runs: pd.DataFrame, metric: str, baseline: str) -> pd.DataFrame:
+    """Per plan the mean, and the paired difference to the baseline with its 95% half-width, per task and pooled."""
     keys = ["budget", "rate", "task", "seed"]
     wide = runs.pivot_table(index=keys, columns="plan", values=metric)
-    delta = wide.sub(wide["uniform-lora"], axis=0)
+    delta = wide.sub(wide[baseline], axis=0)
     rows = []
     for (budget, rate), part in delta.groupby(["budget", "rate"]):
         for plan in part.columns:
@@ -272,8 +295,8 @@ def main(stage: str, output: Path, processes: int) -> None:
     for metric in ("accuracy", "loss"):
         if runs[metric].isna().all():  # a language model has a loss only
             continue
-        frame = summary(runs, metric)
-        table = Table(*frame.columns, title=f"{stage}: {metric}, difference to uniform")
+        frame = summary(runs, metric, STAGES[stage].baseline)
+        table = Table(*frame.columns, title=f"{stage}: {metric}, difference to {STAGES[stage].baseline}")
         for row in frame.itertuples(index=False):
             table.add_row(*map(str, row))
         Console(width=200).print(table)
