@@ -34,8 +34,121 @@ from trainer.rehearsal import rehearse
 from trainer.reports import EVALUATION, Evaluation
 
 PROBED = 64
-SPARSE = ("query-value", "attention", "mlp", "hot-experts", "random-some")
-SPARSE += ("use", "use-half", "use-experts", "use-experts-half", "use-dense")
+SPARSE = {"query-value", "attention", "mlp", "hot-experts", "random-some"}
+SPARSE |= {"use", "use-half", "use-experts", "use-experts-half", "use-dense"}
+planner.strategies.STRATEGIES.update(CANDIDATES)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Which plans are compared on which tasks."""
+
+    tasks: tuple[str, ...]
+    budgets: tuple[str, ...]
+    entrants: tuple[str, ...]
+    """Strategies; `NAME-mixture` lets a plan have several experts per module, else it is plain LoRA; `NAME-sparse` may leave
+    modules out."""
+    seeds: int
+    bed: str = "minilm"
+    controls: bool = False
+    learning_rates: tuple[float, ...] = (2e-3,)
+    rehearsed: int = 0
+    """Steps of the probe's rehearsal."""
+    baseline: str = "uniform-lora"
+    """What the others are compared with."""
+
+
+RATES = Stage(
+    tasks=("corruption", "topic"), budgets=("rank 2",), entrants=("cheap",), seeds=1, learning_rates=(1e-3, 2e-3, 4e-3, 8e-3)
+)
+SHAPES = Stage(
+    tasks=DEVELOPMENT,
+    budgets=("rank 2",),
+    entrants=("cheap", "attention", "query-value", "mlp", "falling", "combined"),
+    seeds=2,
+)
+SECOND = Stage(
+    tasks=("corruption", "follows", "indent"),
+    budgets=("rank 2",),
+    entrants=("cheap", "cheap-half", "falling", "cheap-evidence", "cheap-inverse"),
+    seeds=3,
+)
+MIXTURES = Stage(
+    tasks=("corruption", "follows", "indent"), budgets=("rank 4",), entrants=("uniform-mixture", "combined"), seeds=2
+)
+FINAL = Stage(
+    tasks=HELD_OUT,
+    budgets=("rank 2",),
+    entrants=("uniform-mixture", "random", "alphalora-mixture", "lora-smoe-mixture", "query-value", "combined"),
+    seeds=4,
+)
+OUTPUTS = Stage(tasks=("topic", "follows", "indent", "corruption"), budgets=("rank 2",), entrants=("outputs",), seeds=3)
+CHECK = Stage(
+    tasks=("role", "typo", "arguments", "syntax"),
+    budgets=("rank 2",),
+    entrants=("combined", "random", "lora-smoe-mixture"),
+    seeds=3,
+)
+EXPERT_RATES = Stage(
+    bed="language",
+    tasks=("stubs",),
+    budgets=("rank 1",),
+    entrants=("use",),
+    seeds=1,
+    learning_rates=(2e-3, 6e-3, 2e-2),
+)
+EXPERTS = Stage(
+    bed="language",
+    tasks=language.DEVELOPMENT,
+    budgets=("rank 1",),
+    entrants=("use", "use-half", "use-experts", "use-dense", "hot-experts", "attention"),
+    seeds=2,
+    learning_rates=(2e-2,),
+)
+EXPERTS_HELD_OUT = Stage(
+    bed="language",
+    tasks=language.HELD_OUT,
+    budgets=("rank 2",),
+    entrants=("combined", "hot-experts", "dr-lora", "random", "lora-smoe", "uniform-mixture"),
+    seeds=2,
+    learning_rates=(2e-2,),
+)
+DENSE = Stage(
+    bed="dense",
+    tasks=language.DEVELOPMENT,
+    budgets=("rank 2",),
+    entrants=("combined", "mola"),
+    seeds=2,
+    learning_rates=(2e-2,),
+    rehearsed=30,
+)
+DENSE_HELD_OUT = Stage(
+    bed="dense",
+    tasks=language.HELD_OUT,
+    budgets=("rank 2",),
+    entrants=("combined", "alphalora", "lora-smoe", "mola", "random", "uniform-mixture"),
+    seeds=1,
+    learning_rates=(2e-2,),
+    rehearsed=30,
+)
+CLASSIFIERS = Stage(
+    tasks=DEVELOPMENT,
+    budgets=("rank 2",),
+    entrants=("combined", "tempered"),
+    seeds=2,
+    rehearsed=30,
+)
+REHEARSED = Stage(
+    tasks=HELD_OUT,
+    budgets=("rank 2",),
+    entrants=("combined",),
+    seeds=2,
+    rehearsed=30,
+)
+SCARCE = Stage(
+    tasks=("role", "operator", "typo", "corruption", "indent", "arguments"),
+    budgets=("18432",),
+    entrants=("combined-sparse", "prior-sparse", "random-some"),
     seeds=1,
     rehearsed=30,
     baseline="query-value",
