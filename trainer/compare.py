@@ -210,13 +210,18 @@ def _entrants(paths: Sequence[Path], checkpoint: Checkpoint, kind: str, controls
 
 
 def _controls(size: int, checkpoint: Checkpoint, kind: str) -> dict[str, Plan]:
-    """By module: as even as whole ranks allow, and as large as the plans; equal ranks everywhere could be much smaller."""
-    options: dict[str, Any] = {"budget": str(size), "model": checkpoint, "granularity": "module"}
-    lora = planner.allocate(strategy="uniform", max_experts=1, **options)
+    """By module: as even as whole ranks allow, and as large as the plans; equal ranks everywhere could be much smaller.
+
+    Where not every module can have a rank, whole projection types go without, so that a control stays even over the layers.
+    """
+    options: dict[str, Any] = {"budget": str(size), "model": checkpoint}
+    least = planner.allocate(budget="rank 1", strategy="uniform", model=checkpoint, max_experts=1).parameters
+    even = {"granularity": "module"} if size >= least else {"granularity": "projection", "min_rank": 0}
+    lora = planner.allocate(strategy="uniform", max_experts=1, **options, **even)
     found = {
         CONTROL: lora,
-        "uniform-mixture": planner.allocate(strategy="uniform", **options),
-        "random": planner.allocate(strategy="random", max_experts=1, **options),
+        "uniform-mixture": planner.allocate(strategy="uniform", **options, **even),
+        "random": planner.allocate(strategy="random", max_experts=1, **options, **even | {"granularity": "module"}),
     }
     return found | ({"head-only": lora.without_adapters()} if kind == "classification" else {})
 

@@ -10,8 +10,9 @@ from scipy import stats
 
 import planner
 import spectra
-from spectra import InputError
+from spectra import InputError, open_checkpoint
 from trainer import TrainSettings, compare
+from trainer.compare import _controls
 from trainer.jobs import Job
 from trainer.plots import draw
 from trainer.reports import Evaluation, RunReport, Score, TaskEvaluation
@@ -121,6 +122,20 @@ def test_a_study_runs_resumes_and_concludes(plans, minilm, small_corpus, tmp_pat
         compare(plans, minilm, small_corpus[:1], small_corpus[1:], tmp_path / "study", changed, **options)
     with pytest.raises(InputError, match="study: holds a study with other tests; choose another folder"):
         compare(plans, minilm, small_corpus[:1], small_corpus[:1], tmp_path / "study", QUICK, **options)
+
+
+def test_a_scarce_budget_has_controls_that_are_even_over_the_layers(minilm):
+    checkpoint = open_checkpoint(minilm)
+    least = planner.allocate(budget="rank 1", strategy="uniform", model=checkpoint).parameters
+    found = _controls(least // 2, checkpoint, "classification")
+    ranks = {}
+    for site in found["uniform-lora"].sites:
+        ranks.setdefault(site.name.rpartition("layer.")[2].partition(".")[2], set()).add(sum(site.ranks))
+    assert all(len(own) == 1 for own in ranks.values())
+    assert {0} in ranks.values()
+    for name in ("uniform-lora", "random"):
+        assert 0.8 * least / 2 < found[name].parameters <= least / 2
+    assert len({sum(site.ranks) for site in found["random"].sites}) > 2
 
 
 def test_a_sweep_gives_each_plan_its_own_learning_rate(plans, minilm, small_corpus, tmp_path):
