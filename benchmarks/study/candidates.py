@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from planner.evidence import Evidence
-from planner.settings import AllocationSettings
+from planner.settings import AllocationSettings, Granularity
 from planner.strategies import Demand
 from planner.strategies.combined import combined
 from planner.strategies.demand import Utility
@@ -101,6 +101,20 @@ def random_some(evidence: Evidence, settings: AllocationSettings) -> Demand:
     return replace(random(evidence, settings), utility="log1p")
 
 
+def _signal(alpha: float, gradient: float) -> Rule:
+    """Powers of alpha and of the squared gradient, within a projection type and shrunk by their noise."""
+
+    def rule(evidence: Evidence, settings: AllocationSettings) -> Demand:
+        return demand(evidence.relative_alpha() ** alpha * evidence.relative_sensitivity() ** gradient)
+
+    return rule
+
+
+def _by(granularity: Granularity) -> Rule:
+    """`combined` for whole layers or projection types."""
+    return lambda evidence, settings: replace(combined(evidence, settings), granularity=granularity)
+
+
 def tempered(evidence: Evidence, settings: AllocationSettings) -> Demand:
     """`combined`, half as far from uniform: what a short run says, doubted once more."""
     found = combined(evidence, settings)
@@ -113,6 +127,12 @@ def prior(evidence: Evidence, settings: AllocationSettings) -> Demand:
 
 
 CANDIDATES: dict[str, Rule] = {
+    "alpha": _signal(2.0, 0.0),
+    "inverse-alpha": _signal(-2.0, 0.0),
+    "gradient": _signal(0.0, 0.5),
+    "product": _signal(2.0, 0.5),
+    "by-layer": _by("layer"),
+    "by-projection": _by("projection"),
     "random-some": random_some,
     "tempered": tempered,
     "prior": prior,

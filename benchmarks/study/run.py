@@ -162,11 +162,20 @@ UPPER = Stage(
     learning_rates=(2e-2,),
     rehearsed=30,
 )
+SIGNALS = Stage(
+    bed="dense",
+    tasks=language.DEVELOPMENT,
+    budgets=("rank 2",),
+    entrants=("alpha", "inverse-alpha", "gradient", "product", "by-layer", "by-projection", "combined"),
+    seeds=1,
+    learning_rates=(2e-2,),
+    rehearsed=30,
+)
 LONGER = Stage(
     bed="longer",
     tasks=language.HELD_OUT,
     budgets=("rank 2",),
-    entrants=("combined", "tempered"),
+    entrants=("combined",),
     seeds=1,
     learning_rates=(2e-2,),
     rehearsed=30,
@@ -197,6 +206,7 @@ STAGES: Mapping[str, Stage] = {
     "rehearsed": REHEARSED,
     "scarce": SCARCE,
     "upper": UPPER,
+    "signals": SIGNALS,
     "longer": LONGER,
     "experts-rehearsed": EXPERTS_REHEARSED,
 }
