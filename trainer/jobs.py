@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from planner import Plan
@@ -67,7 +68,7 @@ def run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Evaluati
     devices = context.SimpleQueue()
     for slot in range(processes):
         devices.put(slot % max(1, _gpus()))  # more runs than GPUs share them
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_take_device, initargs=(devices,)) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(devices,)) as pool:
         running = {pool.submit(_run, job): job for job in todo}
         try:
             for future in as_completed(running):
@@ -75,6 +76,19 @@ def run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Evaluati
         finally:
             for future in running:
                 future.cancel()
+
+
+def _begin(devices: Any) -> None:
+    _take_device(devices)
+    Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """End a run whose study was killed: resumed, the study would meet it in the same folder."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _take_device(devices: Any) -> None:
