@@ -1,0 +1,51 @@
+"""The rehearsal's cost counted: uniform LoRA with as many steps more as a rehearsal takes.
+
+    python benchmarks/study/cost.py dense -o study/      # 130 steps beside run.py dense-held-out
+    python benchmarks/study/cost.py longer -o study/     # 430 steps beside run.py longer
+
+Runs are kept as in run.py.
+"""
+
+from pathlib import Path
+
+import click
+import language
+from beds import BEDS
+
+import planner
+from spectra import open_checkpoint
+from trainer.jobs import Job, run_all, workers
+
+RATE, BUDGET, REHEARSED = 2e-2, "rank 2", 30
+
+
+def jobs(name: str, output: Path, seeds: int, processes: int) -> list[Job]:
+    """One run per kind of text and seed."""
+    bed = BEDS[name]
+    path = output / "cost" / "uniform.json"
+    model = open_checkpoint(bed.model(output))
+    planner.allocate(budget=BUDGET, strategy="uniform", granularity="module", model=model, max_experts=1).save(path)
+    found = []
+    for seed in range(seeds):
+        settings = bed.settings(RATE, max_steps=bed.steps + REHEARSED, seed=seed)
+        for task in language.HELD_OUT:
+            own = output / "cost" / name / task / f"seed-{seed}"
+            found.append(bed.job(output, (task,), f"uniform-{settings.max_steps}", path, own, settings, processes))
+    return found
+
+
+@click.command()
+@click.argument("bed", type=click.Choice(["dense", "longer"]))
+@click.option("-o", "--output", type=click.Path(path_type=Path), default="study")
+@click.option("--seeds", type=int, default=1)
+@click.option("--processes", type=int, default=0)
+def main(bed: str, output: Path, seeds: int, processes: int) -> None:
+    """Run what is missing; print every loss."""
+    processes = processes or workers()
+    for job, evaluation in run_all(jobs(bed, output, seeds, processes), processes):
+        assert evaluation is not None  # only trials of a sweep may diverge
+        print(Path(job.folder).parent.name, job.entrant, job.settings.seed, f"{evaluation.trained.loss:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
