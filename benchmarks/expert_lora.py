@@ -51,7 +51,7 @@ def ours(options: argparse.Namespace) -> Any:
     for experts in [module for module in model.modules() if is_experts(module)]:
         count = len(experts.down_proj)
         ranks = [7, 10, 13, 23] * (count // 4)  # PEFT shares A between gate and up, so that equal ranks would cost us more
-        adapt(experts, ExpertLora(experts, dict.fromkeys(("gate_proj", "up_proj", "down_proj"), ranks), alpha=4.0))
+        adapt(experts, ExpertLora(experts, dict.fromkeys(("gate_proj", "up_proj", "down_proj"), ranks), lora_alpha=4.0))
     return model
 
 

@@ -10,7 +10,7 @@ from planner.plan import Plan, PlannedSite
 from planner.show import number, ranks
 from spectra import InputError
 
-SCALE = 2  # lora_alpha / r, the same at every site: what most recipes use, and independent of rank
+SCALE = 2  # lora_alpha over the mean rank: what most recipes use
 
 
 def export(plan: Plan, form: str) -> str:
@@ -29,7 +29,7 @@ def export(plan: Plan, form: str) -> str:
 
 
 def peft(plan: Plan) -> str:
-    """PEFT's adapter_config.json for a LoRA with each site's total rank, `lora_alpha / r` being the same everywhere.
+    """PEFT's adapter_config.json for a LoRA with each site's total rank and one `lora_alpha`, so that all learn at one pace.
 
     PEFT knows no mixtures, so a mixture becomes one LoRA of the same total rank.
 
@@ -45,14 +45,12 @@ def peft(plan: Plan) -> str:
             " whose runs are PEFT adapters where all experts of a layer have the same ranks"
         )
     usual = Counter(adapted.values()).most_common(1)[0][0]
-    odd = {name: rank for name, rank in adapted.items() if rank != usual}
     config = {
         "peft_type": "LORA",
         "r": usual,
-        "lora_alpha": SCALE * usual,
+        "lora_alpha": round(SCALE * sum(adapted.values()) / len(adapted)),
         "target_modules": sorted(adapted),
-        "rank_pattern": odd,
-        "alpha_pattern": {name: SCALE * rank for name, rank in odd.items()},
+        "rank_pattern": {name: rank for name, rank in adapted.items() if rank != usual},
         "bias": "none",
         "lora_dropout": 0.0,
     }

@@ -36,13 +36,13 @@ class ExpertLora(nn.Module):
         scale: projection -> (E,), what an expert's update is multiplied with.
     """
 
-    def __init__(self, experts: Any, ranks: Mapping[str, Sequence[int]], alpha: float, reserve: int = 0) -> None:
+    def __init__(self, experts: Any, ranks: Mapping[str, Sequence[int]], lora_alpha: float, reserve: int = 0) -> None:
         """Make adapters that change nothing yet.
 
         Args:
             experts: a transformers module that holds all experts of a layer.
             ranks: projection (`gate_proj`, `up_proj`, `down_proj`) -> one rank per expert; projections left out get none.
-            alpha: an expert of rank r is scaled by alpha / sqrt(r).
+            lora_alpha: an expert of rank r is scaled by lora_alpha / r.
             reserve: rank to make room for; ranks can then grow up to it.
 
         Raises:
@@ -72,7 +72,7 @@ class ExpertLora(nn.Module):
             self.ranks[part] = list(given)
             self.A[part] = nn.Parameter(torch.zeros(count, padded, d_in, dtype=dtype, device=like.device))
             self.B[part] = nn.Parameter(torch.zeros(count, d_out, padded, dtype=dtype, device=like.device))
-            scale = torch.tensor([alpha / math.sqrt(rank) if rank else 0.0 for rank in given], dtype=torch.float64)
+            scale = torch.tensor([lora_alpha / rank if rank else 0.0 for rank in given], dtype=torch.float64)
             self.register_buffer(f"scale_{part}", scale.to(like.device, dtype), persistent=False)
         self.reset_parameters()
 
@@ -110,8 +110,8 @@ class ExpertLora(nn.Module):
             most = min(most, d_in, d_out)
             padded = -(-most // MULTIPLE) * MULTIPLE
             largest = ranks.index(max(ranks))
-            alpha = float(self.scale(part)[largest]) * math.sqrt(ranks[largest])
-            self.scale(part).fill_(alpha / math.sqrt(sum(ranks) / count))
+            lora_alpha = float(self.scale(part)[largest]) * ranks[largest]
+            self.scale(part).fill_(lora_alpha / (sum(ranks) / count))
             self.ranks[part] = [first] * count
             self.A[part] = nn.Parameter(self.A[part].new_zeros(count, padded, d_in))
             self.B[part] = nn.Parameter(self.B[part].new_zeros(count, d_out, padded))
@@ -120,10 +120,10 @@ class ExpertLora(nn.Module):
         return most
 
     @torch.no_grad()
-    def settle_scale(self, alpha: float) -> None:
-        """Scale each expert as its rank asks, alpha / sqrt(rank), and B so that nothing changes."""
+    def settle_scale(self, lora_alpha: float) -> None:
+        """Scale each expert as its rank asks, lora_alpha / rank, and B so that nothing changes."""
         for part, ranks in self.ranks.items():
-            wanted = self.scale(part).new_tensor([alpha / math.sqrt(rank) if rank else 0.0 for rank in ranks])
+            wanted = self.scale(part).new_tensor([lora_alpha / rank if rank else 0.0 for rank in ranks])
             held = self.scale(part)
             self.B[part].mul_(torch.where(wanted > 0, held / wanted.clamp(min=1e-30), 1.0)[:, None, None])
             held.copy_(wanted)

@@ -46,11 +46,12 @@ def apply_plan(model: M, plan: Plan, settings: MixtureSettings | None = None) ->
         _check(site, _shape_of(found.get(site.name), modules, fused), type(model).__name__)
     model.requires_grad_(False)
     routes = Routes(settings or MixtureSettings())
+    lora_alpha = lora_alpha_of(plan, routes.settings.alpha)
     for site in plan.sites:
         if site.ranks and found[site.name] not in fused:
-            _replace(modules, found[site.name], site, routes)
+            _replace(modules, found[site.name], site, routes, lora_alpha)
     for name in dict.fromkeys(fused.values()):
-        _adapt_experts(name, modules[name], {found[site.name]: site for site in plan.sites}, routes)
+        _adapt_experts(name, modules[name], {found[site.name]: site for site in plan.sites}, routes, lora_alpha)
     model.register_forward_pre_hook(routes.begin, with_kwargs=True)
     if (trainable := trainable_parameters(model)) != plan.parameters:
         raise InputError(
@@ -68,15 +69,26 @@ def trainable_parameters(model: nn.Module) -> int:
     return plain + sum(lora.parameters_planned for lora in expert_loras(model).values())
 
 
-def _replace(modules: Mapping[str, nn.Module], name: str, site: PlannedSite, routes: Routes) -> None:
-    layer = _mixture(modules[name], site, routes)
+def lora_alpha_of(plan: Plan, alpha: float) -> float:
+    """What every expert's update is multiplied with, over its rank: alpha sqrt(mean rank of the plan's experts).
+
+    Between plans that is rsLoRA's rule, alpha / sqrt(rank) (Kalajdzievski, arXiv 2312.03732): a learning rate holds for small and
+    large ones. Within a plan it is LoRA's own: under Adam every rank moves a module by as much, so that dividing by the rank lets
+    all modules learn at one pace. Otherwise a plan would share out learning rates too (docs/experiments.md has what that costs).
+    """
+    ranks = [rank for site in plan.sites for rank in site.ranks if rank]
+    return alpha * math.sqrt(sum(ranks) / max(1, len(ranks)))
+
+
+def _replace(modules: Mapping[str, nn.Module], name: str, site: PlannedSite, routes: Routes, lora_alpha: float) -> None:
+    layer = _mixture(modules[name], site, routes, lora_alpha)
     parent, _, child = name.rpartition(".")
     setattr(modules[parent], child, layer)
     if routes.settings.init == "svd":
         start_from_svd(layer, site.name)
 
 
-def _adapt_experts(name: str, experts: nn.Module, sites: Mapping[str, PlannedSite], routes: Routes) -> None:
+def _adapt_experts(name: str, experts: nn.Module, sites: Mapping[str, PlannedSite], routes: Routes, lora_alpha: float) -> None:
     """Give one layer's fused experts their adapters, if the plan has any."""
     ranks: dict[str, list[int]] = {}
     for place_ in expert_sites(experts):
@@ -87,14 +99,13 @@ def _adapt_experts(name: str, experts: nn.Module, sites: Mapping[str, PlannedSit
         ranks.setdefault(part, []).append(sum(site.ranks) if site is not None else 0)
     wanted = {part: given for part, given in ranks.items() if any(given)}
     if wanted:
-        lora = ExpertLora(experts, wanted, routes.settings.alpha)
+        lora = ExpertLora(experts, wanted, lora_alpha)
         lora.routes = routes
         adapt(experts, lora)
 
 
-def _mixture(base: nn.Module, site: PlannedSite, routes: Routes) -> MixtureLinear:
-    # rsLoRA's rule (Kalajdzievski, arXiv 2312.03732): alpha / sqrt(rank) keeps the update's size steady as the rank grows.
-    scaling = [routes.settings.alpha / math.sqrt(rank) for rank in site.ranks]
+def _mixture(base: nn.Module, site: PlannedSite, routes: Routes, lora_alpha: float) -> MixtureLinear:
+    scaling = [lora_alpha / rank for rank in site.ranks]
     return MixtureLinear(base, site.ranks, site.top_k, scaling, routes=routes, site=site.name)
 
 

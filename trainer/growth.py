@@ -27,6 +27,7 @@ from planner.strategies.demand import GAMMA
 from spectra import InputError
 from spectra.sites import resolve
 from spectra.values import read_json, write_atomic
+from trainer.build import lora_alpha_of
 from trainer.pools import Pool, pools_of
 from trainer.reports import HISTORY, GrowthEvent, GrowthHistory
 
@@ -186,10 +187,11 @@ class Growth(TrainerCallback):
 
     def finish(self, plan: Plan, alpha: float) -> Plan:
         """Give every expert the scaling of its final rank, B compensating, and return the plan it grew into."""
-        grown: dict[str, tuple[int, ...]] = {}
-        for growing in self.pools.values():
-            grown |= growing.pool.finish(alpha)
-        return grown_plan(plan, grown)
+        pools = [growing.pool for growing in self.pools.values()]
+        grown = grown_plan(plan, {site: ranks for pool in pools for site, ranks in pool.planned().items()})
+        for pool in pools:
+            pool.finish(lora_alpha_of(grown, alpha))
+        return grown
 
 
 def _everywhere(routed: Tensor) -> Tensor:

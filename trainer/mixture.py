@@ -176,8 +176,8 @@ class MixtureLinear(nn.Module):
         (d_out, _), d_in, experts = self.B.shape, self.A.shape[1], len(self.ranks)
         most = min(most, d_in, d_out)
         largest = max(range(experts), key=lambda expert: self.ranks[expert])
-        alpha = self.scalings[largest] * math.sqrt(self.ranks[largest])
-        self._reshape((most,) * experts, alpha / math.sqrt(sum(self.ranks) / experts))
+        lora_alpha = self.scalings[largest] * self.ranks[largest]
+        self._reshape((most,) * experts, lora_alpha / (sum(self.ranks) / experts))
         self.counting = True
         for expert in range(experts):
             self.start(expert, slice(0, first))
@@ -192,12 +192,12 @@ class MixtureLinear(nn.Module):
         new.copy_(bound * (2 * torch.rand(new.shape, generator=generator) - 1))
 
     @torch.no_grad()
-    def compact(self, ranks: Sequence[int], alpha: float) -> None:
-        """Keep the first ranks of every expert, scaled as those ranks ask, alpha / sqrt(rank), B compensating."""
+    def compact(self, ranks: Sequence[int], lora_alpha: float) -> None:
+        """Keep the first ranks of every expert, scaled as those ranks ask, lora_alpha / rank, B compensating."""
         starts = [sum(self.ranks[:expert]) for expert in range(len(self.ranks))]
         kept = [first + column for first, rank in zip(starts, ranks, strict=True) for column in range(rank)]
         held, A, B = self.scalings[0], self.A[kept].clone(), self.B[:, kept].clone()
-        self._reshape(tuple(ranks), [alpha / math.sqrt(rank) for rank in ranks])
+        self._reshape(tuple(ranks), [lora_alpha / rank for rank in ranks])
         self.A.copy_(A)
         self.B.copy_(B * held / self.gain.sum(0))
 

@@ -29,8 +29,11 @@ class Pool(Protocol):
     def grow_to(self, ranks: Sequence[int], generator: torch.Generator | None = None) -> None:
         """Start the new directions; every process must draw the same."""
 
-    def finish(self, alpha: float) -> Mapping[str, tuple[int, ...]]:
-        """Give every rank its static scaling; live site -> ranks."""
+    def planned(self) -> Mapping[str, tuple[int, ...]]:
+        """Live site -> ranks."""
+
+    def finish(self, lora_alpha: float) -> None:
+        """Give every rank its static scaling."""
 
 
 class RoutedPool:
@@ -81,13 +84,16 @@ class RoutedPool:
                     self.lora.start(part, expert, slice(before, after), generator)
         self.ranks = list(ranks)
 
-    def finish(self, alpha: float) -> Mapping[str, tuple[int, ...]]:
+    def planned(self) -> Mapping[str, tuple[int, ...]]:
         """See `Pool`."""
-        self.lora.settle_scale(alpha)
         experts = self.name.rpartition(".")[0]
         return {
             f"{experts}.{expert}.{part}": (rank,) for part, ranks in self.lora.ranks.items() for expert, rank in enumerate(ranks)
         }
+
+    def finish(self, lora_alpha: float) -> None:
+        """See `Pool`."""
+        self.lora.settle_scale(lora_alpha)
 
 
 class MixturePool:
@@ -119,10 +125,13 @@ class MixturePool:
                 self.mixture.start(expert, slice(before, after), generator)
         self.ranks = list(ranks)
 
-    def finish(self, alpha: float) -> Mapping[str, tuple[int, ...]]:
+    def planned(self) -> Mapping[str, tuple[int, ...]]:
         """See `Pool`."""
-        self.mixture.compact(self.ranks, alpha)
         return {self.name: tuple(self.ranks)}
+
+    def finish(self, lora_alpha: float) -> None:
+        """See `Pool`."""
+        self.mixture.compact(self.ranks, lora_alpha)
 
 
 def pools_of(model: nn.Module) -> Iterator[tuple[str, Pool]]:

@@ -29,7 +29,7 @@ class MixtureSettings(Value):
     init: Literal["kaiming", "svd"] = "kaiming"
     """Of the experts: A random and B zero, or segments of the weight's own singular vectors (GOAT; PiSSA for one expert)."""
     alpha: Annotated[float, Field(gt=0, le=1000)] = 4.0
-    """Every expert is scaled by alpha / sqrt(rank)."""
+    """An expert is scaled by alpha sqrt(mean rank of the plan's experts) / its own rank."""
     base_precision: Literal["fp32", "bf16"] = "fp32"
     """Of the frozen weights; bf16 halves their memory. Adapters, routers and head stay in float32."""
 

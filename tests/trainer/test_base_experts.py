@@ -79,7 +79,7 @@ def test_values_and_gradients_equal_the_loop(family, tokens, data):
         ranks["up_proj"][1] = 2
     ranks = {part: given_ranks for part, given_ranks in ranks.items() if any(given_ranks)}
     torch.manual_seed(data.draw(st.integers(0, 99)))
-    lora = ExpertLora(experts, ranks, alpha=3.0)
+    lora = ExpertLora(experts, ranks, lora_alpha=3.0)
     for part, given_ranks in ranks.items():
         for expert, rank in enumerate(given_ranks):
             torch.nn.init.normal_(lora.B[part].data[expert, :, :rank])
@@ -134,7 +134,7 @@ def test_grouped_products_equal_the_loop_in_single_precision():
 
 def test_padding_stays_zero_through_the_optimiser():
     experts = experts_of(make("olmoe"))
-    lora = ExpertLora(experts, {"up_proj": [1, 3, 8, 0], "down_proj": [12, 5, 2, 9]}, alpha=4.0)
+    lora = ExpertLora(experts, {"up_proj": [1, 3, 8, 0], "down_proj": [12, 5, 2, 9]}, lora_alpha=4.0)
     adapt(experts, lora)
     optimiser = torch.optim.AdamW(lora.parameters(), lr=1e-2, weight_decay=0.1)
     for _ in range(30):
@@ -219,7 +219,7 @@ def test_merging_in_memory_removes_every_trace():
     model = make("gpt-oss")
     names = dict(model.named_parameters()).keys()
     experts = experts_of(model)
-    lora = ExpertLora(experts, {"gate_proj": [2, 0, 1, 3]}, alpha=1.0)
+    lora = ExpertLora(experts, {"gate_proj": [2, 0, 1, 3]}, lora_alpha=1.0)
     for expert, rank in enumerate(lora.ranks["gate_proj"]):
         torch.nn.init.normal_(lora.B["gate_proj"].data[expert, :, :rank])
     adapt(experts, lora)
@@ -232,9 +232,9 @@ def test_merging_in_memory_removes_every_trace():
 def test_impossible_ranks_are_refused(checkpoint):
     experts = experts_of(make("olmoe"))
     with pytest.raises(InputError, match="3 ranks for up_proj, but the layer has 4 experts of gate_proj, up_proj, down_proj"):
-        ExpertLora(experts, {"up_proj": [1, 1, 1]}, alpha=1.0)
+        ExpertLora(experts, {"up_proj": [1, 1, 1]}, lora_alpha=1.0)
     with pytest.raises(InputError, match="4 ranks for k_proj"):
-        ExpertLora(experts, {"k_proj": [1, 1, 1, 1]}, alpha=1.0)
+        ExpertLora(experts, {"k_proj": [1, 1, 1, 1]}, lora_alpha=1.0)
 
 
 def test_a_gpu_without_the_kernel_is_told_and_gets_the_loop(monkeypatch):

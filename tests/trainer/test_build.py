@@ -1,10 +1,12 @@
+import math
+
 import pytest
 import torch
 import transformers
 
 from spectra import InputError, open_checkpoint
 from trainer import MixtureLinear, apply_plan
-from trainer.build import mixtures
+from trainer.build import lora_alpha_of, mixtures
 from trainer.models import head, load_model
 
 
@@ -30,6 +32,17 @@ def test_a_new_model_computes_what_its_base_does(encoder, uniform_plan):
         before = encoder.eval()(input_ids=ids).last_hidden_state
         after = apply_plan(encoder, uniform_plan)(input_ids=ids).last_hidden_state
     assert torch.equal(before, after)
+
+
+def test_even_plans_scale_by_the_root_of_their_rank_and_uneven_ones_let_all_modules_learn_at_one_pace(encoder, uniform_plan):
+    scalings = {scaling for layer in mixtures(apply_plan(encoder, uniform_plan)).values() for scaling in layer.scalings}
+    assert scalings == {4 / math.sqrt(rank) for site in uniform_plan.sites for rank in site.ranks}
+    sites = tuple(
+        site.model_copy(update={"ranks": (1 + position % 5,), "top_k": 1}) for position, site in enumerate(uniform_plan.sites)
+    )
+    uneven = uniform_plan.model_copy(update={"sites": sites})
+    mean = sum(rank for site in sites for rank in site.ranks) / len(sites)
+    assert lora_alpha_of(uneven, 4.0) == pytest.approx(4 * math.sqrt(mean))
 
 
 def test_names_are_found_behind_the_prefix_of_a_task_head(minilm, uniform_plan):

@@ -94,7 +94,7 @@ def experts_with_room():
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(transformers.OlmoeConfig(**SIZE))
     experts = next(module for module in model.modules() if is_experts(module))
-    lora = ExpertLora(experts, {"up_proj": [4] * 4, "down_proj": [4] * 4}, alpha=4.0)
+    lora = ExpertLora(experts, {"up_proj": [4] * 4, "down_proj": [4] * 4}, lora_alpha=4.0)
     adapt(experts, lora)
     return experts, lora, _Growing(RoutedPool("layer.loraplan", lora), "paper")
 
@@ -241,8 +241,8 @@ def test_compaction_keeps_the_function():
         torch.nn.init.normal_(layer.B.data[:, 8 * expert : 8 * expert + rank])
     x = torch.randn(6, 12, dtype=torch.float64)
     before = layer(x)
-    layer.compact((5, 2, 8), alpha=3.0)
-    assert layer.scalings == pytest.approx([3 / math.sqrt(rank) for rank in (5, 2, 8)])
+    layer.compact((5, 2, 8), lora_alpha=3.0)
+    assert layer.scalings == pytest.approx([3 / rank for rank in (5, 2, 8)])
     torch.testing.assert_close(layer(x), before, rtol=1e-12, atol=1e-12)
     assert tuple(layer.A.shape) == (15, 12)
 
