@@ -162,6 +162,22 @@ UPPER = Stage(
     learning_rates=(2e-2,),
     rehearsed=30,
 )
+UPPER_HELD_OUT = Stage(
+    bed="dense",
+    tasks=language.HELD_OUT,
+    budgets=("rank 2",),
+    entrants=("combined-upper-half",),
+    seeds=1,
+    learning_rates=(2e-2,),
+    rehearsed=30,
+)
+UPPER_CLASSIFIERS = Stage(
+    tasks=HELD_OUT,
+    budgets=("rank 2",),
+    entrants=("combined-upper-half",),
+    seeds=2,
+    rehearsed=30,
+)
 SIGNALS = Stage(
     bed="dense",
     tasks=language.DEVELOPMENT,
@@ -206,6 +222,8 @@ STAGES: Mapping[str, Stage] = {
     "rehearsed": REHEARSED,
     "scarce": SCARCE,
     "upper": UPPER,
+    "upper-held-out": UPPER_HELD_OUT,
+    "upper-classifiers": UPPER_CLASSIFIERS,
     "signals": SIGNALS,
     "longer": LONGER,
     "experts-rehearsed": EXPERTS_REHEARSED,
