@@ -1,5 +1,6 @@
 """`planner.allocate`: evidence and a budget in, a Plan out."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -21,7 +22,7 @@ from planner.strategies.demand import utility
 from spectra import Checkpoint, InputError, SpectraReport
 
 Ranks = list[tuple[int, ...]]
-WORTH = 1e-9  # relative, against rounding
+WORTH = ROUNDING = 1e-9  # relative, against rounding
 
 
 def allocate(
@@ -54,7 +55,7 @@ def allocate(
     settings = AllocationSettings.checked(knobs, "allocation settings")
     evidence = gather(spectra, sensitivity, model, estimator=settings.estimator, statistic=settings.statistic)
     cap = _cap(budget, evidence)
-    demand = STRATEGIES[strategy](evidence, settings)
+    demand = _upper(STRATEGIES[strategy](evidence, settings), evidence, settings.depth)
     if not any(demand.weights):
         raise InputError(f"strategy {strategy!r} wants nothing at any site of {evidence.model.name}")
     if cap.worth:
@@ -86,6 +87,16 @@ def _cap(budget: str, evidence: Evidence) -> Cap:
     if budget.endswith(".json"):
         return Cap(request=f"size of {budget}", unit="parameters", amount=Plan.load(budget).parameters)
     return parse_budget(budget, parameters=evidence.model.parameters, rank_cost=sum(site.rank_cost for site in evidence.sites))
+
+
+def _upper(demand: Demand, evidence: Evidence, depth: float) -> Demand:
+    """Leave the layers of every stack below its upper share without anything."""
+    count = {stack: 1 + max(layer for other, layer in evidence.layers if other == stack) for stack, _ in evidence.layers}
+    first = {stack: layers - max(1, math.ceil(depth * layers - ROUNDING)) for stack, layers in count.items()}
+    kept = [site.layer[1] >= first[site.layer[0]] for site in evidence.sites]
+    weights = tuple(weight * keep for weight, keep in zip(demand.weights, kept, strict=True))
+    experts = demand.experts and tuple(one * keep for one, keep in zip(demand.experts, kept, strict=True))
+    return replace(demand, weights=weights, experts=experts)
 
 
 def _literal(demand: Demand, cut: Cut) -> Ranks:

@@ -26,6 +26,8 @@ class AllocationSettings(Value):
     """Most total rank of a module; by default 8 times what the budget affords on average."""
     rank_multiple: Whole = 1
     """Every expert's rank is a multiple of this; 8 suits grouped kernels."""
+    depth: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the layers, from the output down, that may have capacity; a training step needs no backward pass below them."""
     granularity: Granularity | None = None
     """Modules that share one answer: all, those of a layer, of a projection type, of a base expert, or each for itself; by default the strategy's own."""  # noqa: E501
     estimator: str | None = None

@@ -332,6 +332,16 @@ def test_limits_on_ranks(evidence):
     assert any(not site.ranks for site in plan.sites)
 
 
+@pytest.mark.parametrize(("depth", "layers"), [(0.5, {3, 4, 5}), (1 / 3, {4, 5}), (0.01, {5}), (0.84, {0, 1, 2, 3, 4, 5})])
+@pytest.mark.parametrize("strategy", ["uniform", "combined", "random"])
+def test_depth_leaves_lower_layers_alone(evidence, depth, layers, strategy):
+    plan = planner.allocate(budget="2%", strategy=strategy, depth=depth, **evidence)
+    where = {place(site.name).layer for site in plan.sites if site.ranks}
+    assert where == layers
+    assert all(bool(site.ranks) == (place(site.name).layer in layers) for site in plan.sites)
+    assert plan.parameters > 0.9 * plan.budget.cap
+
+
 def test_the_least_that_is_worth_a_uniform_rank(evidence):
     """By its definition: it reaches the objective of that rank everywhere, and a hundredth less does not."""
     plan = planner.allocate(budget="worth rank 4", max_experts=1, **evidence)
