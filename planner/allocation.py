@@ -1,6 +1,5 @@
 """`planner.allocate`: evidence and a budget in, a Plan out."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -22,7 +21,7 @@ from planner.strategies.demand import utility
 from spectra import Checkpoint, InputError, SpectraReport
 
 Ranks = list[tuple[int, ...]]
-WORTH = ROUNDING = 1e-9  # relative, against rounding
+WORTH = 1e-9  # relative, against rounding
 
 
 def allocate(
@@ -90,12 +89,10 @@ def _cap(budget: str, evidence: Evidence) -> Cap:
 
 
 def _upper(demand: Demand, evidence: Evidence, depth: float) -> Demand:
-    """Leave the layers of every stack below its upper share without anything."""
-    count = {stack: 1 + max(layer for other, layer in evidence.layers if other == stack) for stack, _ in evidence.layers}
-    first = {stack: layers - max(1, math.ceil(depth * layers - ROUNDING)) for stack, layers in count.items()}
-    kept = [site.layer[1] >= first[site.layer[0]] for site in evidence.sites]
-    weights = tuple(weight * keep for weight, keep in zip(demand.weights, kept, strict=True))
-    experts = demand.experts and tuple(one * keep for one, keep in zip(demand.experts, kept, strict=True))
+    """Leave the layers below the upper share without anything."""
+    below = evidence.below(depth)
+    weights = tuple(0.0 if low else weight for weight, low in zip(demand.weights, below, strict=True))
+    experts = demand.experts and tuple(0 if low else count for count, low in zip(demand.experts, below, strict=True))
     return replace(demand, weights=weights, experts=experts)
 
 
@@ -218,7 +215,7 @@ def _plan(
         budget=Budget(request=cap.request, unit=cap.unit, cap=cap.amount, spent=spent, parameters=parameters),
         optimum=_optimum(demand, solution),
         sites=sites,
-        notes=(*evidence.notes, *notes(strategy, evidence, sites, cap, parameters)),
+        notes=(*evidence.notes, *notes(strategy, evidence, sites, cap, parameters, settings.depth)),
     )
 
 

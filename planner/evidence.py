@@ -74,6 +74,12 @@ class Evidence:
         """Projection type of every site."""
         return [site.projection for site in self.sites]
 
+    def below(self, depth: float) -> list[bool]:
+        """For every site whether it is in a layer under the upper share `depth` of its stack, which holds at least one layer."""
+        count = {stack: 1 + max(layer for other, layer in self.layers if other == stack) for stack, _ in self.layers}
+        first = {stack: layers - max(1, math.ceil(depth * layers - ROUNDING)) for stack, layers in count.items()}
+        return [site.layer[1] < first[site.layer[0]] for site in self.sites]
+
     def layer_alphas(self) -> list[float]:
         """For every site the plain mean of its layer's alphas, failed fits left out; a layer without any gets the mean of all."""
         alphas = np.array([site.alpha.mean for site in self.sites])
@@ -135,6 +141,7 @@ class Evidence:
 
 
 LEAST_USE = 1e-6
+ROUNDING = 1e-9  # a third of six layers is two
 UNKNOWN = Estimate(mean=math.nan, error=math.nan)
 UNSURE_OF_SHAPES = "shapes come from a table of alphas, which may not say which side is the input; make sure with plan check"
 MAKERS = {"spectra": "analyze", "sensitivity": "probe"}

@@ -13,7 +13,9 @@ SPENT = 0.9  # share of the budget below which a plan says what is left
 DEPTH_RULE = 0.9  # rank correlation of a layer's capacity with its depth
 
 
-def notes(strategy: str, evidence: Evidence, sites: Sequence[PlannedSite], cap: Cap, parameters: int) -> Iterator[str]:
+def notes(
+    strategy: str, evidence: Evidence, sites: Sequence[PlannedSite], cap: Cap, parameters: int, depth: float
+) -> Iterator[str]:
     """Money left over, and plans that are a simpler rule in disguise."""
     if cap.unit == "parameters" and parameters < SPENT * cap.amount:
         yield (
@@ -33,7 +35,7 @@ def notes(strategy: str, evidence: Evidence, sites: Sequence[PlannedSite], cap: 
         direction = "more" if rho > 0 else "less"
         yield f"after rounding, this plan is nearly a depth rule: {direction} with depth (rank correlation {rho:+.2f})"
     if not any(site.routed for site in sites):
-        yield from _experience(strategy, evidence, sites)
+        yield from _experience(strategy, evidence, sites, depth)
 
 
 def _experience_with_experts(strategy: str) -> Iterator[str]:
@@ -57,9 +59,13 @@ def _rehearsed(evidence: Evidence) -> Iterator[str]:
         )
 
 
-def _experience(strategy: str, evidence: Evidence, sites: Sequence[PlannedSite]) -> Iterator[str]:
+def _experience(strategy: str, evidence: Evidence, sites: Sequence[PlannedSite], depth: float) -> Iterator[str]:
     """What our study found for dense models."""
-    if starved := sum(not site.ranks for site in sites):
+    below = evidence.below(depth)
+    if any(below):
+        layers = {site.layer for site, low in zip(evidence.sites, below, strict=True) if low}
+        yield f"the lowest {len(layers)} of {len(evidence.layers)} layers get nothing and need no backward pass"
+    if starved := sum(not site.ranks and not low for site, low in zip(sites, below, strict=True)):
         yield (
             f"{starved} of {len(sites)} sites get nothing: in our study plans that left modules out lost two points of"
             " accuracy to uniform on average (docs/experiments.md)"

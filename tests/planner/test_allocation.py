@@ -340,6 +340,10 @@ def test_depth_leaves_lower_layers_alone(evidence, depth, layers, strategy):
     assert where == layers
     assert all(bool(site.ranks) == (place(site.name).layer in layers) for site in plan.sites)
     assert plan.parameters > 0.9 * plan.budget.cap
+    if strategy != "uniform" and len(layers) < 6:
+        said = f"the lowest {6 - len(layers)} of 6 layers get nothing and need no backward pass"
+        assert said in plan.notes
+        assert not any("sites get nothing" in note for note in plan.notes)
 
 
 def test_the_least_that_is_worth_a_uniform_rank(evidence):
