@@ -121,8 +121,9 @@ def dials(model: nn.Module) -> list[Dial]:
     """What scales the adapters of a model without routers of its own."""
     found = [Dial(mixture, "gain", mixture.gain, (name,)) for name, mixture in mixtures(model).items()]
     for name, lora in expert_loras(model).items():
+        experts = name.rpartition(".")[0]
         for part, ranks in lora.ranks.items():
-            sites = tuple(f"{name}.{expert}.{part}" for expert in range(len(ranks)))
+            sites = tuple(f"{experts}.{expert}.{part}" for expert in range(len(ranks)))
             found.append(Dial(lora, f"scale_{part}", lora.scale(part), sites))
     return found
 

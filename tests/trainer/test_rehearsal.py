@@ -9,13 +9,14 @@ import transformers
 import planner
 from planner import example_losses
 from spectra import InputError, open_checkpoint
+from tests.conftest import save_with_tokenizer
 from tests.reference.attribution import reference_attribution
 from trainer import TrainSettings, apply_plan
 from trainer.base_experts import expert_loras
 from trainer.build import mixtures
 from trainer.rehearsal import POINTS, attribute, dials, rehearse
 
-SIZE = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2,
+SIZE = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
 CONFIGS = {
     "llama": lambda: transformers.LlamaConfig(**SIZE),
@@ -99,6 +100,14 @@ def test_a_rehearsal_measures_every_site_and_leaves_nothing(tiny_llama, sentence
     assert (found.steps, found.examples) == (4, 4)
     assert seen == [(done, 4 + POINTS) for done in range(1, 5 + POINTS)]
     assert not any(tmp_path.iterdir())
+
+
+def test_routed_experts_are_measured_under_the_checkpoints_names(sentences, tmp_path):
+    checkpoint = open_checkpoint(save_with_tokenizer(CONFIGS["olmoe"](), tmp_path / "olmoe"))
+    _, benefits = rehearse(checkpoint, sentences, SHORT)
+    plan = planner.allocate(budget="rank 1", strategy="uniform", model=checkpoint, max_experts=1)
+    assert benefits.keys() == {site.name for site in plan.sites}
+    assert sum(".experts." in name and one.mean != 0 for name, one in benefits.items()) > 2
 
 
 def test_too_few_examples_are_one_line(tiny_llama, tmp_path):
