@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from planner.reports import Estimate
 
 Floats = NDArray[np.float64]
+FORESIGHT = 0.5  # how much of what a short run measures is believed to hold for a long one
 LEAST_APPETITE = 0.01  # of the mean: a module that a short run did not need may be needed later
 
 
@@ -47,7 +48,7 @@ def updated(prior: Floats, measured: Floats) -> Floats:
     """Move from a prior towards what was measured, each site as far as its noise lets one tell.
 
     On a scale where the mean is 1: of the spread between measurement and prior, what exceeds the mean noise is real, and each
-    difference is multiplied by real / (real + its own noise), the James-Stein estimator.
+    difference is multiplied by real / (real + its own noise), the James-Stein estimator, and by `FORESIGHT`.
 
     Args:
         prior: (sites,), positive.
@@ -63,7 +64,7 @@ def updated(prior: Floats, measured: Floats) -> Floats:
         return before
     away, noise = means / means.mean() - before, np.square(errors / means.mean())
     real = max(0.0, float(np.square(away).mean() - noise.mean()))
-    moved = np.maximum(before + away * (real / (real + noise) if real else 0.0), LEAST_APPETITE)
+    moved = np.maximum(before + FORESIGHT * away * (real / (real + noise) if real else 0.0), LEAST_APPETITE)
     found: Floats = moved / moved.mean()
     return found
 
