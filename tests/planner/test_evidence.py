@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import planner
 from planner.reports import Estimate, Rehearsal
-from planner.shrinkage import LEAST_APPETITE, updated
+from planner.shrinkage import FORESIGHT, LEAST_APPETITE, updated
 from spectra import open_checkpoint
 from spectra.sites import place
 from trainer import load_sample
@@ -19,9 +19,10 @@ def measured(means, errors):
     return np.array([means, np.broadcast_to(errors, len(means))]).T
 
 
-def test_a_measurement_without_noise_replaces_the_prior():
+def test_a_measurement_without_noise_counts_as_much_as_foresight_allows():
     means = np.array([4.0, 1.0, 2.0, 1.0])
-    np.testing.assert_allclose(updated(PRIOR, measured(means, 0.0)), means / 2, rtol=1e-12)
+    expected = FORESIGHT * means / means.mean() + (1 - FORESIGHT) * PRIOR / PRIOR.mean()
+    np.testing.assert_allclose(updated(PRIOR, measured(means, 0.0)), expected, rtol=1e-12)
 
 
 def test_a_measurement_of_nothing_but_noise_changes_nothing():
