@@ -142,7 +142,7 @@ REHEARSED = Stage(
     tasks=HELD_OUT,
     budgets=("rank 2",),
     entrants=("combined",),
-    seeds=2,
+    seeds=4,
     rehearsed=30,
 )
 SCARCE = Stage(
@@ -162,11 +162,11 @@ UPPER = Stage(
     learning_rates=(2e-2,),
     rehearsed=30,
 )
-UPPER_HELD_OUT = Stage(
+DENSE_AGAIN = Stage(
     bed="dense",
     tasks=language.HELD_OUT,
     budgets=("rank 2",),
-    entrants=("combined-upper-half",),
+    entrants=("combined", "combined-upper-half"),
     seeds=1,
     learning_rates=(2e-2,),
     rehearsed=30,
@@ -198,9 +198,9 @@ LONGER = Stage(
 )
 EXPERTS_REHEARSED = Stage(
     bed="language",
-    tasks=language.HELD_OUT,
+    tasks=("tables", "cython", "licences"),
     budgets=("rank 2",),
-    entrants=("combined", "prior", "uniform-mixture"),
+    entrants=("combined", "prior"),
     seeds=1,
     learning_rates=(2e-2,),
     rehearsed=30,
@@ -222,7 +222,7 @@ STAGES: Mapping[str, Stage] = {
     "rehearsed": REHEARSED,
     "scarce": SCARCE,
     "upper": UPPER,
-    "upper-held-out": UPPER_HELD_OUT,
+    "dense-again": DENSE_AGAIN,
     "upper-classifiers": UPPER_CLASSIFIERS,
     "signals": SIGNALS,
     "longer": LONGER,
@@ -260,7 +260,7 @@ def run_stage(stage: Stage, output: Path, processes: int) -> pd.DataFrame:
             gradients = gradients.rehearsed(*rehearse(checkpoint, data, short))
         for budget in stage.budgets:
             for rate in stage.learning_rates:
-                folder = output / task / f"{budget} lr {rate:g} steps {bed.steps}".replace(" ", "-")
+                folder = output / f"{stage.bed}-runs" / task / f"{budget} lr {rate:g}".replace(" ", "-")
                 names = ("uniform-lora", *stage.entrants)
                 for name in names:
                     plan = make_plan(name.replace("uniform-lora", stage.baseline), budget, checkpoint, alphas, gradients)
