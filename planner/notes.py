@@ -72,8 +72,8 @@ def _experience(strategy: str, evidence: Evidence, sites: Sequence[PlannedSite],
         )
     elif strategy == "combined" and evidence.sites[0].benefit:
         yield (
-            "in our study such plans were a little ahead of uniform at equal size on a small language model and level with it"
-            " on classifiers (docs/experiments.md); plan compare tells for your task"
+            "in our study such plans were level with uniform at equal size on dense models, or a little ahead"
+            " (docs/experiments.md); plan compare tells for your task"
         )
     else:
         yield (

@@ -77,7 +77,7 @@ def test_combined_follows_what_was_measured_and_starves_nothing(evidence):
     assert by_layer(plan) == sorted(by_layer(plan))
     assert by_layer(plan)[5] > 3 * by_layer(plan)[0]
     assert all(site.ranks and site.benefit > 0 for site in plan.sites)
-    assert plan.notes[-1].startswith("in our study such plans were a little ahead of uniform at equal size")
+    assert plan.notes[-1].startswith("in our study such plans were level with uniform at equal size")
 
 
 def test_combined_does_without_a_rehearsal_that_gained_nothing(evidence):
