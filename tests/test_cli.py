@@ -207,7 +207,7 @@ def test_the_options_of_every_command():
                 "--precision", "--report-to", "--router", "--saliency", "--schedule", "--seed", "--shard", "--warmup",
                 "--weight-decay", "--z-loss"]  # fmt: skip
     assert options == {
-        "allocate": ["--beta", "--budget", "--estimator", "--expert-rank", "--granularity", "--grouping", "--json",
+        "allocate": ["--beta", "--budget", "--depth", "--estimator", "--expert-rank", "--granularity", "--grouping", "--json",
                      "--max-experts", "--max-rank", "--min-rank", "--model", "--output", "--parity", "--rank-multiple", "--seed",
                      "--sensitivity", "--shape", "--spectra", "--statistic", "--strategy", "--top-k"],
         "analyze": ["--bootstrap", "--compare", "--csv", "--device", "--estimator", "--goodness", "--json", "--keep-eigenvalues",

@@ -29,7 +29,8 @@ def test_peft_builds_exactly_this(mixed, minilm, tmp_path):
     assert len({site.ranks for site in mixed.sites}) > 1
     for site in mixed.sites:
         assert modules[site.name].r["default"] == sum(site.ranks)
-        assert modules[site.name].scaling["default"] == 2.0
+        assert modules[site.name].scaling["default"] * sum(site.ranks) == pytest.approx(config.lora_alpha)
+    assert config.lora_alpha == round(2 * sum(sum(site.ranks) for site in mixed.sites) / len(mixed.sites))
 
 
 def test_peft_gives_a_mixture_its_total_rank_and_leaves_out_what_gets_nothing(uniform_plan, spectra_report):

@@ -53,7 +53,7 @@ def test_splitting_a_step_or_recomputing_changes_nothing(llama_plan, tiny_llama,
 def test_the_best_adapters_are_kept_and_patience_ends_a_run(llama_plan, tiny_llama, sentences, tmp_path):
     folder, report = run(
         llama_plan, tiny_llama, sentences, tmp_path / "run",
-        evaluation=sentences, max_steps=40, evaluations=20, patience=2, learning_rate=3.0, warmup=0.0,
+        evaluation=sentences, max_steps=40, evaluations=20, patience=2, learning_rate=10.0, warmup=0.0,
     )  # fmt: skip
     losses = [point.loss for point in report.evaluations]
     assert report.steps < 40
