@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from planner.reports import Estimate
 
 Floats = NDArray[np.float64]
-FORESIGHT = 0.5  # how much of what a short run measures is believed to hold for a long one
 LEAST_APPETITE = 0.01  # of the mean: a module that a short run did not need may be needed later
 
 
@@ -44,15 +43,16 @@ def _shrunk_deviations(means: Floats, errors: Floats) -> Floats:
     return kept
 
 
-def updated(prior: Floats, measured: Floats) -> Floats:
+def updated(prior: Floats, measured: Floats, foresight: float = 1.0) -> Floats:
     """Move from a prior towards what was measured, each site as far as its noise lets one tell.
 
     On a scale where the mean is 1: of the spread between measurement and prior, what exceeds the mean noise is real, and each
-    difference is multiplied by real / (real + its own noise), the James-Stein estimator, and by `FORESIGHT`.
+    difference is multiplied by real / (real + its own noise), the James-Stein estimator, and by `foresight`.
 
     Args:
         prior: (sites,), positive.
         measured: (sites, 2), means and standard errors; NaN where an error is unknown.
+        foresight: how much of a measurement, noise apart, is believed to hold for a long run; from 0 to 1.
 
     Returns:
         Shape (sites,), mean 1, nowhere below `LEAST_APPETITE`. The prior, if the measurements do not add up to a gain beyond
@@ -64,7 +64,7 @@ def updated(prior: Floats, measured: Floats) -> Floats:
         return before
     away, noise = means / means.mean() - before, np.square(errors / means.mean())
     real = max(0.0, float(np.square(away).mean() - noise.mean()))
-    moved = np.maximum(before + FORESIGHT * away * (real / (real + noise) if real else 0.0), LEAST_APPETITE)
+    moved = np.maximum(before + foresight * away * (real / (real + noise) if real else 0.0), LEAST_APPETITE)
     found: Floats = moved / moved.mean()
     return found
 

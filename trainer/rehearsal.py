@@ -28,7 +28,7 @@ from planner.reports import Estimate, Rehearsal
 from spectra import Checkpoint, InputError
 from spectra.sites import resolve
 from trainer import train  # not from trainer.train, which would bind that name to the module
-from trainer.adapters import load_adapters, load_config
+from trainer.adapters import AdapterConfig, load_adapters, load_config
 from trainer.base_experts import expert_loras
 from trainer.build import mixtures
 from trainer.data import Texts, batches, read_texts, tokenise
@@ -86,7 +86,8 @@ def rehearse(
         with redirect_stderr(io.StringIO()):  # what a plan adapts is said of runs that stay
             train(plan, checkpoint.folder, training, Path(folder) / "run", settings, progress=said)
             model = load_adapters(Path(folder) / "run").to(device)
-        sample = _sample(held, Path(folder) / "run", checkpoint, samples)
+        config = load_config(Path(folder) / "run")
+        sample = _sample(held, config, checkpoint, samples)
     found = dials(model)
     shares = attribute(model, found, sample, lambda done: said(settings.max_steps + done, 0, 0.0))
     names = [site for dial in found for site in dial.sites]
@@ -98,6 +99,7 @@ def rehearse(
         steps=settings.max_steps,
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
+        trained_head=config.kind == "classification",
         examples=sum(len(batch["labels"]) for batch in sample),
         gain=gain,
     )
@@ -109,8 +111,8 @@ def _forward(progress: Progress | None, total: int, step: int, steps: int, loss:
         progress(step, total)
 
 
-def _sample(held: Path, run: Path, checkpoint: Checkpoint, samples: int) -> Batches:
-    config, texts = load_config(run), read_texts(held)
+def _sample(held: Path, config: AdapterConfig, checkpoint: Checkpoint, samples: int) -> Batches:
+    texts = read_texts(held)
     drawn = Texts(path=texts.path, rows=texts.rows.select(range(min(samples, len(texts.rows)))))
     tokenizer = load_tokenizer(checkpoint.folder)
     examples = tokenise(drawn, tokenizer, config.max_length, config.labels)

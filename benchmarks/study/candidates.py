@@ -115,6 +115,12 @@ def _by(granularity: Granularity) -> Rule:
     return lambda evidence, settings: replace(combined(evidence, settings), granularity=granularity)
 
 
+def half(evidence: Evidence, settings: AllocationSettings) -> Demand:
+    """`combined`, believing half of any rehearsal, as it does where a head is trained."""
+    runs = tuple(run.model_copy(update={"trained_head": True}) for run in evidence.rehearsals)
+    return combined(replace(evidence, rehearsals=runs), settings)
+
+
 def tempered(evidence: Evidence, settings: AllocationSettings) -> Demand:
     """`combined`, half as far from uniform: what a short run says, doubted once more."""
     found = combined(evidence, settings)
@@ -123,7 +129,8 @@ def tempered(evidence: Evidence, settings: AllocationSettings) -> Demand:
 
 def prior(evidence: Evidence, settings: AllocationSettings) -> Demand:
     """`combined` without its rehearsal."""
-    return combined(replace(evidence, sites=tuple(replace(site, benefit=()) for site in evidence.sites)), settings)
+    sites = tuple(replace(site, benefit=()) for site in evidence.sites)
+    return combined(replace(evidence, sites=sites, rehearsals=()), settings)
 
 
 CANDIDATES: dict[str, Rule] = {
@@ -134,6 +141,7 @@ CANDIDATES: dict[str, Rule] = {
     "by-layer": _by("layer"),
     "by-projection": _by("projection"),
     "random-some": random_some,
+    "half": half,
     "tempered": tempered,
     "prior": prior,
     "outputs": outputs,

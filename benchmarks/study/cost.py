@@ -16,7 +16,7 @@ from spectra import open_checkpoint
 from trainer.jobs import Job, run_all, workers
 
 RATE, BUDGET, REHEARSED = 2e-2, "rank 2", 30
-TASKS = ("cython", "licences", "graphs")
+TASKS = {"dense": ("cython", "licences", "graphs"), "longer": ("translations", "sources", "frames")}
 
 
 def jobs(name: str, output: Path, seeds: int, processes: int) -> list[Job]:
@@ -28,7 +28,7 @@ def jobs(name: str, output: Path, seeds: int, processes: int) -> list[Job]:
     found = []
     for seed in range(seeds):
         settings = bed.settings(RATE, max_steps=bed.steps + REHEARSED, seed=seed)
-        for task in TASKS:
+        for task in TASKS[name]:
             own = output / "cost" / name / task / f"seed-{seed}"
             found.append(bed.job(output, (task,), f"uniform-{settings.max_steps}", path, own, settings, processes))
     return found

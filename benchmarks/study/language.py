@@ -3,7 +3,8 @@
     python benchmarks/study/language.py -o language/
 
 Pretraining sees the standard library's code, torch's Python and C++ and packages' descriptions. Fine-tuning is on kinds of
-text that pretraining never saw: rules are chosen on DEVELOPMENT and reported on HELD_OUT. A file's texts stand either in
+text that pretraining never saw: rules are chosen on DEVELOPMENT and reported on HELD_OUT, and what HELD_OUT taught is
+reported on CONFIRMATION. A file's texts stand either in
 training or in test, and no text in both. The architectures are OLMoE's in miniature, 32 experts per layer of which a token
 uses 4, and Llama's.
 """
@@ -39,8 +40,15 @@ DOMAINS: Mapping[str, tuple[Path, str]] = {
     "arrow": (PACKAGES / "pyarrow" / "include", "**/*.h"),
     "licences": (PACKAGES, "*.dist-info/**/[LN][IO][CT]*"),
     "graphs": (PACKAGES / "networkx", "**/*.py"),
+    "translations": (PACKAGES, "**/*.po"),
+    "scripts": (PACKAGES, "**/*.js"),
+    "fonts": (PACKAGES, "**/*.afm"),
+    "sources": (PACKAGES, "**/*.c"),
+    "records": (PACKAGES, "**/*.csv"),
+    "frames": (PACKAGES / "pandas", "**/*.py"),
 }
 DEVELOPMENT, HELD_OUT = ("stubs", "mathematics"), ("tables", "cython", "arrow", "licences", "graphs")
+CONFIRMATION = ("translations", "scripts", "fonts", "sources", "records", "frames")
 EXCLUDED = {"site-packages", "encodings", "idlelib", "lib2to3", "turtledemo", "pydoc_data"}
 PIECE, TRAIN, TEST, TEST_SHARE = 400, 3000, 300, 3  # characters of a text, texts, and test's share of 10 files
 VOCABULARY, LENGTH, BATCH = 4096, 256, 16

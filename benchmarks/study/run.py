@@ -1,6 +1,6 @@
 """The study behind docs/choosing.md: plans of one size with paired seeds, through `trainer.compare`.
 
-On ten tasks for MiniLM (tasks.py) and seven kinds of text for two small language models (language.py):
+On ten tasks for MiniLM (tasks.py) and thirteen kinds of text for two small language models (language.py):
 
     python benchmarks/study/run.py shapes -o study/
 
@@ -187,9 +187,18 @@ SIGNALS = Stage(
     learning_rates=(2e-2,),
     rehearsed=30,
 )
+TEXTS = Stage(
+    bed="dense",
+    tasks=language.CONFIRMATION,
+    budgets=("rank 2",),
+    entrants=("combined", "half", "alphalora", "lora-smoe", "random", "uniform-mixture"),
+    seeds=1,
+    learning_rates=(2e-2,),
+    rehearsed=30,
+)
 LONGER = Stage(
     bed="longer",
-    tasks=("cython", "licences", "graphs"),
+    tasks=("translations", "sources", "frames"),
     budgets=("rank 2",),
     entrants=("combined",),
     seeds=1,
@@ -201,6 +210,15 @@ EXPERTS_REHEARSED = Stage(
     tasks=("tables", "cython", "licences"),
     budgets=("rank 2",),
     entrants=("combined", "prior"),
+    seeds=1,
+    learning_rates=(2e-2,),
+    rehearsed=30,
+)
+EXPERTS_TEXTS = Stage(
+    bed="language",
+    tasks=language.CONFIRMATION,
+    budgets=("rank 2",),
+    entrants=("combined", "lora-smoe", "dr-lora", "random", "uniform-mixture"),
     seeds=1,
     learning_rates=(2e-2,),
     rehearsed=30,
@@ -225,8 +243,10 @@ STAGES: Mapping[str, Stage] = {
     "dense-again": DENSE_AGAIN,
     "upper-classifiers": UPPER_CLASSIFIERS,
     "signals": SIGNALS,
+    "texts": TEXTS,
     "longer": LONGER,
     "experts-rehearsed": EXPERTS_REHEARSED,
+    "experts-texts": EXPERTS_TEXTS,
 }
 
 
