@@ -1,6 +1,6 @@
 """The study behind docs/choosing.md: plans of one size with paired seeds, through `trainer.compare`.
 
-On ten tasks for MiniLM (tasks.py) and thirteen kinds of text for two small language models (language.py):
+On fifteen tasks for MiniLM (tasks.py) and thirteen kinds of text for two small language models (language.py):
 
     python benchmarks/study/run.py shapes -o study/
 
@@ -21,7 +21,7 @@ from candidates import CANDIDATES
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import t
-from tasks import DEVELOPMENT, HELD_OUT
+from tasks import CONFIRMATION, DEVELOPMENT, HELD_OUT
 
 import planner
 import planner.strategies
@@ -145,6 +145,13 @@ REHEARSED = Stage(
     seeds=4,
     rehearsed=30,
 )
+CLASSIFIERS_AGAIN = Stage(
+    tasks=CONFIRMATION,
+    budgets=("rank 2",),
+    entrants=("combined", "random", "lora-smoe-mixture"),
+    seeds=3,
+    rehearsed=30,
+)
 SCARCE = Stage(
     tasks=("role", "operator", "typo", "corruption", "indent", "arguments"),
     budgets=("18432",),
@@ -238,6 +245,7 @@ STAGES: Mapping[str, Stage] = {
     "dense-held-out": DENSE_HELD_OUT,
     "classifiers": CLASSIFIERS,
     "rehearsed": REHEARSED,
+    "classifiers-again": CLASSIFIERS_AGAIN,
     "scarce": SCARCE,
     "upper": UPPER,
     "dense-again": DENSE_AGAIN,
