@@ -155,11 +155,16 @@ def _claim(
         raise InputError(f"{output}: holds a study with other {odd[0]}; choose another folder")
     for name, plan in entrants.items():
         there = output / "plans" / f"{name}.json"
-        if name in finished and there.exists() and Plan.load(there).to_json() != plan.to_json():  # NaN equals NaN
-            if plan.strategy in ("uniform", "random"):
+        if name in finished and there.exists() and _adapters(before := Plan.load(there)) != _adapters(plan):
+            if plan.strategy in ("uniform", "random") and plan.parameters != before.parameters:
                 raise InputError(f"{output}: began with plans of another size, and its controls with it; choose another folder")
             raise InputError(f"{output}: holds runs of another plan named {name!r}; rename the plan or choose another folder")
     write_atomic(path, json.dumps(asked, indent=1) + "\n")
+
+
+def _adapters(plan: Plan) -> list[tuple[str, tuple[int, ...], int]]:
+    """What a run trains; evidence, notes and versions do not change it."""
+    return [(site.name, site.ranks, site.top_k) for site in plan.sites]
 
 
 def _jobs(
@@ -213,11 +218,20 @@ def _controls(size: int, checkpoint: Checkpoint, kind: str) -> dict[str, Plan]:
     """By module: as even as whole ranks allow, and as large as the plans; equal ranks everywhere could be much smaller.
 
     Where not every module can have a rank, whole projection types go without, so that a control stays even over the layers.
+
+    Raises:
+        InputError: too small a size for even one projection type.
     """
     options: dict[str, Any] = {"budget": str(size), "model": checkpoint}
     least = planner.allocate(budget="rank 1", strategy="uniform", model=checkpoint, max_experts=1).parameters
     even = {"granularity": "module"} if size >= least else {"granularity": "projection", "min_rank": 0}
-    lora = planner.allocate(strategy="uniform", max_experts=1, **options, **even)
+    try:
+        lora = planner.allocate(strategy="uniform", max_experts=1, **options, **even)
+    except InputError as error:
+        raise InputError(
+            f"plans of {size:,} parameters are smaller than rank 1 at any one projection type, so no control is even over the"
+            f" layers; use --no-controls with a {CONTROL}.json of your own"
+        ) from error
     found = {
         CONTROL: lora,
         "uniform-mixture": planner.allocate(strategy="uniform", **options, **even),

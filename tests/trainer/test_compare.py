@@ -122,6 +122,15 @@ def test_a_study_runs_resumes_and_concludes(plans, minilm, small_corpus, tmp_pat
         compare(plans, minilm, small_corpus[:1], small_corpus[1:], tmp_path / "study", changed, **options)
     with pytest.raises(InputError, match="study: holds a study with other tests; choose another folder"):
         compare(plans, minilm, small_corpus[:1], small_corpus[:1], tmp_path / "study", QUICK, **options)
+    told = planner.Plan.load(plans[0]).model_copy(update={"version": "0.0.1", "notes": ("made anew",)})
+    told.save(tmp_path / "alpha.json")  # the same adapters
+    compare([tmp_path / "alpha.json"], minilm, small_corpus[:1], small_corpus[1:], tmp_path / "study", QUICK, **options)
+    assert all(path.stat().st_mtime_ns == moment for path, moment in finished.items())
+    big = planner.allocate(budget="90k", strategy="mola", max_experts=1, model=open_checkpoint(minilm))
+    for name, message in {"alpha": "holds runs of another plan named 'alpha'", "big": "began with plans of another size"}.items():
+        big.save(tmp_path / f"{name}.json")
+        with pytest.raises(InputError, match=message):
+            compare([tmp_path / f"{name}.json"], minilm, small_corpus[:1], small_corpus[1:], tmp_path / "study", QUICK, **options)
 
 
 def test_a_scarce_budget_has_controls_that_are_even_over_the_layers(minilm):
@@ -136,6 +145,11 @@ def test_a_scarce_budget_has_controls_that_are_even_over_the_layers(minilm):
     for name in ("uniform-lora", "random"):
         assert 0.8 * least / 2 < found[name].parameters <= least / 2
     assert len({sum(site.ranks) for site in found["random"].sites}) > 2
+
+
+def test_a_budget_below_any_even_control_is_refused(minilm):
+    with pytest.raises(InputError, match="plans of 900 parameters are smaller than rank 1 at any one projection type"):
+        _controls(900, open_checkpoint(minilm), "classification")
 
 
 def test_a_sweep_gives_each_plan_its_own_learning_rate(plans, minilm, small_corpus, tmp_path):
