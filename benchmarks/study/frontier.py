@@ -1,10 +1,11 @@
-"""How small a plan may be at uniform's quality: rules at shrinking budgets on the mixture-of-experts language model.
+"""How small a plan may be at uniform's quality: rules at shrinking budgets on the small language models.
 
-    python benchmarks/study/frontier.py -o study/
+    python benchmarks/study/frontier.py language -o study/
 
 Plans of unequal size are what `plan compare` refuses, so the runs are put together here. Runs are kept as in run.py.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -19,52 +20,74 @@ import spectra
 from spectra import open_checkpoint
 from trainer import load_sample
 from trainer.jobs import Job, run_all, workers
+from trainer.rehearsal import rehearse
 
-BED, RATE, RANKS = BEDS["language"], 2e-2, (1, 2, 4)
-ENTRANTS = (
-    ("uniform", "rank 1"),
-    ("uniform", "rank 2"),
-    ("uniform", "rank 4"),
-    ("combined", "rank 2"),
-    ("combined", "rank 1"),
-    ("combined", "77824"),
-    ("combined", "38912"),
-    ("combined", "19456"),
-    ("attention", "19456"),
-)
+RATE = 2e-2
 
 
-def jobs(output: Path, task: str, seeds: int, processes: int) -> list[tuple[Job, int]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frontier:
+    """Plans of growing size on one bed."""
+
+    tasks: tuple[str, ...]
+    ranks: tuple[int, ...]
+    """Of uniform."""
+    others: tuple[tuple[str, str], ...]
+    """Strategy and budget."""
+    rehearsed: int = 0
+
+
+FRONTIERS = {
+    "language": Frontier(
+        tasks=language.HELD_OUT,
+        ranks=(1, 2, 4),
+        others=(
+            *(("combined", budget) for budget in ("rank 2", "rank 1", "77824", "38912", "19456")),
+            ("attention", "19456"),
+        ),
+    ),
+    "dense": Frontier(
+        tasks=("translations", "sources", "frames"),
+        ranks=(1, 2, 4),
+        others=tuple(("combined", str(budget)) for budget in (25440, 30528, 40704, 50880, 61056)),
+        rehearsed=30,
+    ),
+}
+
+
+def jobs(name: str, output: Path, task: str, seeds: int, processes: int) -> list[tuple[Job, int]]:
     """A task's runs, seed by seed, each with its plan's size."""
-    model = BED.model(output)
-    checkpoint, alphas = open_checkpoint(model), spectra.analyze(model)
-    data, _ = BED.write(output / "tasks", task)
-    sample = load_sample(checkpoint, data, samples=PROBED, max_length=BED.length, seed=0)
+    bed, frontier = BEDS[name], FRONTIERS[name]
+    checkpoint, alphas = open_checkpoint(bed.model(output)), spectra.analyze(bed.model(output))
+    data, _ = bed.write(output / "tasks", task)
+    sample = load_sample(checkpoint, data, samples=PROBED, max_length=bed.length, seed=0)
     gradients = planner.probe(sample.model, sample.batches, checkpoint=checkpoint, task=task)
+    if frontier.rehearsed:
+        gradients = gradients.rehearsed(*rehearse(checkpoint, data, bed.settings(RATE, max_steps=frontier.rehearsed)))
     found = []
-    folder = output / "frontier" / task
-    for rank in RANKS:
+    folder = output / "frontier" / name / task
+    for rank in frontier.ranks:
         make_plan("combined", f"worth rank {rank}", checkpoint, alphas, gradients).save(folder / f"worth-{rank}.json")
-    for strategy, budget in ENTRANTS:
-        name = f"{strategy} {budget}".replace(" ", "-")
-        path = folder / f"{name}.json"
+    for strategy, budget in (*(("uniform", f"rank {rank}") for rank in frontier.ranks), *frontier.others):
+        entrant = f"{strategy} {budget}".replace(" ", "-")
+        path = folder / f"{entrant}.json"
         plan = make_plan(strategy, budget, checkpoint, alphas, gradients)
         plan.save(path)
         for seed in range(seeds):
-            own = folder / "runs" / name / f"seed-{seed}"
-            job = BED.job(output, (task,), name, path, own, BED.settings(RATE, seed=seed), processes)
+            own = folder / "runs" / entrant / f"seed-{seed}"
+            job = bed.job(output, (task,), entrant, path, own, bed.settings(RATE, seed=seed), processes)
             found.append((job, plan.parameters))
     return sorted(found, key=lambda pair: pair[0].settings.seed)
 
 
-def worth(output: Path, task: str) -> dict[str, float]:
+def worth(name: str, output: Path, task: str) -> dict[str, float]:
     """The shares that `--budget "worth rank N"` asks for, of the plans that `jobs` has made."""
     sizes = {
         rank: [
-            planner.Plan.load(output / "frontier" / task / name).parameters
-            for name in (f"worth-{rank}.json", f"uniform-rank-{rank}.json")
+            planner.Plan.load(output / "frontier" / name / task / file).parameters
+            for file in (f"worth-{rank}.json", f"uniform-rank-{rank}.json")
         ]
-        for rank in RANKS
+        for rank in FRONTIERS[name].ranks
     }
     return {f"uniform-rank-{rank}": round(asked / uniform, 2) for rank, (asked, uniform) in sizes.items()}
 
@@ -85,17 +108,18 @@ def needed(losses: pd.DataFrame) -> dict[str, float]:
 
 
 @click.command()
+@click.argument("bed", type=click.Choice(list(FRONTIERS)))
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="study")
 @click.option("--seeds", type=int, default=2)
 @click.option("--processes", type=int, default=0)
-def main(output: Path, seeds: int, processes: int) -> None:
+def main(bed: str, output: Path, seeds: int, processes: int) -> None:
     """Run what is missing; print the mean loss of every plan on every task."""
     processes = processes or workers()
     rows, asked = [], {}
-    for task in language.HELD_OUT:
-        made = jobs(output, task, seeds, processes)
+    for task in FRONTIERS[bed].tasks:
+        made = jobs(bed, output, task, seeds, processes)
         sizes = {job.folder: size for job, size in made}
-        asked[task] = worth(output, task)
+        asked[task] = worth(bed, output, task)
         for job, evaluation in run_all([job for job, _ in made], processes):
             assert evaluation is not None  # only trials of a sweep may diverge
             loss = evaluation.trained.loss
@@ -104,7 +128,7 @@ def main(output: Path, seeds: int, processes: int) -> None:
             )
             print(*rows[-1].values(), flush=True)
     frame = pd.DataFrame(rows)
-    frame.to_csv(output / "frontier.csv", index=False)
+    frame.to_csv(output / f"frontier-{bed}.csv", index=False)
     print(frame.pivot_table(index=["parameters", "plan"], columns="task", values="loss", margins=True).round(3).to_string())
     for task, losses in frame.groupby("task"):
         print(task, "needs", needed(losses), "asks for", asked[task])
