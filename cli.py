@@ -208,7 +208,7 @@ def probe(
         if not rehearse:
             return report
         with _bar(f"rehearsal of {file.stem}") as update:
-            return report.rehearsed(*rehearsed(checkpoint, file, settings, samples=samples, device=device, progress=update))
+            return report.rehearsed(*rehearsed(checkpoint, file, settings, device=device, progress=update))
 
     report = join([measure(file) for file in files])
     report.save(output)

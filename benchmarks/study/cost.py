@@ -1,7 +1,7 @@
-"""The rehearsal's cost counted: uniform LoRA with as many steps more as a rehearsal takes.
+"""The rehearsal's cost counted: uniform LoRA with as many steps more as a rehearsal and its measuring take.
 
-    python benchmarks/study/cost.py dense -o study/      # 130 steps beside run.py dense-held-out
-    python benchmarks/study/cost.py longer -o study/     # 430 steps beside run.py longer
+    python benchmarks/study/cost.py dense -o study/      # 142 steps beside run.py dense-held-out
+    python benchmarks/study/cost.py longer -o study/     # 442 steps beside run.py longer
 
 Runs are kept as in run.py.
 """
@@ -14,6 +14,7 @@ from beds import BEDS
 import planner
 from spectra import open_checkpoint
 from trainer.jobs import Job, run_all, workers
+from trainer.rehearsal import MEASURED, POINTS
 
 RATE, BUDGET, REHEARSED = 2e-2, "rank 2", 30
 TASKS = {"dense": ("cython", "licences", "graphs"), "longer": ("translations", "sources", "frames")}
@@ -27,7 +28,7 @@ def jobs(name: str, output: Path, seeds: int, processes: int) -> list[Job]:
     planner.allocate(budget=BUDGET, strategy="uniform", granularity="module", model=model, max_experts=1).save(path)
     found = []
     for seed in range(seeds):
-        settings = bed.settings(RATE, max_steps=bed.steps + REHEARSED, seed=seed)
+        settings = bed.settings(RATE, max_steps=bed.steps + REHEARSED + POINTS * MEASURED // bed.batch, seed=seed)
         for task in TASKS[name]:
             own = output / "cost" / name / task / f"seed-{seed}"
             found.append(bed.job(output, (task,), f"uniform-{settings.max_steps}", path, own, settings, processes))

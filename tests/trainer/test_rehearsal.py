@@ -62,9 +62,8 @@ def test_the_gain_is_shared_out_as_finite_differences_say(kind, sample, tmp_path
         expected = reference_attribution(
             columns_of(model),
             lambda inputs=inputs, batch=batch: example_losses(model(**inputs).logits, batch["labels"]).mean(),
-            POINTS,
         )
-        torch.testing.assert_close(shares[row], expected, rtol=1e-3, atol=2e-6)  # norms are computed in float32
+        torch.testing.assert_close(shares[row], expected, rtol=1e-3, atol=5e-6)  # norms are computed in float32
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -72,7 +71,7 @@ def test_the_gain_is_shared_out_as_finite_differences_say(kind, sample, tmp_path
 def test_shares_add_up_to_what_the_adapters_take_off(kind, sample, tmp_path):
     model = trained(kind, tmp_path)
     for column in columns_of(model):
-        column.mul_(0.01)  # a path straight enough for six points, on which no router changes its mind
+        column.mul_(0.01)  # a path straight enough for three points, on which no router changes its mind
 
     def loss():
         return sum(example_losses(model(batch["input_ids"]).logits, batch["labels"]).mean() for batch in sample) / len(sample)
