@@ -48,7 +48,7 @@ def columns_of(model):
 
 @pytest.fixture
 def sample():
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(1)  # one whose routers do not change their mind within a finite difference
     ids = [torch.randint(3, 40, (2, 7), generator=generator) for _ in range(2)]
     return [{"input_ids": rows, "attention_mask": torch.ones_like(rows), "labels": rows} for rows in ids]
 
