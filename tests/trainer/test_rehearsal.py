@@ -63,7 +63,7 @@ def test_the_gain_is_shared_out_as_finite_differences_say(kind, sample, tmp_path
             columns_of(model),
             lambda inputs=inputs, batch=batch: example_losses(model(**inputs).logits, batch["labels"]).mean(),
         )
-        torch.testing.assert_close(shares[row], expected, rtol=1e-3, atol=5e-6)  # norms are computed in float32
+        torch.testing.assert_close(shares[row], expected, rtol=1e-3, atol=2e-6)  # norms are computed in float32
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -96,7 +96,7 @@ def test_a_rehearsal_measures_every_site_and_leaves_nothing(tiny_llama, sentence
     assert found.gain.error > 0
     assert len(benefits) == 14
     assert found.gain.mean == pytest.approx(sum(one.mean for one in benefits.values()), rel=1e-9)
-    assert (found.steps, found.examples) == (4, 4)
+    assert (found.steps, found.examples, found.trained_head) == (4, 4, False)
     assert seen == [(done, 4 + POINTS) for done in range(1, 5 + POINTS)]
     assert not any(tmp_path.iterdir())
 
