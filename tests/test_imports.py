@@ -86,3 +86,11 @@ def test_importing_a_package_loads_no_torch(package):
     script = f"import sys, {package}; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
     assert result.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "benchmarks/study"])
+def test_every_script_of_the_benchmarks_still_finds_what_it_imports(folder):
+    names = sorted(path.stem for path in (ROOT / folder).glob("*.py"))
+    script = f"import importlib; [importlib.import_module(name) for name in {names}]"
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT / folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

@@ -9,13 +9,15 @@ On the mixture-of-experts language model, rank 2; static plans and their scores 
 from pathlib import Path
 
 import click
-import language
 import pandas as pd
-from frontier import BED, RATE
-from run import EXPERTS_HELD_OUT
+from beds import BEDS
+from run import runs_folder
+from stages import STAGES
 
 from trainer.jobs import Job, run_all, workers
 
+STAGE = STAGES["experts-held-out"]
+BED, (RATE,) = BEDS[STAGE.bed], STAGE.learning_rates
 GROWN = {"uniform-grown": "uniform-lora", "dr-lora-grown": "dr-lora"}  # name: the plan it starts from
 
 
@@ -38,13 +40,11 @@ def main(output: Path, seeds: int, processes: int) -> None:
     """Grow on every task, then train what was grown from the start; print losses beside the first command's."""
     processes = processes or workers()
     rows = []
-    (budget,) = EXPERTS_HELD_OUT.budgets
-    made = f"{budget} lr {RATE:g} steps {BED.steps}".replace(" ", "-")
-    pairs = [(task, seed) for seed in range(seeds) for task in language.HELD_OUT]
+    pairs = [(task, seed) for seed in range(seeds) for task in STAGE.tasks]
     growing, again = [], []
     for task, seed in pairs:
         for name, start in GROWN.items():
-            plan = output / task / made / "plans" / f"{start}.json"
+            plan = runs_folder(output, STAGE, task, RATE) / "made" / f"{start}.json"
             growing.append(job(output, task, name, plan, seed, grow=True, processes=processes))
             ended = folder(output, task, name, seed) / "plan.json"
             again.append(job(output, task, f"{name}-again", ended, seed, grow=False, processes=processes))
