@@ -92,6 +92,7 @@ STAGES: Mapping[str, Stage] = {
     "texts": rehearsed(
         texts("dense", language.CONFIRMATION, "combined", "half", "alphalora", "lora-smoe", "random", "uniform-mixture")
     ),
+    "texts-seeds": rehearsed(texts("dense", language.CONFIRMATION, "combined", "half", seeds=2)),
     "longer": rehearsed(texts("longer", ("translations", "sources", "frames"), "combined")),
     "experts-texts": rehearsed(
         texts("language", language.CONFIRMATION, "combined", "lora-smoe", "dr-lora", "random", "uniform-mixture")
