@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from planner.reports import Estimate, Rehearsal, SensitivityReport, SiteSensitivity, Statistic
-from planner.shrinkage import Floats, shrunk, updated
+from planner.reports import Estimate, SensitivityReport, SiteSensitivity, Statistic
+from planner.shrinkage import FORESIGHT, Floats, shrunk, updated
 from spectra import Checkpoint, InputError, SpectraReport
 from spectra.analysis import model_info
 from spectra.report import ModelInfo, SiteSpectrum
@@ -58,8 +58,6 @@ class Evidence:
 
     model: ModelInfo
     sites: tuple[SiteEvidence, ...]
-    rehearsals: tuple[Rehearsal, ...] = ()
-    """The runs behind the sites' benefits, in their order."""
     notes: tuple[str, ...] = ()
     """What a plan made from this should say."""
 
@@ -120,14 +118,14 @@ class Evidence:
         tasks = zip(*(site.benefit for site in self.sites), strict=True)
         return [np.array([(one.mean, one.error) for one in task]) / cost[:, None] for task in tasks]
 
-    def appetite(self, prior: Floats) -> Floats:
+    def appetite(self, prior: Floats, foresight: float = FORESIGHT) -> Floats:
         """(sites,): benefit per parameter as rehearsals measured it, mean 1, averaged over tasks; `prior` where they did not.
 
         Args:
             prior: (sites,), positive: what to believe of a site whose measurement is all noise.
+            foresight: how much of a rehearsal, noise apart, is believed to hold for a long run; from 0 to 1.
         """
-        foresight = [WITH_HEAD if run.trained_head else 1.0 for run in self.rehearsals]
-        tasks = [updated(prior, task, trust) for task, trust in zip(self.benefits(), foresight, strict=True)]
+        tasks = [updated(prior, task, foresight) for task in self.benefits()]
         mean: Floats = np.mean(tasks, axis=0) if tasks else prior / prior.mean()
         return mean
 
@@ -144,7 +142,6 @@ class Evidence:
 
 
 LEAST_USE = 1e-6
-WITH_HEAD = 0.5  # a new head first learns with the layers right below it; a longer run goes deeper
 ROUNDING = 1e-9  # a third of six layers is two
 UNKNOWN = Estimate(mean=math.nan, error=math.nan)
 UNSURE_OF_SHAPES = "shapes come from a table of alphas, which may not say which side is the input; make sure with plan check"
@@ -186,8 +183,7 @@ def gather(
     names = sorted(shapes, key=order)
     sites = tuple(_site(name, shapes[name], alphas.get(name, UNKNOWN), gradients.get(name), statistic) for name in names)
     known_by_table = model.fingerprint is None and any(site.shape[0] != site.shape[1] for site in sites)
-    rehearsals = tuple(task.rehearsal for task in sensitivity.tasks if task.rehearsal) if sensitivity else ()
-    return Evidence(model=model, sites=sites, rehearsals=rehearsals, notes=(UNSURE_OF_SHAPES,) if known_by_table else ())
+    return Evidence(model=model, sites=sites, notes=(UNSURE_OF_SHAPES,) if known_by_table else ())
 
 
 def _site(name: str, shape: Shape, alpha: Estimate, gradients: SiteSensitivity | None, statistic: Statistic) -> SiteEvidence:

@@ -38,8 +38,6 @@ class Rehearsal(Value):
     steps: int
     batch_size: int
     learning_rate: float
-    trained_head: bool
-    """Whether an output layer was trained beside the adapters, as for classification."""
     examples: int
     """Held-out examples that the gain was measured on."""
     gain: Estimate

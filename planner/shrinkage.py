@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from planner.reports import Estimate
 
 Floats = NDArray[np.float64]
+FORESIGHT = 0.5  # a longer run learns with other modules than a short one does, on some tasks with quite other ones
 LEAST_APPETITE = 0.01  # of the mean: a module that a short run did not need may be needed later
 
 
@@ -43,7 +44,7 @@ def _shrunk_deviations(means: Floats, errors: Floats) -> Floats:
     return kept
 
 
-def updated(prior: Floats, measured: Floats, foresight: float = 1.0) -> Floats:
+def updated(prior: Floats, measured: Floats, foresight: float = FORESIGHT) -> Floats:
     """Move from a prior towards what was measured, each site as far as its noise lets one tell.
 
     On a scale where the mean is 1: of the spread between measurement and prior, what exceeds the mean noise is real, and each

@@ -99,7 +99,6 @@ def rehearse(
         steps=settings.max_steps,
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
-        trained_head=config.kind == "classification",
         examples=sum(len(batch["labels"]) for batch in sample),
         gain=gain,
     )

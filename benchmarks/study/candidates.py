@@ -115,10 +115,10 @@ def _by(granularity: Granularity) -> Rule:
     return lambda evidence, settings: replace(combined(evidence, settings), granularity=granularity)
 
 
-def half(evidence: Evidence, settings: AllocationSettings) -> Demand:
-    """`combined`, believing half of any rehearsal, as it does where a head is trained."""
-    runs = tuple(run.model_copy(update={"trained_head": True}) for run in evidence.rehearsals)
-    return combined(replace(evidence, rehearsals=runs), settings)
+def full(evidence: Evidence, settings: AllocationSettings) -> Demand:
+    """`combined`, trusting a rehearsal in full."""
+    before = np.array(prior(evidence, settings).weights)
+    return replace(combined(evidence, settings), weights=tuple(evidence.appetite(before, 1.0).tolist()))
 
 
 def tempered(evidence: Evidence, settings: AllocationSettings) -> Demand:
@@ -130,7 +130,7 @@ def tempered(evidence: Evidence, settings: AllocationSettings) -> Demand:
 def prior(evidence: Evidence, settings: AllocationSettings) -> Demand:
     """`combined` without its rehearsal."""
     sites = tuple(replace(site, benefit=()) for site in evidence.sites)
-    return combined(replace(evidence, sites=sites, rehearsals=()), settings)
+    return combined(replace(evidence, sites=sites), settings)
 
 
 CANDIDATES: dict[str, Rule] = {
@@ -141,7 +141,7 @@ CANDIDATES: dict[str, Rule] = {
     "by-layer": _by("layer"),
     "by-projection": _by("projection"),
     "random-some": random_some,
-    "half": half,
+    "full": full,
     "tempered": tempered,
     "prior": prior,
     "outputs": outputs,

@@ -90,9 +90,9 @@ STAGES: Mapping[str, Stage] = {
     "experts-rehearsed": rehearsed(texts("language", ("tables", "cython", "licences"), "combined", "prior")),
     # on tasks and texts that no choice has seen
     "texts": rehearsed(
-        texts("dense", language.CONFIRMATION, "combined", "half", "alphalora", "lora-smoe", "random", "uniform-mixture")
+        texts("dense", language.CONFIRMATION, "combined", "full", "alphalora", "lora-smoe", "random", "uniform-mixture")
     ),
-    "texts-seeds": rehearsed(texts("dense", language.CONFIRMATION, "combined", "half", seeds=2)),
+    "texts-seeds": rehearsed(texts("dense", language.CONFIRMATION, "combined", "full", seeds=2)),
     "longer": rehearsed(texts("longer", ("translations", "sources", "frames"), "combined")),
     "experts-texts": rehearsed(
         texts("language", language.CONFIRMATION, "combined", "lora-smoe", "dr-lora", "random", "uniform-mixture")

@@ -5,8 +5,8 @@ within their projection type, shrunk by their measured noise, and their product 
 routed expert counts by the square root of the share of tokens that reach it. That is the prior.
 
 A rehearsal (`plan probe`) trains every module a little and says what each one's adapter brought, per parameter. Each site moves
-from the prior to that measurement, half-way where a head was trained as well, as far as the measurement's error allows: where a
-rehearsal learns nothing the plan stays near uniform, where it learns a lot the plan leans to what learned. The utility saturates,
+half-way from the prior to that measurement, or less as the measurement's error demands: where a rehearsal learns nothing the plan
+stays near uniform, where it learns a lot the plan leans to what learned. The utility saturates,
 and the solver keeps one rank at every module that all tokens pass. docs/experiments.md has what this won and where it did not.
 """
 

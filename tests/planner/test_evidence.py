@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import planner
-from planner.evidence import WITH_HEAD
 from planner.reports import Estimate, Rehearsal
 from planner.shrinkage import LEAST_APPETITE, updated
 from spectra import open_checkpoint
@@ -58,7 +57,7 @@ def evidence(minilm, spectra_report, small_corpus):
     return {"spectra": spectra_report, "sensitivity": planner.probe(sample.model, sample.batches, checkpoint=checkpoint)}
 
 
-def combined(evidence, benefit, error, trained_head=True):
+def combined(evidence, benefit, error):
     """The plan of `combined` after a rehearsal in which a site of layer l brought benefit(l) per parameter."""
     report = evidence["sensitivity"]
     found = {
@@ -66,7 +65,7 @@ def combined(evidence, benefit, error, trained_head=True):
         for site in report.sites
     }
     gain = Estimate(mean=sum(one.mean for one in found.values()), error=error)
-    how = Rehearsal(rank=2, steps=30, batch_size=32, learning_rate=1e-3, trained_head=trained_head, examples=64, gain=gain)
+    how = Rehearsal(rank=2, steps=30, batch_size=32, learning_rate=1e-3, examples=64, gain=gain)
     return planner.allocate(budget="rank 4", max_experts=1, spectra=evidence["spectra"], sensitivity=report.rehearsed(how, found))
 
 
@@ -80,13 +79,6 @@ def test_combined_follows_what_was_measured_and_starves_nothing(evidence):
     assert by_layer(plan)[5] > 3 * by_layer(plan)[0]
     assert all(site.ranks and site.benefit > 0 for site in plan.sites)
     assert plan.notes[-1].startswith("in our study such plans were level with uniform at equal size")
-
-
-def test_combined_believes_half_of_what_was_learned_beside_a_new_head(evidence):
-    base = planner.allocate(budget="rank 4", max_experts=1, **evidence)
-    whole, half = (combined(evidence, lambda layer: 1e-6 * (layer + 1), 0.0, head) for head in (False, True))
-    weights = [np.array([site.weight for site in plan.sites]) for plan in (base, half, whole)]
-    np.testing.assert_allclose(weights[1], WITH_HEAD * weights[2] + (1 - WITH_HEAD) * weights[0], rtol=1e-9)
 
 
 def test_combined_does_without_a_rehearsal_that_gained_nothing(evidence):
