@@ -501,7 +501,7 @@ def plot(files: tuple[Path, ...], output: Path) -> None:
 def demo(output: Path) -> None:
     """Run the whole path in a few minutes, on a real pretrained MiniLM and the docstrings of Python's standard library."""
     from planner import Plan
-    from trainer.demo import BUDGET, LENGTH, RATE, TRAINING, link_model, write_corpus
+    from trainer.demo import BUDGET, EXPERTS, LENGTH, RATE, TRAINING, link_model, write_corpus
 
     model = str(link_model(output))
     train_file, test_file = map(str, write_corpus(output))
@@ -513,7 +513,8 @@ def demo(output: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     _step("analyze", model, "-o", spectra)
     _step("probe", model, "--data", train_file, "--max-length", LENGTH, "--learning-rate", RATE, "-o", sensitivity)
-    _step("allocate", "--spectra", spectra, "--sensitivity", sensitivity, "--budget", BUDGET, "-o", plan)
+    reports = ("--spectra", spectra, "--sensitivity", sensitivity)
+    _step("allocate", *reports, "--budget", BUDGET, "--max-experts", EXPERTS, "-o", plan)
     _step("train", plan, "--model", model, "--data", train_file, *TRAINING, "-o", run)
     _step("evaluate", run, "--data", test_file)
     click.secho("\nThe control: the same head on frozen features, trained in the same way.", bold=True)

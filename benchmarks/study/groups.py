@@ -142,7 +142,7 @@ def signals(checkpoint: Checkpoint, data: Path) -> pd.DataFrame:
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="study")
 @click.option("--processes", type=int, default=0)
 def main(tasks: tuple[str, ...], output: Path, processes: int) -> None:
-    """Print truth and signals per group, each over its mean, and how well each signal agrees."""
+    """Print truth in nats per 10,000 parameters beside signals, each over its mean, and how well each signal agrees."""
     checkpoint = open_checkpoint(BED.model(output))
     for task in tasks:
         data, _ = BED.write(output / "tasks", task)
@@ -150,13 +150,12 @@ def main(tasks: tuple[str, ...], output: Path, processes: int) -> None:
         of_modules = signals(checkpoint, data)
         per_parameter = partial(_per_parameter, of_modules)
         table = pd.DataFrame({name: per_parameter(members) for name, members in groups(list(of_modules.index)).items()}).T
-        table.insert(0, "truth", truth)
         kinds = np.array([name.startswith("layer") for name in table.index])
         table[~kinds] /= table[~kinds].mean()
         table[kinds] /= table[kinds].mean()
+        table.insert(0, "truth", truth)
         table.to_csv(output / f"groups-{task}.csv")
-        print(task, truth.round(4).to_dict())
-        print(table.round(2).to_string())
+        print(table.round(3).to_string())
         for label, part in (("types", table[~kinds]), ("layers", table[kinds])):
             print(label, part.corr()["truth"].round(2).to_dict(), flush=True)
 

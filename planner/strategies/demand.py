@@ -27,6 +27,8 @@ class Demand:
     utility: Utility = "log1p"
     spares_experts: bool = False
     """Whether routed experts may go without, where the user asks for no least rank: who sees no token learns nothing."""
+    plain: bool = False
+    """Whether a module gets one LoRA where the user asks for no number of experts."""
     experts: tuple[int, ...] | None = None
     """Literal number of experts per site, where a released method prescribes it; the solver is then not asked."""
     released_rounding: bool = False

@@ -436,8 +436,19 @@ def test_a_plan_that_starves_modules_says_what_that_cost(evidence):
     assert mild.notes[-1].startswith("in our study no strategy without a rehearsal beat uniform at equal size")
 
 
+def test_combined_plans_one_lora_per_module_unless_asked_for_mixtures(evidence):
+    plan = planner.allocate(budget="2%", **evidence)
+    assert {len(site.ranks) for site in plan.sites} == {1}
+    assert plan.settings.max_experts == 1
+    asked = planner.allocate(budget="2%", max_experts=4, **evidence)
+    mixtures = sum(len(site.ranks) > 1 for site in asked.sites)
+    assert mixtures
+    assert f"{mixtures} of 36 sites are mixtures with routers" in " ".join(asked.notes)
+    assert max(len(site.ranks) for site in planner.allocate(budget="30 experts", **evidence).sites) > 1
+
+
 def test_a_depth_rule_says_so(spectra_report):
-    plan = planner.allocate(budget="4%", strategy="alphalora", spectra=rising(spectra_report))
+    plan = planner.allocate(budget="4%", strategy="alphalora", max_experts=1, spectra=rising(spectra_report))
     assert re.fullmatch(
         r"after rounding, this plan is nearly a depth rule: more with depth \(rank correlation \+\d.\d\d\)", plan.notes[0]
     )
