@@ -93,7 +93,7 @@ STAGES: Mapping[str, Stage] = {
         texts("dense", language.CONFIRMATION, "combined", "full", "alphalora", "lora-smoe", "random", "uniform-mixture")
     ),
     "texts-seeds": rehearsed(texts("dense", language.CONFIRMATION, "combined", "full", seeds=2)),
-    "texts-pooled": rehearsed(texts("dense", language.CONFIRMATION, "combined", "layers", "types")),
+    "texts-pooled": rehearsed(texts("dense", language.CONFIRMATION, "layers", "types")),
     "longer": rehearsed(texts("longer", ("translations", "sources", "frames"), "combined")),
     "experts-texts": rehearsed(
         texts("language", language.CONFIRMATION, "combined", "lora-smoe", "dr-lora", "random", "uniform-mixture")
