@@ -53,7 +53,8 @@ def cut_for(evidence: Evidence, demand: Demand, cap: Cap, settings: AllocationSe
         raise InputError(f"expert rank {rank} exceeds the smallest side of a site, {side}")
     if rank % settings.rank_multiple:
         raise InputError(f"expert rank {rank} is no multiple of --rank-multiple {settings.rank_multiple}")
-    most = settings.max_experts or (1 if demand.plain and cap.unit == "parameters" else MOST_EXPERTS)
+    plain = demand.plain and settings.expert_rank is None and cap.unit == "parameters"
+    most = settings.max_experts or (1 if plain else MOST_EXPERTS)
     return Cut(expert_rank=rank, max_experts=most, multiple=settings.rank_multiple)
 
 

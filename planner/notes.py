@@ -20,7 +20,7 @@ def notes(
     if cap.unit == "parameters" and parameters < SPENT * cap.amount:
         yield (
             f"{1 - parameters / cap.amount:.0%} of the budget is left: one more step for all modules that share an answer"
-            " does not fit, or a limit on ranks is reached; --max-experts 1 or --granularity module takes smaller steps"
+            " does not fit, or a limit on ranks is reached; the smallest steps are those of --max-experts 1 --granularity module"
         )
     if strategy == "combined":
         yield from _rehearsed(evidence)
@@ -28,8 +28,8 @@ def notes(
         yield from _experience_with_experts(strategy)
     if mixtures := sum(len(site.ranks) > 1 for site in sites):
         yield (
-            f"{mixtures} of {len(sites)} sites are mixtures with routers: in our study one LoRA of the same size did as well or"
-            " better on single tasks (docs/experiments.md); --max-experts 1 plans that"
+            f"{mixtures} of {len(sites)} sites are mixtures with routers: in our study one LoRA of the same size did as well on"
+            " single tasks (docs/experiments.md)"
         )
     if strategy == "uniform":
         return

@@ -17,7 +17,7 @@ class AllocationSettings(Value):
     expert_rank: Whole | None = None
     """Rank that one LoRA expert grows to before the next is added; by default 8, less if the budget is tight."""
     max_experts: Whole | None = None
-    """Most experts per module; 1 for plain LoRA without routers; by default 8, for `combined` 1, but for a budget in experts."""
+    """Most experts per module; 1 for plain LoRA without routers. By default 8, for `uniform` and `combined` 1 unless an expert's rank is given or the budget is in experts."""  # noqa: E501
     top_k: Whole = 2
     """Experts that a token uses, where there are as many."""
     min_rank: Annotated[int, Field(ge=0)] | None = None

@@ -13,6 +13,7 @@ from typing import Any
 
 import planner
 from planner import Plan, require_match
+from planner.menus import MOST_EXPERTS
 from spectra import Checkpoint, InputError, open_checkpoint
 from spectra.analysis import model_info
 from spectra.values import read_json, write_atomic
@@ -223,10 +224,10 @@ def _controls(size: int, checkpoint: Checkpoint, kind: str) -> dict[str, Plan]:
         InputError: too small a size for even one projection type.
     """
     options: dict[str, Any] = {"budget": str(size), "model": checkpoint}
-    least = planner.allocate(budget="rank 1", strategy="uniform", model=checkpoint, max_experts=1).parameters
+    least = planner.allocate(budget="rank 1", strategy="uniform", model=checkpoint).parameters
     even = {"granularity": "module"} if size >= least else {"granularity": "projection", "min_rank": 0}
     try:
-        lora = planner.allocate(strategy="uniform", max_experts=1, **options, **even)
+        lora = planner.allocate(strategy="uniform", **options, **even)
     except InputError as error:
         raise InputError(
             f"plans of {size:,} parameters are smaller than rank 1 at any one projection type, so no control is even over the"
@@ -234,7 +235,7 @@ def _controls(size: int, checkpoint: Checkpoint, kind: str) -> dict[str, Plan]:
         ) from error
     found = {
         CONTROL: lora,
-        "uniform-mixture": planner.allocate(strategy="uniform", **options, **even),
+        "uniform-mixture": planner.allocate(strategy="uniform", max_experts=MOST_EXPERTS, **options, **even),
         "random": planner.allocate(strategy="random", max_experts=1, **options, **even | {"granularity": "module"}),
     }
     return found | ({"head-only": lora.without_adapters()} if kind == "classification" else {})

@@ -79,15 +79,8 @@ def rehearse(
     Raises:
         InputError: an unusable file or model, or a run that diverges.
     """
-    plan = planner.allocate(budget=f"rank {RANK}", strategy="uniform", model=checkpoint, max_experts=1)
-    with tempfile.TemporaryDirectory() as folder:
-        training, held = split(Path(data), Path(folder))
-        said = partial(_forward, progress, settings.max_steps + POINTS)
-        with redirect_stderr(io.StringIO()):  # what a plan adapts is said of runs that stay
-            train(plan, checkpoint.folder, training, Path(folder) / "run", settings, progress=said)
-            model = load_adapters(Path(folder) / "run").to(device)
-        config = load_config(Path(folder) / "run")
-        sample = _sample(held, config, checkpoint)
+    said = partial(_forward, progress, settings.max_steps + POINTS)
+    model, sample = short_run(checkpoint, Path(data), settings, device, said)
     found = dials(model)
     shares = attribute(model, found, sample, lambda done: said(settings.max_steps + done, 0, 0.0))
     names = [site for dial in found for site in dial.sites]
@@ -103,6 +96,19 @@ def rehearse(
         gain=gain,
     )
     return described, benefits
+
+
+def short_run(
+    checkpoint: Checkpoint, data: Path, settings: TrainSettings, device: str, said: Callable[[int, int, float], None]
+) -> tuple[Any, Batches]:
+    """The model after the run, and a sample of what it did not see."""
+    plan = planner.allocate(budget=f"rank {RANK}", strategy="uniform", model=checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        training, held = split(data, Path(folder))
+        with redirect_stderr(io.StringIO()):  # what a plan adapts is said of runs that stay
+            train(plan, checkpoint.folder, training, Path(folder) / "run", settings, progress=said)
+            model = load_adapters(Path(folder) / "run").to(device)
+        return model, _sample(held, load_config(Path(folder) / "run"), checkpoint)
 
 
 def _forward(progress: Progress | None, total: int, step: int, steps: int, loss: float) -> None:

@@ -135,7 +135,7 @@ def _pooled(key: Callable[[SiteEvidence], object]) -> Rule:
 
 
 def _shared(site: SiteEvidence, group: list[SiteEvidence]) -> SiteEvidence:
-    """The site with its share of the group's benefit, by its cost."""
+    """The site with its share of the group's benefit, by its cost; errors as if sites and shares were independent."""
     share = site.rank_cost / sum(other.rank_cost for other in group)
     tasks = zip(*(other.benefit for other in group), strict=True)
     benefit = tuple(

@@ -6,8 +6,7 @@ On the dense language model, 100 steps, rank 2 elsewhere. The truth is what a gr
 loss; the signals come from a rehearsal of 30 steps, all per parameter of one rank.
 """
 
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -21,17 +20,12 @@ from torch import Tensor, nn
 import planner
 from planner import Plan, example_losses
 from spectra import Checkpoint, open_checkpoint
-from trainer import train
-from trainer.adapters import load_adapters
 from trainer.build import mixtures
-from trainer.data import batches, read_texts, tokenise
 from trainer.jobs import Job, run_all, workers
 from trainer.mixture import MixtureLinear
-from trainer.models import load_tokenizer
-from trainer.rehearsal import MEASURED, Batches, Dial, attribute, turned
-from trainer.sweep import split
+from trainer.rehearsal import RANK, Batches, Dial, attribute, short_run, turned
 
-BED, RATE, STEPS, RANK = BEDS["dense"], 2e-2, 30, 2
+BED, RATE, STEPS = BEDS["dense"], 2e-2, 30
 
 
 def groups(names: list[str]) -> Mapping[str, list[str]]:
@@ -53,7 +47,7 @@ def doubled(plan: Plan, members: list[str]) -> Plan:
 
 def truths(output: Path, task: str, processes: int) -> Mapping[str, float]:
     """Group -> nats off the test loss per 10,000 parameters of its second pair of ranks."""
-    plan = planner.allocate(budget=f"rank {RANK}", strategy="uniform", model=open_checkpoint(BED.model(output)), max_experts=1)
+    plan = planner.allocate(budget=f"rank {RANK}", strategy="uniform", model=open_checkpoint(BED.model(output)))
     root = output / "groups" / task
     plans = {"uniform": plan} | {
         name: doubled(plan, members) for name, members in groups([site.name for site in plan.sites]).items()
@@ -72,18 +66,6 @@ def truths(output: Path, task: str, processes: int) -> Mapping[str, float]:
     return {name: 1e4 * (losses["uniform"] - losses[name]) / more[name] for name in plans if name != "uniform"}
 
 
-def rehearsed(checkpoint: Checkpoint, data: Path, folder: Path) -> tuple[nn.Module, Batches]:
-    """A model after a rehearsal, and the examples that it did not see."""
-    plan = planner.allocate(budget=f"rank {RANK}", strategy="uniform", model=checkpoint, max_experts=1)
-    training, held = split(data, folder)
-    train(plan, checkpoint.folder, training, folder / "run", BED.settings(RATE, max_steps=STEPS))
-    texts = read_texts(held)
-    texts = type(texts)(path=texts.path, rows=texts.rows.select(range(MEASURED)))
-    tokenizer = load_tokenizer(checkpoint.folder)
-    examples = tokenise(texts, tokenizer, BED.length, ())
-    return load_adapters(folder / "run"), list(batches(examples, tokenizer, 8))
-
-
 @torch.no_grad()
 def turn_to_components(mixture: MixtureLinear) -> None:
     """The same product B A, its ranks its singular vectors, largest first."""
@@ -93,7 +75,7 @@ def turn_to_components(mixture: MixtureLinear) -> None:
     mixture.A.copy_(roots[:, None] * right[: len(roots)])
 
 
-def slopes(model: nn.Module, sample: Batches, dial: list[Dial], to: float) -> Iterator[Tensor]:
+def slopes(model: nn.Module, sample: Batches, dial: list[Dial], to: float) -> list[Tensor]:
     """Of the loss by every base weight, adapters scaled by `to`."""
     weights = [dial.module.base.weight.requires_grad_(True) for dial in dial]  # type: ignore[union-attr]
     sums = [torch.zeros_like(weight) for weight in weights]
@@ -106,7 +88,7 @@ def slopes(model: nn.Module, sample: Batches, dial: list[Dial], to: float) -> It
                 total += slope / len(sample)
     for weight in weights:
         weight.requires_grad_(False)
-    yield from sums
+    return sums
 
 
 def first_steps(slope: Tensor) -> float:
@@ -116,8 +98,7 @@ def first_steps(slope: Tensor) -> float:
 
 def signals(checkpoint: Checkpoint, data: Path) -> pd.DataFrame:
     """One row per module: its cost and what each signal says, not yet per parameter."""
-    with tempfile.TemporaryDirectory() as folder:
-        model, sample = rehearsed(checkpoint, data, Path(folder))
+    model, sample = short_run(checkpoint, data, BED.settings(RATE, max_steps=STEPS), "cpu", lambda *_: None)
     found = mixtures(model)
     for mixture in found.values():
         turn_to_components(mixture)
@@ -130,7 +111,7 @@ def signals(checkpoint: Checkpoint, data: Path) -> pd.DataFrame:
     frame["integral"] = shares.sum(1)
     frame["second component"] = shares[:, 1]
     for name, to in (("slope before", 0.0), ("slope after", 1.0)):
-        whole = list(slopes(model, sample, parts, to))
+        whole = slopes(model, sample, parts, to)
         frame[name] = [first_steps(slope) for slope in whole]
         frame[f"{name}, spectral"] = [float(torch.linalg.matrix_norm(slope, 2)) for slope in whole]
         frame[f"{name}, nuclear"] = [float(torch.linalg.matrix_norm(slope, "nuc")) for slope in whole]

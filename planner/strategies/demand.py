@@ -28,7 +28,7 @@ class Demand:
     spares_experts: bool = False
     """Whether routed experts may go without, where the user asks for no least rank: who sees no token learns nothing."""
     plain: bool = False
-    """Whether a module gets one LoRA where the user asks for no number of experts."""
+    """Whether a module gets one LoRA where the user asks for no experts."""
     experts: tuple[int, ...] | None = None
     """Literal number of experts per site, where a released method prescribes it; the solver is then not asked."""
     released_rounding: bool = False

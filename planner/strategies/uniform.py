@@ -6,5 +6,5 @@ from planner.strategies.demand import Demand
 
 
 def uniform(evidence: Evidence, settings: AllocationSettings) -> Demand:
-    """Equal ranks and experts at every site; needs no evidence."""
-    return Demand(weights=(1.0,) * len(evidence.sites), granularity="model")
+    """Equal ranks at every site, and equal experts where they are asked for; needs no evidence."""
+    return Demand(weights=(1.0,) * len(evidence.sites), granularity="model", plain=True)

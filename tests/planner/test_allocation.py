@@ -436,10 +436,14 @@ def test_a_plan_that_starves_modules_says_what_that_cost(evidence):
     assert mild.notes[-1].startswith("in our study no strategy without a rehearsal beat uniform at equal size")
 
 
-def test_combined_plans_one_lora_per_module_unless_asked_for_mixtures(evidence):
+def test_combined_and_uniform_plan_one_lora_per_module_unless_asked_for_more(evidence):
     plan = planner.allocate(budget="2%", **evidence)
-    assert {len(site.ranks) for site in plan.sites} == {1}
-    assert plan.settings.max_experts == 1
+    even = planner.allocate(budget="2%", strategy="uniform", **evidence)
+    assert {len(site.ranks) for site in (*plan.sites, *even.sites)} == {1}
+    assert plan.settings.max_experts == even.settings.max_experts == 1
+    cut = planner.allocate(budget="2%", expert_rank=2, **evidence)
+    assert all(rank <= 3 for site in cut.sites for rank in site.ranks)
+    assert any(len(site.ranks) > 1 for site in cut.sites)
     asked = planner.allocate(budget="2%", max_experts=4, **evidence)
     mixtures = sum(len(site.ranks) > 1 for site in asked.sites)
     assert mixtures

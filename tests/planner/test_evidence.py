@@ -81,6 +81,15 @@ def test_combined_follows_what_was_measured_and_starves_nothing(evidence):
     assert plan.notes[-1].startswith("in our study such plans were level with uniform at equal size")
 
 
+def test_combined_stands_half_way_between_what_it_knew_and_what_was_measured(evidence):
+    before, after = (
+        np.array([site.weight for site in plan.sites])
+        for plan in (planner.allocate(budget="rank 4", **evidence), combined(evidence, lambda layer: 1e-6 * (layer + 1), 0.0))
+    )
+    layers = np.repeat(np.arange(6), 6) + 1
+    np.testing.assert_allclose(after, (before + layers / layers.mean()) / 2, rtol=1e-9)
+
+
 def test_combined_does_without_a_rehearsal_that_gained_nothing(evidence):
     without = planner.allocate(budget="rank 4", max_experts=1, **evidence)
     plan = combined(evidence, lambda layer: 1e-8 * (layer - 2.5), 1e-6)
