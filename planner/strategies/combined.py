@@ -7,8 +7,8 @@ routed expert counts by the square root of the share of tokens that reach it. Th
 A rehearsal (`plan probe`) trains every module a little and says what each one's adapter brought, per parameter. Each site moves
 half-way from the prior to that measurement, or less as the measurement's error demands: where a rehearsal learns nothing the plan
 stays near uniform, where it learns a lot the plan leans to what learned. The utility saturates, and the solver keeps one rank at
-every module that all tokens pass. A module gets one LoRA unless the user asks for more experts: at equal size routers cost more
-than they brought. docs/experiments.md has what this won and where it did not.
+every module that all tokens pass. A module gets one LoRA unless the user asks for more experts: at equal size routers
+brought nothing on single tasks, and on language models cost. docs/experiments.md has what this won and where it did not.
 """
 
 from planner.evidence import Evidence
