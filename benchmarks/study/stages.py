@@ -94,6 +94,8 @@ STAGES: Mapping[str, Stage] = {
     ),
     "texts-seeds": rehearsed(texts("dense", language.CONFIRMATION, "combined", "full", seeds=2)),
     "texts-pooled": rehearsed(texts("dense", language.CONFIRMATION, "layers", "types")),
+    "mixtures-texts": texts("dense", ("translations", "scripts", "sources", "frames"), "uniform-mixture", budget="rank 8"),
+    "mixtures-classifiers": classifiers(("role", "typo", "operator"), "uniform-mixture", seeds=2, budget="rank 8"),
     "longer": rehearsed(texts("longer", ("translations", "sources", "frames"), "combined")),
     "experts-texts": rehearsed(
         texts("language", language.CONFIRMATION, "combined", "lora-smoe", "dr-lora", "random", "uniform-mixture")
