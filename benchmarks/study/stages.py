@@ -100,5 +100,5 @@ STAGES: Mapping[str, Stage] = {
     "experts-texts": rehearsed(
         texts("language", language.CONFIRMATION, "combined", "lora-smoe", "dr-lora", "random", "uniform-mixture")
     ),
-    "classifiers-again": rehearsed(classifiers(CONFIRMATION, "combined", "random", "lora-smoe-mixture", seeds=3)),
+    "classifiers-again": rehearsed(classifiers(CONFIRMATION, "combined", "random", "lora-smoe-mixture", seeds=2)),
 }
