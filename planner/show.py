@@ -19,7 +19,8 @@ LOOK = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HE
 def plan_table(plan: Plan) -> Table:
     """One row per site: its ranks, what they cost, a bar, and the evidence behind them. Fits a terminal of 80 columns."""
     title = f"plan for {plan.model.name}: {plan.strategy}, budget {plan.budget.request}"
-    caption = f"3 x 2: three experts of rank 2; g/mean: {plan.settings.statistic} per parameter, mean site = 1"
+    caption = "3 x 2: three experts of rank 2; " if any(len(site.ranks) > 1 for site in plan.sites) else ""
+    caption += f"g/mean: {plan.settings.statistic} per parameter, mean site = 1"
     gained = math.fsum(site.benefit for site in plan.sites)
     rehearsed = not math.isnan(gained)
     caption += "; gain: its share of what a rehearsal gained" if rehearsed else ""
@@ -93,13 +94,10 @@ def number(value: float, form: str) -> str:
 
 def plan_summary(plan: Plan) -> str:
     """One paragraph: what is adapted, what it costs, how close to the optimum."""
-    experts = [len(site.ranks) for site in plan.sites]
-    routed = sum(count > 1 for count in experts)
-    top_k = max((site.top_k for site in plan.sites), default=0)
+    mixtures = sum(len(site.ranks) > 1 for site in plan.sites)
     lines = [
-        f"{sum(count > 0 for count in experts)} of {len(experts)} sites adapted, {routed} of them as mixtures;"
-        f" {sum(experts)} LoRA experts of rank {_span(plan)}, at most {top_k} per token",
-        f"{plan.parameters:,} trainable parameters, routers included"
+        f"{sum(bool(site.ranks) for site in plan.sites)} of {len(plan.sites)} sites adapted{_experts(plan, mixtures)}",
+        f"{plan.parameters:,} trainable parameters{', routers included' if mixtures else ''}"
         f" ({100 * plan.parameters / plan.model.parameters:.2f}% of {plan.model.parameters:,})",
         f"budget: {plan.budget.spent:,} of {plan.budget.cap:,} {plan.budget.unit} spent",
     ]
@@ -108,9 +106,18 @@ def plan_summary(plan: Plan) -> str:
     return "\n".join([*lines, *(f"note: {note}" for note in plan.notes)])
 
 
+def _experts(plan: Plan, mixtures: int) -> str:
+    if not any(site.ranks for site in plan.sites):
+        return ""
+    if not mixtures:
+        return f", one LoRA of rank {_span(plan)} each"
+    count, top_k = sum(len(site.ranks) for site in plan.sites), max(site.top_k for site in plan.sites)
+    return f", {mixtures} of them as mixtures; {count} LoRA experts of rank {_span(plan)}, at most {top_k} per token"
+
+
 def _span(plan: Plan) -> str:
     every = sorted({rank for site in plan.sites for rank in site.ranks})
-    return "0" if not every else str(every[0]) if len(every) == 1 else f"{every[0]} to {every[-1]}"
+    return str(every[0]) if len(every) == 1 else f"{every[0]} to {every[-1]}"
 
 
 def difference_table(plan: Plan, other: Plan) -> Table:
