@@ -10,6 +10,7 @@ import pytest
 import planner
 from planner.menus import Cut
 from planner.reports import Estimate
+from planner.show import plan_summary
 from planner.strategies import STRATEGIES
 from spectra import InputError, load_spectra, open_checkpoint
 from spectra.sites import place, projection_type
@@ -441,6 +442,7 @@ def test_combined_and_uniform_plan_one_lora_per_module_unless_asked_for_more(evi
     even = planner.allocate(budget="2%", strategy="uniform", **evidence)
     assert {len(site.ranks) for site in (*plan.sites, *even.sites)} == {1}
     assert plan.settings.max_experts == even.settings.max_experts == 1
+    assert "36 of 36 sites adapted, one LoRA of rank " in plan_summary(plan)
     cut = planner.allocate(budget="2%", expert_rank=2, **evidence)
     assert all(rank <= 3 for site in cut.sites for rank in site.ranks)
     assert any(len(site.ranks) > 1 for site in cut.sites)
