@@ -101,4 +101,5 @@ STAGES: Mapping[str, Stage] = {
         texts("language", language.CONFIRMATION, "combined", "lora-smoe", "dr-lora", "random", "uniform-mixture")
     ),
     "classifiers-again": rehearsed(classifiers(CONFIRMATION, "combined", "random", "lora-smoe-mixture", seeds=2)),
+    "classifiers-prior": classifiers(CONFIRMATION, "prior", seeds=2),
 }
