@@ -171,32 +171,28 @@ def analyze(
     "--gradient-checkpointing", is_flag=True, help="Recompute activations instead of keeping them: slower, less memory."
 )
 @click.option(
-    "--rehearse", type=click.IntRange(0), default=30, show_default=True,
-    help="Steps of a short training run that tells which modules' adapters bring the gain; 0 leaves it out.",
+    "--rehearse", type=click.IntRange(0),
+    help="Steps of a short training run that tells which modules' adapters bring the gain; 0 leaves it out."
+    "  [default: 30 for a language model, 0 to classify]",
 )  # fmt: skip
 @click.option("--learning-rate", default=1e-3, show_default=True, help="Of the rehearsal; best the one you will train with.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Of the rehearsal.")
 @_json_option
 def probe(
     model: str, files: tuple[Path, ...], output: Path, samples: int, max_length: int, seed: int, device: str,
-    gradient_checkpointing: bool, rehearse: int, learning_rate: float, batch_size: int, as_json: bool,
+    gradient_checkpointing: bool, rehearse: int | None, learning_rate: float, batch_size: int, as_json: bool,
 ) -> None:  # fmt: skip
-    """Measure how strongly sampled examples pull on every linear module of MODEL, and rehearse: what learning there brings."""
+    """Measure how strongly sampled examples pull on every linear module of MODEL, and what learning there brings."""
     from planner import SensitivityReport, join, show
     from planner import probe as run
     from spectra import open_checkpoint
     from trainer import TrainSettings, load_sample
+    from trainer.rehearsal import STEPS
     from trainer.rehearsal import rehearse as rehearsed
 
     require_writable(output)
     checkpoint = open_checkpoint(model)
-    how = {
-        "max_steps": rehearse,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "max_length": max_length,
-        "seed": seed,
-    }
+    how = {"learning_rate": learning_rate, "batch_size": batch_size, "max_length": max_length, "seed": seed}
     settings = TrainSettings.checked(how | {"gradient_checkpointing": gradient_checkpointing}, "rehearsal")
 
     def measure(file: Path) -> SensitivityReport:
@@ -205,10 +201,12 @@ def probe(
             advance = partial(update, total=sample.examples)
             measured = partial(run, sample.model, sample.batches, checkpoint=checkpoint, task=file.stem, progress=advance)
             report = measured(gradient_checkpointing=gradient_checkpointing)
-        if not rehearse:
+        steps = STEPS[sample.kind] if rehearse is None else rehearse
+        if not steps:
             return report
+        short = settings.model_copy(update={"max_steps": steps})
         with _bar(f"rehearsal of {file.stem}") as update:
-            return report.rehearsed(*rehearsed(checkpoint, file, settings, device=device, progress=update))
+            return report.rehearsed(*rehearsed(checkpoint, file, short, device=device, progress=update))
 
     report = join([measure(file) for file in files])
     report.save(output)
@@ -501,7 +499,7 @@ def plot(files: tuple[Path, ...], output: Path) -> None:
 def demo(output: Path) -> None:
     """Run the whole path in a few minutes, on a real pretrained MiniLM and the docstrings of Python's standard library."""
     from planner import Plan
-    from trainer.demo import BUDGET, EXPERTS, LENGTH, RATE, TRAINING, link_model, write_corpus
+    from trainer.demo import BUDGET, EXPERTS, LENGTH, TRAINING, link_model, write_corpus
 
     model = str(link_model(output))
     train_file, test_file = map(str, write_corpus(output))
@@ -512,7 +510,7 @@ def demo(output: Path) -> None:
     for folder in (run, head_only):  # the demo starts over; nothing else writes these two
         shutil.rmtree(folder, ignore_errors=True)
     _step("analyze", model, "-o", spectra)
-    _step("probe", model, "--data", train_file, "--max-length", LENGTH, "--learning-rate", RATE, "-o", sensitivity)
+    _step("probe", model, "--data", train_file, "--max-length", LENGTH, "-o", sensitivity)
     reports = ("--spectra", spectra, "--sensitivity", sensitivity)
     _step("allocate", *reports, "--budget", BUDGET, "--max-experts", EXPERTS, "-o", plan)
     _step("train", plan, "--model", model, "--data", train_file, *TRAINING, "-o", run)

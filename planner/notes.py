@@ -56,7 +56,10 @@ def _rehearsed(evidence: Evidence) -> Iterator[str]:
     """Where `combined` had no measured benefit to follow."""
     told = [is_told(task) for task in evidence.benefits()]
     if not told:
-        yield "made without a rehearsal, from spectra and gradients alone; plan probe --rehearse 30 measures what learning brings"
+        yield (
+            "made without a rehearsal (plan probe --rehearse 30), from spectra and gradients alone; in our study rehearsals paid"
+            " on language models, not on classifiers"
+        )
     elif not any(told):
         yield (
             "the rehearsal gained no more than noise, so the plan follows spectra and gradients alone; give plan probe more"

@@ -58,7 +58,7 @@ def test_the_whole_path(run, here):
     assert re.search(
         r"train: a rehearsal of 2 steps took -?[\d.]+ \+- [\d.]+ nats off the loss of 5 held-out examples", probed.output
     )
-    plan = ["--spectra", "spectra.json", "--sensitivity", "sensitivity.json", "--budget", "1%"]
+    plan = ["--spectra", "spectra.json", "--sensitivity", "sensitivity.json", "--budget", "1%", "--max-experts", 8]
     shown = run("allocate", *plan).output
     assert re.search(r"budget: [\d,]+ of 227,132 parameters spent", shown)
     assert "fits model: 36 sites" in run("check", "plan.json", "model").output
@@ -73,6 +73,15 @@ def test_the_whole_path(run, here):
         content = (here / path).read_bytes()
         assert content.startswith(b"\x89PNG" if path.endswith("png") else b"<?xml")
         assert len(content) > 5000
+
+
+def test_probe_rehearses_language_models_and_classifiers_only_if_asked(run, here, tiny_llama, sentences):
+    few = ["--samples", 4, "--max-length", 16, "--batch-size", 4]
+    run("probe", "model", "--data", "train.jsonl", *few, "-o", "labels.json")
+    run("probe", tiny_llama, "--data", sentences, *few, "-o", "texts.json")
+    labels, texts = (json.loads((here / name).read_text())["tasks"][0]["rehearsal"] for name in ("labels.json", "texts.json"))
+    assert labels is None
+    assert texts["steps"] == 30
 
 
 def test_show_json_has_sites_and_budget(run, here, uniform_plan):

@@ -32,12 +32,13 @@ from trainer import train  # not from trainer.train, which would bind that name 
 from trainer.adapters import AdapterConfig, load_adapters, load_config
 from trainer.base_experts import expert_loras
 from trainer.build import mixtures
-from trainer.data import Texts, batches, read_texts, tokenise
+from trainer.data import TaskKind, Texts, batches, read_texts, tokenise
 from trainer.models import load_tokenizer
 from trainer.reports import TrainSettings
 from trainer.sampling import PROBE_BATCH
 from trainer.sweep import split
 
+STEPS: Mapping[TaskKind, int] = {"causal": 30, "classification": 0}  # by default; classifiers' plans were worse for it
 RANK = 2
 POINTS = 3  # of Gauss and Legendre's rule; more move no benefit by a hundredth of the mean
 MEASURED = 64  # held-out examples; more do not make two rehearsals more alike

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from spectra import Checkpoint, InputError
-from trainer.data import Texts, batches, read_texts, tokenise
+from trainer.data import TaskKind, Texts, batches, read_texts, tokenise
 from trainer.models import load_model, load_tokenizer, require_device, require_length
 
 PROBE_BATCH = 8
@@ -19,6 +19,7 @@ class Sample:
     """A model with the head its task needs, and batches of sampled examples."""
 
     model: Any
+    kind: TaskKind
     batches: Iterator[dict[str, Tensor]]
     examples: int
 
@@ -49,4 +50,5 @@ def load_sample(
     examples = tokenise(drawn, tokenizer, max_length, labels)
     require_device(device)
     model = load_model(checkpoint, texts.kind, labels, seed, tokenizer.pad_token_id).to(device)
-    return Sample(model=model, batches=batches(examples, tokenizer, PROBE_BATCH), examples=len(examples.rows))
+    drawn_batches = batches(examples, tokenizer, PROBE_BATCH)
+    return Sample(model=model, kind=texts.kind, batches=drawn_batches, examples=len(examples.rows))
