@@ -28,8 +28,8 @@ def notes(
         yield from _experience_with_experts(strategy)
     if mixtures := sum(len(site.ranks) > 1 for site in sites):
         yield (
-            f"{mixtures} of {len(sites)} sites are mixtures with routers: in our study one LoRA of the same size did as well on"
-            " single tasks (docs/experiments.md)"
+            f"{mixtures} of {len(sites)} sites are mixtures with routers: in our study one LoRA did as well on single tasks"
+            " (docs/experiments.md)"
         )
     if strategy == "uniform":
         return
@@ -57,8 +57,8 @@ def _rehearsed(evidence: Evidence) -> Iterator[str]:
     told = [is_told(task) for task in evidence.benefits()]
     if not told:
         yield (
-            "made without a rehearsal (plan probe --rehearse 30), from spectra and gradients alone; in our study rehearsals paid"
-            " on language models, not on classifiers"
+            "made without a rehearsal, from spectra and gradients alone: in our study one paid on language models, not on"
+            " classifiers"
         )
     elif not any(told):
         yield (
