@@ -193,7 +193,7 @@ def _cell(row: Mapping[str, list[float]], projection: str, mean: float) -> str:
 
 
 def rehearsal_lines(report: SensitivityReport) -> list[str]:
-    """One line per rehearsed task: what the run gained, and whether that can be told from noise."""
+    """One line per task: what a rehearsal gained, and whether that can be told from noise; or that there was none."""
     lines = []
     for task in report.tasks:
         if (run := task.rehearsal) is not None:
@@ -204,6 +204,8 @@ def rehearsal_lines(report: SensitivityReport) -> list[str]:
                 f"{task.name}: a rehearsal of {run.steps} steps took {run.gain.mean:.3f} +- {run.gain.error:.3f} nats off"
                 f" the loss of {run.examples} held-out examples{known}"
             )
+        else:
+            lines.append(f"{task.name}: no rehearsal, so no learning rate and batch size were used; --rehearse 30 makes one")
     return lines
 
 

@@ -77,7 +77,7 @@ def test_the_whole_path(run, here):
 
 def test_probe_rehearses_language_models_and_classifiers_only_if_asked(run, here, tiny_llama, sentences):
     few = ["--samples", 4, "--max-length", 16, "--batch-size", 4]
-    run("probe", "model", "--data", "train.jsonl", *few, "-o", "labels.json")
+    assert "train: no rehearsal" in run("probe", "model", "--data", "train.jsonl", *few, "-o", "labels.json").output
     run("probe", tiny_llama, "--data", sentences, *few, "-o", "texts.json")
     labels, texts = (json.loads((here / name).read_text())["tasks"][0]["rehearsal"] for name in ("labels.json", "texts.json"))
     assert labels is None

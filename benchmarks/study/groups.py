@@ -3,7 +3,8 @@
     python benchmarks/study/groups.py stubs fonts -o study/
 
 On the dense language model, 100 steps, rank 2 elsewhere. The truth is what a group's second pair of ranks takes off the test
-loss; the signals come from a rehearsal of 30 steps, all per parameter of one rank.
+loss; the signals come from a rehearsal of 30 steps, all per parameter of one rank. A larger mean rank also quickens all modules
+(trainer/build.py), here by 7 to 8 per cent, for every group alike.
 """
 
 from collections.abc import Mapping
@@ -75,14 +76,14 @@ def turn_to_components(mixture: MixtureLinear) -> None:
     mixture.A.copy_(roots[:, None] * right[: len(roots)])
 
 
-def slopes(model: nn.Module, sample: Batches, dial: list[Dial], to: float) -> list[Tensor]:
+def slopes(model: nn.Module, sample: Batches, dials: list[Dial], to: float) -> list[Tensor]:
     """Of the loss by every base weight, adapters scaled by `to`."""
-    weights = [dial.module.base.weight.requires_grad_(True) for dial in dial]  # type: ignore[union-attr]
+    weights = [dial.module.base.weight.requires_grad_(True) for dial in dials]  # type: ignore[union-attr]
     sums = [torch.zeros_like(weight) for weight in weights]
     for batch in sample:
         inputs = dict(batch)
         labels = inputs.pop("labels")
-        with turned(dial, to):
+        with turned(dials, to):
             loss = example_losses(model(**inputs).logits, labels).mean()
             for total, slope in zip(sums, torch.autograd.grad(loss, weights), strict=True):
                 total += slope / len(sample)
