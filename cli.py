@@ -9,7 +9,7 @@ import math
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -93,11 +93,13 @@ def _json_option(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of tables.")(command)
 
 
-def _options_of(settings: type[Value]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _options_of(settings: type[Value], *, without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """One option per setting; name, default and help come from the settings' own fields."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         for name, field in reversed(settings.model_fields.items()):
+            if name in without:
+                continue
             option: dict[str, Any] = {"help": field.description}
             if field.annotation is bool:
                 option["is_flag"] = True
@@ -427,7 +429,7 @@ def evaluate(run: Path, data: tuple[Path, ...], model: str | None, generate: int
 @click.option("--lr-sweep", "rates", callback=_numbers, help="Learning rates such as 0.001,0.003; each plan gets its best.")
 @click.option("--processes", type=click.IntRange(1), help="Runs at a time.  [default: one per core, or per GPU]")
 @_json_option
-@_options_of(TrainSettings)
+@_options_of(TrainSettings, without=("seed", "evaluations", "patience"))  # seeds are the study's own, and no file is watched
 def compare(
     plans: tuple[Path, ...], model: str, data: tuple[Path, ...], tests: tuple[Path, ...], output: Path, seeds: int,
     no_controls: bool, rates: list[float] | None, processes: int | None, as_json: bool, **settings: Any,
@@ -437,7 +439,7 @@ def compare(
     from trainer.show import study_table
     from trainer.study import sentence
 
-    chosen = TrainSettings.checked({name: value for name, value in settings.items() if name != "seed"}, "training settings")
+    chosen = TrainSettings.checked(settings, "training settings")
     with _bar("study") as update:
         report = run(
             plans, model, data, tests, output, chosen, seeds=seeds, controls=not no_controls, rates=rates or (),

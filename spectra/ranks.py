@@ -18,6 +18,8 @@ class Ranks:
     rank: int
     world: int
     device: str
+    owned: bool = False
+    """Whether the process group was made here, and so is to be closed here; a caller's own group stays open."""
 
     @classmethod
     def here(cls, device: str) -> "Ranks":
@@ -29,28 +31,30 @@ class Ranks:
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if device.startswith("cuda"):
             device = _cuda(device)
+        owned = False
         if world > 1:
             import torch.distributed
 
-            if not torch.distributed.is_initialized():
+            if owned := not torch.distributed.is_initialized():
                 torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-        return cls(rank=rank, world=world, device=device)
+        return cls(rank=rank, world=world, device=device, owned=owned)
 
     def share(self, items: Sequence[T]) -> list[T]:
         """Every world-th item, starting with this rank's: neighbours in a network differ in size, and so do not pile up."""
         return list(items[self.rank :: self.world])
 
     def gather(self, found: dict[str, V]) -> dict[str, V]:
-        """Everybody's findings, on every rank; afterwards each goes its own way."""
+        """Everybody's findings, on every rank; a process group that was made for this is closed afterwards."""
         if self.world == 1:
             return found
         import torch.distributed
 
         parts: list[dict[str, V]] = [{}] * self.world
         torch.distributed.all_gather_object(parts, found)
-        # A rank that leaves while another still reads would break the other's connection.
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+        if self.owned:
+            # A rank that leaves while another still reads would break the other's connection.
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
         return {name: value for part in parts for name, value in part.items()}
 
 

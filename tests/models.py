@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 
 SPECIAL = ["<unk>", "<s>", "</s>"]
-WORDS = (
-    "the a of to in is and file read write open close list dict set class method returns value error number string"
-).split()
+WORDS = "the a of to in is and file read write open close list dict set class method returns value error number string".split()  # noqa: SIM905
 
 
 def _olmoe(**sizes: Any) -> Any:

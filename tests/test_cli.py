@@ -222,8 +222,10 @@ def test_the_options_of_every_command():
         "analyze": ["--bootstrap", "--compare", "--csv", "--device", "--estimator", "--goodness", "--json", "--keep-eigenvalues",
                     "--output", "--precision", "--seed", "--subsamples"],
         "check": [],
-        "compare": sorted([*training, "--data", "--json", "--lr-sweep", "--model", "--no-controls", "--output", "--processes",
-                           "--seeds", "--test"]),
+        "compare": sorted(
+            {*training, "--data", "--json", "--lr-sweep", "--model", "--no-controls", "--output", "--processes", "--seeds", "--test"}
+            - {"--seed", "--evaluations", "--patience"}
+        ),
         "demo": ["--output"],
         "evaluate": ["--data", "--generate", "--json", "--model", "--output"],
         "merge": ["--model", "--output"],

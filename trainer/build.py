@@ -42,10 +42,14 @@ def apply_plan(model: M, plan: Plan, settings: MixtureSettings | None = None) ->
     modules = dict(model.named_modules())
     fused = {f"{name}.{site}": name for name, module in modules.items() if is_experts(module) for site in expert_sites(module)}
     found = resolve((site.name for site in plan.sites), [*modules, *fused])
+    routes = Routes(settings or MixtureSettings())
     for site in plan.sites:
         _check(site, _shape_of(found.get(site.name), modules, fused), type(model).__name__)
+        if site.ranks and found[site.name] in fused and routes.settings.init == "svd":
+            raise InputError(
+                f"site {site.name!r}: --init svd starts linear modules, and this is a routed expert; use --init kaiming"
+            )
     model.requires_grad_(False)
-    routes = Routes(settings or MixtureSettings())
     lora_alpha = lora_alpha_of(plan, routes.settings.alpha)
     for site in plan.sites:
         if site.ranks and found[site.name] not in fused:

@@ -64,6 +64,8 @@ def compare(
             of something else.
     """
     output, settings, processes = Path(output), settings or TrainSettings(), processes or workers()
+    if settings.patience:
+        raise InputError(f"patience {settings.patience}: the runs of a study watch no evaluation file, so none would stop early")
     checkpoint = open_checkpoint(model)
     kind = read_texts(data[0]).kind
     entrants = _entrants([Path(path) for path in plans], checkpoint, kind, controls)

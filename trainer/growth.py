@@ -30,6 +30,7 @@ from spectra.values import read_json, write_atomic
 from trainer.build import lora_alpha_of
 from trainer.pools import Pool, pools_of
 from trainer.reports import HISTORY, GrowthEvent, GrowthHistory
+from trainer.svd import started
 
 DECAY = 0.9  # of both moving averages
 EVENTS = 18  # as many as the published schedule has
@@ -113,8 +114,14 @@ class Growth(TrainerCallback):
             seed: of the new directions.
 
         Raises:
-            InputError: nothing that could grow, or routed experts whose projections differ in total rank.
+            InputError: nothing that could grow, routed experts whose projections differ in total rank, or experts that started
+                from singular vectors: what was subtracted from their base could not be given back.
         """
+        if found := next(iter(started(model)), None):
+            raise InputError(
+                f"site {found!r}: --grow starts experts over and so cannot follow --init svd, which has changed their base"
+                " weight; use --init kaiming"
+            )
         self.schedule, self.seed = schedule(steps), seed
         try:
             self.pools = {name: _Growing(pool, form) for name, pool in pools_of(model)}

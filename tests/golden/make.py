@@ -80,9 +80,9 @@ def make(folder: Path, scratch: Path) -> None:
             (folder / f"{run}-{name}").write_text(steady((scratch / run / name).read_text(), scratch))
     lora = planner.allocate(budget="rank 2", strategy="uniform", model=spectra.open_checkpoint(scratch / "llama"))
     lora.save(scratch / "uniform-lora.json")
-    planner.allocate(
-        budget="rank 2", strategy="random", max_experts=1, model=spectra.open_checkpoint(scratch / "llama")
-    ).save(scratch / "other.json")
+    planner.allocate(budget="rank 2", strategy="random", max_experts=1, model=spectra.open_checkpoint(scratch / "llama")).save(
+        scratch / "other.json"
+    )
     quick = trainer.TrainSettings(max_steps=3, **QUICK)
     trainer.compare(
         [scratch / "uniform-lora.json", scratch / "other.json"], scratch / "llama", [data], [data], scratch / "study", quick,

@@ -74,6 +74,33 @@ def test_two_processes_under_torchrun_write_the_same_bytes(minilm, spectra_repor
     assert (tmp_path / "s.json").read_text() == spectra_report.to_json()
 
 
+def test_a_callers_own_process_group_outlives_an_analysis(tiny_llama, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, torch.distributed as group, spectra\n"
+        "group.init_process_group('gloo')\n"
+        "spectra.analyze(sys.argv[1])\n"
+        "values = [None, None]\n"
+        "group.all_gather_object(values, group.get_rank())\n"
+        "assert values == [0, 1], values\n"
+        "group.barrier()\n"
+        "group.destroy_process_group()\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(script),
+        str(tiny_llama),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def test_kept_eigenvalues_cost_no_new_decomposition(minilm, spectra_report, tmp_path, monkeypatch):
     kept = tmp_path / "eigenvalues.safetensors"
     spectra.analyze(minilm, eigenvalues=kept)

@@ -220,3 +220,9 @@ def test_a_label_that_is_nowhere_else_is_not_held_back(tmp_path):
     train_part, held = (pd.read_json(path, lines=True) for path in split(tmp_path / "data.jsonl", tmp_path, 0))
     assert set(held["label"]) <= set(train_part["label"])
     assert len(train_part) + len(held) == 40
+
+
+def test_a_study_watches_no_file(tiny_llama, sentences, tmp_path):
+    with pytest.raises(InputError, match="patience 2: the runs of a study watch no evaluation file"):
+        compare([], tiny_llama, [sentences], [sentences], tmp_path / "study", QUICK.model_copy(update={"patience": 2}))
+    assert not (tmp_path / "study").exists()

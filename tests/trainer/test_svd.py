@@ -1,5 +1,7 @@
 """Experts that start from the weight's own singular vectors."""
 
+import tempfile
+
 import peft
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 import planner
 import spectra
 from spectra import InputError
+from tests.models import CONFIGS
 from trainer import MixtureLinear, TrainSettings, apply_plan, load_adapters, merge, train
 from trainer.reports import MixtureSettings
 from trainer.svd import start_from_svd
@@ -85,6 +88,24 @@ def test_singular_vectors_of_another_machine_are_settled(tiny_llama):
     torch.testing.assert_close(layer.base.weight, weight)
     settle(layer, 2 * layer.A0, layer.B0)
     assert (layer.base.weight - weight).abs().max() > 1e-3
+
+
+def test_growth_does_not_start_from_a_changed_base(tiny_llama, sentences, tmp_path):
+    plan = planner.allocate(
+        budget="30k", strategy="uniform", expert_rank=4, max_experts=3, max_rank=12, model=spectra.open_checkpoint(tiny_llama)
+    )
+    with pytest.raises(InputError, match="--grow starts experts over and so cannot follow --init svd"):
+        train(plan, tiny_llama, sentences, tmp_path / "run", SHORT.model_copy(update={"grow": True, "max_steps": 30}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_routed_experts_cannot_start_from_singular_vectors():
+    model = transformers.AutoModelForCausalLM.from_config(CONFIGS["olmoe"]())
+    model.save_pretrained(folder := tempfile.mkdtemp())
+    plan = planner.allocate(budget="rank 2", strategy="uniform", model=spectra.open_checkpoint(folder))
+    with pytest.raises(InputError, match=r"experts.0.down_proj': --init svd starts linear modules, and this is a routed expert"):
+        apply_plan(model, plan, MixtureSettings(init="svd"))
+    assert not any(isinstance(module, MixtureLinear) for module in model.modules())  # refused before anything was touched
 
 
 def test_quantised_bases_are_refused():
