@@ -22,13 +22,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from planner.settings import AllocationSettings
 from spectra import InputError
+from spectra.core.documents import Value, require_writable, write_atomic
 from spectra.report import AnalysisSettings
-from spectra.values import Value, require_writable, write_atomic
 from trainer import TrainSettings
 
 if TYPE_CHECKING:
     from trainer import Evaluation
-    from trainer.reports import Score
+    from trainer.report import Score
 
 PATH = click.Path(path_type=Path)
 
@@ -136,10 +136,10 @@ def analyze(
     An interrupted analysis goes on where it stopped when the same command is given again.
     """
     from spectra import analyze as run
-    from spectra import show
-    from spectra.journal import remove
-    from spectra.ranks import is_first
-    from spectra.tables import to_csv
+    from spectra.core.distributed import is_first
+    from spectra.storage.csv_table import to_csv
+    from spectra.storage.journal import remove
+    from spectra.views import tables as show
 
     chosen = AnalysisSettings.checked(settings, "analysis settings")
     for path in filter(None, (output, csv, keep_eigenvalues)):
@@ -185,12 +185,13 @@ def probe(
     gradient_checkpointing: bool, rehearse: int | None, learning_rate: float, batch_size: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure how strongly sampled examples pull on every linear module of MODEL, and what learning there brings."""
-    from planner import SensitivityReport, join, show
+    from planner import SensitivityReport, join
     from planner import probe as run
+    from planner.views import tables as show
     from spectra import open_checkpoint
     from trainer import TrainSettings, load_sample
-    from trainer.rehearsal import STEPS
-    from trainer.rehearsal import rehearse as rehearsed
+    from trainer.attribution.rehearsal import STEPS
+    from trainer.attribution.rehearsal import rehearse as rehearsed
 
     require_writable(output)
     checkpoint = open_checkpoint(model)
@@ -261,7 +262,7 @@ def allocate(
 
 
 def _show_plan(plan: Any, as_json: bool) -> None:
-    from planner import show
+    from planner.views import tables as show
 
     if as_json:
         click.echo(plan.to_json(), nl=False)
@@ -275,7 +276,8 @@ def _show_plan(plan: Any, as_json: bool) -> None:
 @_json_option
 def show_(plan: Path, other: Path | None, as_json: bool) -> None:
     """Print a plan: what each module gets, and why. With OTHER, print where the two plans differ."""
-    from planner import Plan, show
+    from planner import Plan
+    from planner.views import tables as show
 
     if other is None:
         _show_plan(Plan.load(plan), as_json)
@@ -295,7 +297,7 @@ def show_(plan: Path, other: Path | None, as_json: bool) -> None:
 def export(plan: Path, form: str, output: Path | None) -> None:
     """Write PLAN in the words of other tools."""
     from planner import Plan
-    from planner import export as convert
+    from planner import exporters as convert
 
     text = convert(Plan.load(plan), form)
     if output is None:
@@ -375,9 +377,9 @@ def train(
 ) -> None:  # fmt: skip
     """Build the mixture of LoRA experts that PLAN describes and fine-tune it."""
     from planner import Plan
-    from spectra.ranks import is_first
-    from trainer import train as run
-    from trainer.show import run_summary
+    from spectra.core.distributed import is_first
+    from trainer.training import train as run
+    from trainer.views.tables import run_summary
 
     chosen = TrainSettings.checked(settings, "training settings")
     with _bar("training") as update:
@@ -406,7 +408,7 @@ def train(
 def evaluate(run: Path, data: tuple[Path, ...], model: str | None, generate: int, output: Path | None, as_json: bool) -> None:
     """Evaluate a run on held-out data, beside the untrained head and the majority class."""
     from trainer import EVALUATION
-    from trainer import evaluate as measure
+    from trainer.evaluation import evaluate as measure
 
     require_writable(output or run / EVALUATION)
     with _bar("evaluating") as update:
@@ -435,9 +437,9 @@ def compare(
     no_controls: bool, rates: list[float] | None, processes: int | None, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Train PLANS with paired seeds beside the controls, and say what can be concluded. Run again to go on."""
-    from trainer import compare as run
-    from trainer.show import study_table
-    from trainer.study import sentence
+    from trainer.study import compare as run
+    from trainer.study.report import sentence
+    from trainer.views.tables import study_table
 
     chosen = TrainSettings.checked(settings, "training settings")
     with _bar("study") as update:
@@ -456,7 +458,7 @@ def compare(
 @click.option("-o", "--output", type=PATH, default=Path("report.html"), show_default=True, help="Page to write.")
 def report(sources: tuple[Path, ...], output: Path) -> None:
     """Write up studies, runs, plans and reports as one self-contained page with their figures and tables."""
-    from trainer.page import page
+    from trainer.views.html import page
 
     require_writable(output)
     write_atomic(output, page(sources))
@@ -469,13 +471,13 @@ def report(sources: tuple[Path, ...], output: Path) -> None:
 @click.option("--model", help="The base model, if it is no longer where the run found it.")
 def merge(run: Path, output: Path, model: str | None) -> None:
     """Fold the adapters of RUN into its base model, where its plan has no router, and write an ordinary checkpoint."""
-    from trainer import merge as fold
+    from trainer.adapters import merge as fold
 
     _show(f"wrote {fold(run, output, base=model)}; logits are those of the run")
 
 
 def _show_scores(result: "Evaluation", more: "Mapping[str, Score] | None" = None) -> None:
-    from trainer.show import score_table
+    from trainer.views.tables import score_table
 
     rows = {"fine-tuned": result.trained, **(more or {}), "untrained": result.untrained, "majority class": result.majority}
     _show(score_table(rows, result.examples))
@@ -490,7 +492,7 @@ def _show_scores(result: "Evaluation", more: "Mapping[str, Score] | None" = None
 @click.option("-o", "--output", type=PATH, default=Path("plots"), show_default=True, help="Folder for the figures.")
 def plot(files: tuple[Path, ...], output: Path) -> None:
     """Draw reports, plans and runs (FILES, in any mix) as PNG and SVG."""
-    from trainer.plots import draw
+    from trainer.views.plots import draw
 
     for path in draw(files, output):
         click.echo(path)
@@ -532,7 +534,8 @@ def _step(*arguments: str) -> None:
 
 
 def _summary(output: Path) -> None:
-    from planner import Plan, show
+    from planner import Plan
+    from planner.views import tables as show
     from trainer import EVALUATION, Evaluation
 
     result, control = (Evaluation.load(output / name / EVALUATION) for name in ("run", "head-only"))

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 import transformers
 
-from planner.experts import is_experts
-from trainer.base_experts import ExpertLora, adapt
-from trainer.growth import _Growing
-from trainer.pools import pools_of
+from planner.modules.fused_experts import is_experts
+from trainer.layers.expert_lora import ExpertLora, adapt
+from trainer.training.growth import _Growing
+from trainer.training.growth_groups import pools_of
 
 SMALL = {"hidden_size": 512, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 8, "num_experts": 64,
        "num_experts_per_tok": 8, "vocab_size": 4000}  # fmt: skip

@@ -26,7 +26,7 @@ with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
     import powerlaw
     from weightwatcher.WW_powerlaw import WWFit
 
-from spectra.clauset import clauset
+from spectra.estimators.clauset import clauset
 
 FAMILIES = {
     "pareto": lambda rng, n: (1 - rng.random(n)) ** -rng.uniform(0.2, 2),

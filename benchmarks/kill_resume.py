@@ -17,7 +17,7 @@ from pathlib import Path
 
 import planner
 import spectra
-from trainer.adapters import WEIGHTS
+from trainer.adapters.store import WEIGHTS
 from trainer.demo import link_model, write_corpus
 
 

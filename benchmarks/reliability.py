@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import spectra
+from spectra.checkpoint.names import place
 from spectra.report import AnalysisSettings, SiteSpectrum, SpectraReport
-from spectra.sites import place
 
 ESTIMATORS = ("clauset", "hill", "peak", "farms", "farms-peak")
 

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from planner.reports import Estimate, Routing, SensitivityReport, SiteSensitivity, Task
-from spectra.fits import FitStatus, TailFit
+from planner.sensitivity.report import Estimate, Routing, SensitivityReport, SiteSensitivity, Task
+from spectra.estimators.fits import FitStatus, TailFit
 from spectra.report import AnalysisSettings, ModelInfo, SiteSpectrum, SpectraReport, Uncertainty
 
 CASES = {

@@ -20,7 +20,7 @@ import transformers
 
 import planner
 import spectra
-from trainer.build import apply_plan
+from trainer.layers.inject import apply_plan
 
 CPU = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 4,
        "vocab_size": 4000}  # fmt: skip
@@ -88,7 +88,7 @@ def main() -> None:
                 model = transformers.LlamaForCausalLM(config).to(dtype)
             model = adapt(model, plan).to(options.device)
             if options.device == "cuda":
-                from planner.recompute import recompute
+                from planner.modules.checkpointing import recompute
 
                 recompute(model)
             made[name] = trainer_of(model, options, str(Path(folder) / name))

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from spectra.figures import PALETTE, save_figure, style
+from spectra.views.figures import PALETTE, save_figure, style
 
 FILES = {  # name: (x, y, what)
     "checkpoint": (0.0, 1.0, "weights"),

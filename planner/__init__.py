@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 from planner.allocation import allocate
-from planner.export import export
+from planner.exporters import export
 from planner.plan import Plan, PlannedSite, mismatches, require_match
-from planner.reports import SensitivityReport, join
+from planner.sensitivity.report import SensitivityReport, join
 from planner.strategies import STRATEGIES
 
 if TYPE_CHECKING:
-    from planner.linear import linear_shape
-    from planner.sensitivity import example_losses, probe
+    from planner.modules.linear import linear_shape
+    from planner.sensitivity.probe import example_losses, probe
 
 __all__ = [
     "STRATEGIES",
@@ -31,11 +31,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Reading or making a plan needs no torch; measuring gradients does.
     if name in ("probe", "example_losses"):
-        from planner import sensitivity
+        from planner.sensitivity import probe as sensitivity
 
         return getattr(sensitivity, name)
     if name == "linear_shape":
-        from planner.linear import linear_shape
+        from planner.modules.linear import linear_shape
 
         return linear_shape
     raise AttributeError(f"module 'planner' has no attribute {name!r}")

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from planner.apportion import largest_remainder, released_rounding
-from planner.budget import Cap, parse_budget
-from planner.evidence import Evidence, gather
-from planner.menus import Cut, cut_for, groups, menus, wanted
+from planner.evidence.evidence import Evidence, gather
 from planner.notes import notes
 from planner.plan import Budget, Optimum, Plan, PlannedSite, Source
-from planner.reports import SensitivityReport
+from planner.sensitivity.report import SensitivityReport
 from planner.settings import AllocationSettings
-from planner.solver import Solution, reaches, solve
+from planner.solver.apportion import largest_remainder, released_rounding
+from planner.solver.budget import Cap, parse_budget
+from planner.solver.knapsack import Solution, reaches, solve
+from planner.solver.options import Cut, cut_for, groups, menus, wanted
 from planner.strategies import STRATEGIES, Demand
 from planner.strategies.demand import utility
 from spectra import Checkpoint, InputError, SpectraReport

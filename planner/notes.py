@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from planner.budget import Cap
-from planner.evidence import Evidence
+from planner.evidence.evidence import Evidence
+from planner.evidence.shrinkage import is_told
 from planner.plan import PlannedSite
-from planner.shrinkage import is_told
+from planner.solver.budget import Cap
 
 SPENT = 0.9  # share of the budget below which a plan says what is left
 DEPTH_RULE = 0.9  # rank correlation of a layer's capacity with its depth

@@ -6,12 +6,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from planner.budget import site_cost
 from planner.settings import AllocationSettings
+from planner.solver.budget import site_cost
 from spectra import Checkpoint, InputError
+from spectra.checkpoint.names import expert_index, resolve
+from spectra.core.documents import Document, Measured, Value
 from spectra.report import ModelInfo
-from spectra.sites import expert_index, resolve
-from spectra.values import Document, Measured, Value
 
 Rank = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1)]

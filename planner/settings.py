@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from planner.reports import Statistic
-from spectra.values import Value
+from planner.sensitivity.report import Statistic
+from spectra.core.documents import Value
 
 Granularity = Literal["model", "layer", "projection", "expert", "module"]
 Whole = Annotated[int, Field(ge=1)]

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from spectra.checkpoint import Checkpoint, open_checkpoint
-from spectra.density import freed_memory_returned, threads
-from spectra.eigenvalue_file import load_eigenvalues, save_eigenvalues
-from spectra.journal import NOTHING, Journal
-from spectra.matrices import Matrix
-from spectra.ranks import Ranks
+from spectra.checkpoint.folder import Checkpoint, open_checkpoint
+from spectra.checkpoint.layouts import Matrix
+from spectra.core.distributed import Ranks
+from spectra.core.documents import InputError
+from spectra.eigenvalues import freed_memory_returned, threads
 from spectra.report import AnalysisSettings, ModelInfo, SiteSpectrum, Skipped, SpectraReport
-from spectra.site import analyse_matrix
-from spectra.values import InputError
+from spectra.spectrum import analyse_matrix
+from spectra.storage.eigenvalue_file import load_eigenvalues, save_eigenvalues
+from spectra.storage.journal import NOTHING, Journal
 
 Floats = NDArray[np.float64]
 Progress = Callable[[int, int, str], None]

@@ -5,8 +5,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from spectra.fits import TailFit
-from spectra.values import Measured, Value
+from spectra.core.documents import Measured, Value
+from spectra.estimators.fits import TailFit
 
 Floats = NDArray[np.float64]
 

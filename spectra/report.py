@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from spectra.fits import TailFit
+from spectra.core.documents import Document, Measured, Value
+from spectra.estimators.fits import TailFit
 from spectra.metrics import Metrics
-from spectra.values import Document, Measured, Value
 
 
 class AnalysisSettings(Value):

@@ -223,8 +223,8 @@ def test_the_options_of_every_command():
                     "--output", "--precision", "--seed", "--subsamples"],
         "check": [],
         "compare": sorted(
-            {*training, "--data", "--json", "--lr-sweep", "--model", "--no-controls", "--output", "--processes", "--seeds", "--test"}
-            - {"--seed", "--evaluations", "--patience"}
+            {*training, "--data", "--json", "--lr-sweep", "--model", "--no-controls", "--output", "--processes", "--seeds"}
+            | {"--test"} - {"--seed", "--evaluations", "--patience"}
         ),
         "demo": ["--output"],
         "evaluate": ["--data", "--generate", "--json", "--model", "--output"],

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import cli
 import planner.strategies
 import spectra.estimators
-import trainer.mixture
+import trainer.layers.mixture
 import trainer.routers
 from tests.conftest import save_with_tokenizer
 from trainer.demo import link_model

@@ -12,8 +12,8 @@ import language
 import tasks
 
 from trainer import demo
-from trainer.jobs import Job, threads
-from trainer.reports import TrainSettings
+from trainer.report import TrainSettings
+from trainer.study.jobs import Job, threads
 
 
 def base_model(folder: Path) -> Path:

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from planner.evidence import Evidence, SiteEvidence
-from planner.reports import Estimate
+from planner.evidence.evidence import Evidence, SiteEvidence
+from planner.sensitivity.report import Estimate
 from planner.settings import AllocationSettings, Granularity
 from planner.strategies import Demand
 from planner.strategies.combined import combined

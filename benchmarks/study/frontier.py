@@ -19,8 +19,8 @@ import planner
 import spectra
 from spectra import open_checkpoint
 from trainer import load_sample
-from trainer.jobs import Job, run_all, workers
-from trainer.rehearsal import rehearse
+from trainer.attribution.rehearsal import rehearse
+from trainer.study.jobs import Job, run_all, workers
 
 RATE = 2e-2
 

@@ -4,7 +4,7 @@
 
 On the dense language model, 100 steps, rank 2 elsewhere. The truth is what a group's second pair of ranks takes off the test
 loss; the signals come from a rehearsal of 30 steps, all per parameter of one rank. A larger mean rank also quickens all modules
-(trainer/build.py), here by 7 to 8 per cent, for every group alike.
+(trainer/layers/inject.py), here by 7 to 8 per cent, for every group alike.
 """
 
 from collections.abc import Mapping
@@ -21,10 +21,10 @@ from torch import Tensor, nn
 import planner
 from planner import Plan, example_losses
 from spectra import Checkpoint, open_checkpoint
-from trainer.build import mixtures
-from trainer.jobs import Job, run_all, workers
-from trainer.mixture import MixtureLinear
-from trainer.rehearsal import RANK, Batches, Dial, attribute, short_run, turned
+from trainer.attribution.rehearsal import RANK, Batches, Dial, attribute, short_run, turned
+from trainer.layers.inject import mixtures
+from trainer.layers.mixture import MixtureLinear
+from trainer.study.jobs import Job, run_all, workers
 
 BED, RATE, STEPS = BEDS["dense"], 2e-2, 30
 

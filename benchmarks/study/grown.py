@@ -14,7 +14,7 @@ from beds import BEDS
 from run import runs_folder
 from stages import STAGES
 
-from trainer.jobs import Job, run_all, workers
+from trainer.study.jobs import Job, run_all, workers
 
 STAGE = STAGES["experts-held-out"]
 BED, (RATE,) = BEDS[STAGE.bed], STAGE.learning_rates

@@ -13,7 +13,7 @@ from beds import BEDS
 
 import planner
 from spectra import open_checkpoint
-from trainer.jobs import Job, run_all, workers
+from trainer.study.jobs import Job, run_all, workers
 
 BED, RATE, BUDGET = BEDS["minilm"], 2e-3, "331776"
 TASKS = ("role", "typo", "operator")

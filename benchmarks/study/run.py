@@ -27,9 +27,9 @@ import spectra
 from planner import SensitivityReport
 from spectra import Checkpoint, SpectraReport, open_checkpoint
 from trainer import load_sample
-from trainer.compare import compare
-from trainer.rehearsal import rehearse
-from trainer.reports import EVALUATION, Evaluation
+from trainer.attribution.rehearsal import rehearse
+from trainer.report import EVALUATION, Evaluation
+from trainer.study.compare import compare
 
 PROBED = 64
 SPARSE = {"query-value", "attention", "mlp", "hot-experts", "random-some"}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from planner.evidence import Evidence
+from planner.evidence.evidence import Evidence
 from planner.settings import AllocationSettings
 from planner.strategies.alphalora import alphalora
 from planner.strategies.combined import combined

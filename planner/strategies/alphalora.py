@@ -4,7 +4,7 @@ A larger alpha means a lighter tail, a less well trained layer, and more experts
 utility log(x) with weights alpha^beta, which is how it fits a budget of parameters.
 """
 
-from planner.evidence import Evidence
+from planner.evidence.evidence import Evidence
 from planner.settings import AllocationSettings
 from planner.strategies.demand import Demand
 

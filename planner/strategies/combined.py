@@ -11,7 +11,7 @@ every module that all tokens pass. A module gets one LoRA unless the user asks f
 brought nothing on single tasks, and on language models cost. docs/experiments.md has what this won and where it did not.
 """
 
-from planner.evidence import Evidence
+from planner.evidence.evidence import Evidence
 from planner.settings import AllocationSettings
 from planner.strategies.demand import Demand
 

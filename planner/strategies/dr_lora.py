@@ -7,7 +7,7 @@ maximisation of f g times the concave utility sum_{k<=r} k^-gamma, so the ranks 
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.evidence import Evidence
+from planner.evidence.evidence import Evidence
 from planner.settings import AllocationSettings
 from planner.strategies.demand import Demand
 

@@ -6,7 +6,7 @@ arXiv 2603.24044; HELLoRA, 2605.18795).
 
 import math
 
-from planner.evidence import Evidence
+from planner.evidence.evidence import Evidence
 from planner.settings import AllocationSettings
 from planner.strategies.demand import Demand
 from spectra import InputError

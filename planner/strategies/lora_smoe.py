@@ -6,7 +6,7 @@ Differences from the released code, which clips gradients and updates weights wh
 
 import numpy as np
 
-from planner.evidence import Evidence, SiteEvidence
+from planner.evidence.evidence import Evidence, SiteEvidence
 from planner.settings import AllocationSettings
 from planner.strategies.demand import Demand
 

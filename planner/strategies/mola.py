@@ -1,6 +1,6 @@
 """`mola`: more experts at some depths than at others, whatever the model (Gao et al., NAACL Findings 2025, arXiv 2402.08562)."""
 
-from planner.evidence import Evidence
+from planner.evidence.evidence import Evidence
 from planner.settings import AllocationSettings
 from planner.strategies.demand import Demand
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from planner.evidence import Evidence
+from planner.evidence.evidence import Evidence
 from planner.settings import AllocationSettings
 from planner.strategies.demand import Demand
 

@@ -5,7 +5,7 @@ The plainest use of gradients, and a warning: on our pilot's tasks it lost to un
 
 import numpy as np
 
-from planner.evidence import Evidence
+from planner.evidence.evidence import Evidence
 from planner.settings import AllocationSettings
 from planner.strategies.demand import Demand
 

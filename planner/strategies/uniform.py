@@ -1,6 +1,6 @@
 """`uniform`: the same everywhere. The control that every other strategy has to beat."""
 
-from planner.evidence import Evidence
+from planner.evidence.evidence import Evidence
 from planner.settings import AllocationSettings
 from planner.strategies.demand import Demand
 

@@ -46,7 +46,7 @@ def measure(model, data):
     checkpoint = spectra.open_checkpoint(model)
     sample = trainer.load_sample(checkpoint, data, samples=16, max_length=32, seed=0)
     sensitivity = planner.probe(sample.model, sample.batches, checkpoint=checkpoint, task="text")
-    from trainer.rehearsal import rehearse
+    from trainer.attribution.rehearsal import rehearse
 
     short = trainer.TrainSettings(max_steps=4, **QUICK)
     return report, sensitivity.rehearsed(*rehearse(checkpoint, data, short))

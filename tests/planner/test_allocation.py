@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 import planner
-from planner.menus import Cut
-from planner.reports import Estimate
-from planner.show import plan_summary
+from planner.sensitivity.report import Estimate
+from planner.solver.options import Cut
 from planner.strategies import STRATEGIES
+from planner.views.tables import plan_summary
 from spectra import InputError, load_spectra, open_checkpoint
-from spectra.sites import place, projection_type
+from spectra.checkpoint.names import place, projection_type
 
 # AlphaLoRA's rule (beta 2.5, 160 experts) on the published alphas of LLaMA-7B, layer 0 first; computed independently with numpy.
 LLAMA_7B_COUNTS = [

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.apportion import largest_remainder, released_rounding
+from planner.solver.apportion import largest_remainder, released_rounding
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=30), st.integers(0, 200))

@@ -1,6 +1,6 @@
 import pytest
 
-from planner.budget import parse_budget, site_cost
+from planner.solver.budget import parse_budget, site_cost
 from spectra import InputError
 
 

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import planner
-from planner.reports import Estimate, Rehearsal
-from planner.shrinkage import LEAST_APPETITE, updated
+from planner.evidence.shrinkage import LEAST_APPETITE, updated
+from planner.sensitivity.report import Estimate, Rehearsal
 from spectra import open_checkpoint
-from spectra.sites import place
+from spectra.checkpoint.names import place
 from trainer import load_sample
 
 PRIOR = np.array([1.0, 2.0, 1.0, 0.5])

@@ -8,7 +8,7 @@ import transformers
 import yaml
 
 import planner
-from planner.export import FORMATS, export
+from planner.exporters import FORMATS, export
 from spectra import InputError
 
 

@@ -7,11 +7,11 @@ import transformers
 
 import planner
 import spectra
-from planner.maps import maps
-from planner.plots import evidence_figure
-from planner.show import difference_table, plan_table, sensitivity_tables
+from planner.views.maps import maps
+from planner.views.plots import evidence_figure
+from planner.views.tables import difference_table, plan_table, sensitivity_tables
 from spectra import InputError, open_checkpoint
-from spectra.sites import expert_index, place
+from spectra.checkpoint.names import expert_index, place
 
 FAMILIES = {
     "olmoe": lambda size: transformers.OlmoeConfig(**size, num_experts=4),
@@ -50,7 +50,7 @@ def routed(request, tmp_path_factory):
 
 
 def test_the_probe_knows_every_matrix_of_the_checkpoint(routed):
-    adaptable = {name for name in routed["model"].modules() if planner.evidence.is_adaptable(name)}
+    adaptable = {name for name in routed["model"].modules() if is_adaptable(name)}
     assert {site.name for site in routed["sensitivity"].sites} == adaptable
     shares = {}
     for site in routed["sensitivity"].sites:

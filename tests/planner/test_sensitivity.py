@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner import SensitivityReport, join, probe
-from planner.experts import is_experts
-from planner.reports import STATISTICS
-from planner.sensitivity import example_losses
-from planner.statistics import EVERY, gradient_statistics, squared_norm, stability
+from planner.modules.fused_experts import is_experts
+from planner.sensitivity.probe import example_losses
+from planner.sensitivity.report import STATISTICS
+from planner.sensitivity.statistics import EVERY, gradient_statistics, squared_norm, stability
 from spectra import InputError
 from tests.reference.gradients import reference_statistics
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.solver import RELATIVE_GAP, Kind, Menu, reaches, solve
+from planner.solver.knapsack import RELATIVE_GAP, Kind, Menu, reaches, solve
 from tests.reference.knapsack import best_value
 
 

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 
 import spectra
 from spectra import InputError, SpectraReport
-from spectra.density import eigenvalues
-from spectra.fits import FitStatus
+from spectra.eigenvalues import eigenvalues
+from spectra.estimators.fits import FitStatus
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from spectra import InputError, open_checkpoint
-from spectra.checkpoint import locate
-from spectra.stream import slabs
+from spectra.checkpoint.folder import locate
+from spectra.checkpoint.reader import slabs
 
 WEIGHTS = {
     "layers.0.q.weight": torch.randn(6, 4),

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectra import fit
-from spectra.clauset import clauset
-from spectra.fits import FitStatus
-from spectra.tails import distance, exponents, lower_bounds, tails
+from spectra.estimators.clauset import clauset
+from spectra.estimators.fits import FitStatus
+from spectra.estimators.tails import distance, exponents, lower_bounds, tails
 from tests.reference.clauset import reference_clauset
 
 with warnings.catch_warnings():

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectra.alternatives import compare
-from spectra.clauset import clauset
 from spectra.estimators import ESTIMATORS
-from spectra.farms import window_eigenvalues
-from spectra.fits import FitStatus
-from spectra.hill import hill, peak
+from spectra.estimators.clauset import clauset
+from spectra.estimators.farms import window_eigenvalues
+from spectra.estimators.fits import FitStatus
+from spectra.estimators.hill import hill, peak
+from spectra.estimators.tails import distance, exponents, tail_fit, tails
 from spectra.metrics import bulk_edge, marchenko_pastur_median, metrics
-from spectra.tails import distance, exponents, tail_fit, tails
-from spectra.uncertainty import bootstrap, goodness_of_fit, subsample_variation
+from spectra.uncertainty.alternatives import compare
+from spectra.uncertainty.resampling import bootstrap, goodness_of_fit, subsample_variation
 from tests.reference.hill import reference_median, reference_peak, reference_windows
 
 with warnings.catch_warnings():

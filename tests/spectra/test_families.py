@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import spectra
 from spectra import InputError, open_checkpoint
-from spectra.stream import kernel_slices, slabs
+from spectra.checkpoint.reader import kernel_slices, slabs
 
 BASE = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 GROUPED = BASE | {"num_key_value_heads": 2, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}

@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import spectra
-from spectra import InputError, site
+from spectra import InputError
+from spectra import spectrum as site
 from spectra.report import AnalysisSettings
 
 ROOT = Path(__file__).parents[2]

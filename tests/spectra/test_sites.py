@@ -1,7 +1,7 @@
 import pytest
 
 from spectra import InputError
-from spectra.sites import order, place, resolve, short
+from spectra.checkpoint.names import order, place, resolve, short
 
 
 @pytest.mark.parametrize(

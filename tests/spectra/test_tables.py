@@ -4,7 +4,7 @@ import warnings
 import pytest
 
 from spectra import InputError, load_spectra
-from spectra.tables import to_csv
+from spectra.storage.csv_table import to_csv
 
 GOOD = "name,rows,cols,alpha,note\nm.layers.0.q,8,4,2.5,x\nm.layers.0.v,2,4,-1,y\n"
 

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from spectra import InputError
-from spectra.values import Document, Measured, Value, write_atomic
+from spectra.core.documents import Document, Measured, Value, write_atomic
 
 
 class Item(Value):

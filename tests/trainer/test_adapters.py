@@ -12,8 +12,10 @@ from safetensors.torch import load_file, save_file
 import planner
 import spectra
 from spectra import InputError
-from trainer import TrainSettings, load_adapters, merge, train
-from trainer.adapters import PEFT_CONFIG, WEIGHTS, probe
+from trainer import TrainSettings, load_adapters
+from trainer.adapters import merge
+from trainer.adapters.store import PEFT_CONFIG, WEIGHTS, probe
+from trainer.training import train
 
 SHORT = TrainSettings(max_steps=6, batch_size=8, max_length=32, learning_rate=1e-2, precision="fp32")
 
@@ -93,7 +95,7 @@ def test_a_merged_model_needs_nothing_of_ours(stock_run, language_run, tmp_path,
 
 def test_conv1d_weights_are_merged_the_right_way_round(tiny_gpt2, tmp_path):
     from trainer import apply_plan
-    from trainer.adapters import merged
+    from trainer.adapters.store import merged
 
     torch.manual_seed(0)
     plan = planner.allocate(budget="3000", strategy="uniform", max_experts=1, model=spectra.open_checkpoint(tiny_gpt2))

@@ -6,8 +6,8 @@ import transformers
 
 from spectra import InputError, open_checkpoint
 from trainer import MixtureLinear, apply_plan
-from trainer.build import lora_alpha_of, mixtures
-from trainer.models import head, load_model
+from trainer.base_model import head, load_model
+from trainer.layers.inject import lora_alpha_of, mixtures
 
 
 @pytest.fixture

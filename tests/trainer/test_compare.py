@@ -11,14 +11,15 @@ from scipy import stats
 import planner
 import spectra
 from spectra import InputError, open_checkpoint
-from trainer import TrainSettings, compare
-from trainer.compare import _controls
-from trainer.jobs import Job
-from trainer.plots import draw
-from trainer.reports import Evaluation, RunReport, Score, TaskEvaluation
-from trainer.show import study_table
-from trainer.study import CONTROL, Entrant, Result, StudyReport, differences, sentence
-from trainer.sweep import best_rates, split
+from trainer import TrainSettings
+from trainer.report import Evaluation, RunReport, Score, TaskEvaluation
+from trainer.study import compare
+from trainer.study.compare import _controls
+from trainer.study.jobs import Job
+from trainer.study.report import CONTROL, Entrant, Result, StudyReport, differences, sentence
+from trainer.study.sweep import best_rates, split
+from trainer.views.plots import draw
+from trainer.views.tables import study_table
 
 QUICK = TrainSettings(max_steps=3, batch_size=8, max_length=16, precision="fp32")
 

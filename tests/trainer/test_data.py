@@ -7,9 +7,9 @@ import transformers
 
 from planner import example_losses
 from spectra import InputError
-from trainer.data import Examples, batches, collator, mix, pack, read_texts, tokenise
-from trainer.models import load_tokenizer
-from trainer.packing import block_mask, first_fit
+from trainer.base_model import load_tokenizer
+from trainer.data.dataset import Examples, batches, collator, mix, pack, read_texts, tokenise
+from trainer.data.packing import block_mask, first_fit
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ import transformers
 
 import planner
 import spectra
-from trainer import TrainSettings, load_adapters, train
+from trainer import TrainSettings, load_adapters
+from trainer.training import train
 
 
 @pytest.mark.filterwarnings("ignore")  # theirs are not ours to mend

@@ -12,9 +12,9 @@ from spectra import InputError, open_checkpoint
 from tests.conftest import save_with_tokenizer
 from tests.reference.attribution import reference_attribution
 from trainer import TrainSettings, apply_plan
-from trainer.base_experts import expert_loras
-from trainer.build import mixtures
-from trainer.rehearsal import POINTS, attribute, dials, rehearse
+from trainer.attribution.rehearsal import POINTS, attribute, dials, rehearse
+from trainer.layers.expert_lora import expert_loras
+from trainer.layers.inject import mixtures
 
 SIZE = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip

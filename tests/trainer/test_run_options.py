@@ -10,9 +10,12 @@ from safetensors.torch import load_file
 import planner
 import spectra
 from spectra import InputError
-from trainer import RunReport, TrainSettings, evaluate, load_adapters, merge, train
-from trainer.adapters import WEIGHTS
-from trainer.reports import BEST
+from trainer import RunReport, TrainSettings, load_adapters
+from trainer.adapters import merge
+from trainer.adapters.store import WEIGHTS
+from trainer.evaluation import evaluate
+from trainer.report import BEST
+from trainer.training import train
 
 # Adam turns the rounding of a gradient near zero into a step of the learning rate: equal up to rounding needs a small one.
 GENTLE = {"learning_rate": 1e-4}
@@ -76,8 +79,8 @@ def test_routing_is_part_of_the_report(llama_plan, tiny_llama, sentences, tmp_pa
 
 
 def test_a_collapsed_router_is_a_note():
-    from trainer.loop import collapsed
-    from trainer.reports import RouteHealth
+    from trainer.report import RouteHealth
+    from trainer.training.loop import collapsed
 
     health = RouteHealth(site="layers.0.q", shares=(0.01, 0.98, 0.01), entropy=0.1, effective_support=1.1, dropped=0.0)
     (note,) = collapsed((health,))

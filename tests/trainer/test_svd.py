@@ -12,9 +12,11 @@ import planner
 import spectra
 from spectra import InputError
 from tests.models import CONFIGS
-from trainer import MixtureLinear, TrainSettings, apply_plan, load_adapters, merge, train
-from trainer.reports import MixtureSettings
-from trainer.svd import start_from_svd
+from trainer import MixtureLinear, TrainSettings, apply_plan, load_adapters
+from trainer.adapters import merge
+from trainer.initializers.svd import start_from_svd
+from trainer.report import MixtureSettings
+from trainer.training import train
 
 SHORT = TrainSettings(max_steps=6, batch_size=8, max_length=32, learning_rate=1e-3, precision="fp32", init="svd")
 
@@ -76,7 +78,7 @@ def test_a_run_comes_back(tiny_llama, sentences, tmp_path, experts):
 
 
 def test_singular_vectors_of_another_machine_are_settled(tiny_llama):
-    from trainer.svd import settle
+    from trainer.initializers.svd import settle
 
     plan = planner.allocate(budget="6000", strategy="uniform", max_experts=2, model=spectra.open_checkpoint(tiny_llama))
     make = lambda: apply_plan(  # noqa: E731

@@ -1,0 +1,1 @@
+"""What the planner and the trainer have to know about live modules."""

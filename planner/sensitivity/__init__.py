@@ -1,0 +1,1 @@
+"""Sampled gradients: the probe, what it records, and its report."""

@@ -1,0 +1,193 @@
+"""`planner.probe`: how strongly the loss of sampled examples pulls on every linear module.
+
+For one example the gradient of a linear layer's weight is G = sum_t d_t x_t^T over its tokens, with x the layer's inputs and d
+the gradients of its outputs. Both are at hand when the backward pass reaches the layer, so G is formed there, for one example and
+one matrix at a time, reduced to a few numbers and dropped, or only its norm is computed, which is cheaper: no full gradient is
+ever kept, the weights need none of their own, and every example yields its own numbers.
+
+No clipping, no weight updates, dropout off, every site sees the same examples: what the released LoRA-SMoE code does differently
+(docs/method.md).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from planner.evidence.evidence import is_adaptable
+from planner.modules.checkpointing import recompute
+from planner.modules.fused_experts import expert_sites, is_experts
+from planner.modules.linear import linear_shape
+from planner.sensitivity.recorder import Recorder
+from planner.sensitivity.report import Routing, SensitivityReport, SiteSensitivity, Task
+from planner.sensitivity.statistics import estimates, stability
+from spectra import Checkpoint, InputError
+from spectra.analysis import model_info
+from spectra.checkpoint.names import order, projection_type, resolve
+from spectra.report import ModelInfo
+
+Batch = Mapping[str, Tensor]
+Progress = Callable[[int], None]
+
+
+def probe(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    checkpoint: Checkpoint | None = None,
+    task: str = "task",
+    gradient_checkpointing: bool = False,
+    progress: Progress | None = None,
+) -> SensitivityReport:
+    """Measure the sensitivity of every linear module, and the routing of mixture-of-experts models.
+
+    Args:
+        model: a transformers model whose forward takes a batch without `labels` and returns `.logits`: of shape (batch, classes),
+            or (batch, tokens, vocabulary) for a causal language model. May be frozen or quantised. Left exactly as it was found.
+        batches: mappings of tensors, with `labels` of shape (batch,), or (batch, tokens) where -100 is ignored.
+        checkpoint: where the model came from; the report then uses its names, which may lack a prefix that the live model adds.
+        task: a name for this sample.
+        gradient_checkpointing: recompute each layer in the backward pass instead of keeping its activations.
+        progress: called with the number of examples done.
+
+    Returns:
+        Per linear module inside a numbered layer, and per routed expert's projection, the statistics of `SiteSensitivity`; the
+        loss is an example's mean loss per label.
+
+    Raises:
+        InputError: no linear modules, no examples, a module unknown to the checkpoint, or a loss or gradient that is not finite.
+    """
+    linears = {name: module for name, module in model.named_modules() if linear_shape(module) and is_adaptable(name)}
+    experts = {name: module for name, module in model.named_modules() if is_experts(module)}
+    shapes = _shapes(linears, experts)
+    if not shapes:
+        raise InputError(f"{type(model).__name__}: no linear module inside a numbered layer")
+    stored = _stored_names(shapes, checkpoint)
+    recorder = Recorder(linears, experts)
+    with _frozen_evaluation(model), _recomputed(model, gradient_checkpointing), recorder.watching():
+        examples = _run(model, batches, recorder, progress)
+    if examples == 0:
+        raise InputError(f"task {task!r}: no examples to take gradients on")
+    routing = _routing(recorder, experts)
+    sites = [_site(stored[name], name, shape, recorder, routing) for name, shape in shapes.items()]
+    sites.sort(key=lambda site: order(site.name))
+    squared = np.stack([recorder.per_example(name)[:, 0].numpy() for name in shapes], axis=1)
+    curve, settled = stability(squared, [projection_type(name) for name in shapes])
+    described = Task(name=task, examples=examples, stability=curve, settles_at=settled)
+    return SensitivityReport(model=_info(model, checkpoint), tasks=(described,), sites=tuple(sites))
+
+
+def _shapes(linears: Mapping[str, nn.Module], experts: Mapping[str, nn.Module]) -> dict[str, tuple[int, int]]:
+    shapes = {name: shape for name, module in linears.items() if (shape := linear_shape(module))}
+    return shapes | {f"{name}.{site}": shape for name, module in experts.items() for site, shape in expert_sites(module).items()}
+
+
+def _stored_names(sites: Iterable[str], checkpoint: Checkpoint | None) -> Mapping[str, str]:
+    if checkpoint is None:
+        return {name: name for name in sites}
+    names = resolve(sites, list(checkpoint.modules()))
+    if unknown := [name for name in sites if name not in names]:
+        raise InputError(f"module {unknown[0]!r} of the model is not in {checkpoint.folder}")
+    return names
+
+
+def _info(model: nn.Module, checkpoint: Checkpoint | None) -> ModelInfo:
+    if checkpoint is not None:
+        return model_info(checkpoint)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return ModelInfo(name=type(model).__name__, parameters=parameters, fingerprint=None)
+
+
+def _site(name: str, live: str, shape: tuple[int, int], recorder: Recorder, routing: Mapping[str, Routing]) -> SiteSensitivity:
+    per_example = recorder.per_example(live)
+    if torch.isinf(per_example).any() or torch.isnan(per_example[:, 0]).any():
+        raise InputError(f"site {name!r}: gradient is not finite; check the model's weights and dtype")
+    values = {statistic.replace("-", "_"): value for statistic, value in estimates(per_example.numpy()).items()}
+    routed = (routing[live],) if live in routing else ()
+    return SiteSensitivity.model_validate({"name": name, "shape": shape, "routing": routed, **values})
+
+
+def _routing(recorder: Recorder, experts: Mapping[str, nn.Module]) -> Mapping[str, Routing]:
+    """How each routed expert was used, under the names of its projections."""
+    found = {}
+    for name, module in experts.items():
+        frequency, weight = recorder.routing(name)
+        for site in expert_sites(module):
+            expert = int(site.partition(".")[0])
+            found[f"{name}.{site}"] = Routing(frequency=float(frequency[expert]), weight=float(weight[expert]))
+    return found
+
+
+def _run(model: nn.Module, batches: Iterable[Batch], recorder: Recorder, progress: Progress | None) -> int:
+    examples = 0
+    device = next(model.parameters()).device
+    for batch in batches:
+        inputs = {key: value.to(device) for key, value in batch.items()}
+        labels = inputs.pop("labels")
+        recorder.begin(len(labels), inputs.get("attention_mask"))
+        losses = example_losses(model(**inputs).logits, labels)
+        if not torch.isfinite(losses).all():
+            raise InputError(f"loss of example {examples + int((~torch.isfinite(losses)).nonzero()[0]) + 1} is not finite")
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        examples += len(labels)
+        if progress:
+            progress(examples)
+    return examples
+
+
+def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of each example.
+
+    Args:
+        logits: (batch, classes) with labels (batch,), or (batch, tokens, vocabulary) with labels (batch, tokens), which are
+            shifted here.
+        labels: class or token ids; -100 is ignored.
+
+    Returns:
+        Shape (batch,), in float32 or better.
+    """
+    if labels.ndim == 2:
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    else:
+        logits, labels = logits[:, None], labels[:, None]
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    losses = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
+    counts: Tensor = (labels != -100).sum(1).clamp(min=1)
+    return losses.sum(1) / counts
+
+
+@contextmanager
+def _frozen_evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no weight gradients, while gradients still flow through every layer; all undone on leaving."""
+    modes = {module: module.training for module in model.modules()}
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.eval()
+    model.requires_grad_(False)
+    embeddings = model.get_input_embeddings()  # type: ignore[operator]  # every transformers model has them
+    hook = embeddings.register_forward_hook(lambda _module, _inputs, output: output.requires_grad_())
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        hook.remove()
+        for module, training in modes.items():
+            module.training = training
+        for parameter, requires_grad in wanted.items():
+            parameter.requires_grad_(requires_grad)
+
+
+@contextmanager
+def _recomputed(model: nn.Module, wanted: bool) -> Iterator[None]:
+    """Checkpoint the layers, which takes training mode: it is set on them alone, not on the dropout inside."""
+    modes = {module: module.training for module in model.modules()}
+    layers = recompute(model) if wanted else []
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training, layer.gradient_checkpointing = modes[layer], False

@@ -1,0 +1,147 @@
+"""Watching a model's backward pass: what every linear module saw and what pulled on it, one matrix at a time.
+
+A module's output passes through an identity whose backward hands over the module's inputs and the gradient of its outputs. The
+inputs are saved through autograd, as a LoRA on the module would save them, so gradient checkpointing drops and recomputes them
+like everything else.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from planner.modules.fused_experts import expert_sites, expert_weight, fused_parts, run_experts
+from planner.modules.linear import dense_weight
+from planner.sensitivity.report import STATISTICS
+from planner.sensitivity.statistics import EVERY, gradient_statistics, squared_norm
+
+Taker = Callable[[Tensor, Tensor], None]
+
+
+class Observe(torch.autograd.Function):
+    """Identity on a module's output that calls `taker(inputs, output gradients)` in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, inputs: Tensor, taker: Taker) -> Tensor:
+        """Keep the inputs."""
+        ctx.save_for_backward(inputs)
+        ctx.taker = taker
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Hand over both, and pass the gradient on."""
+        (inputs,) = ctx.saved_tensors
+        ctx.taker(inputs, gradients[0])
+        return gradients[0], None, None
+
+
+class Recorder:
+    """Gradient statistics per example and site, and how tokens were routed, gathered batch by batch."""
+
+    def __init__(self, linears: Mapping[str, nn.Module], experts: Mapping[str, nn.Module]) -> None:
+        """Prepare to watch some linear modules and some modules of routed experts, both by name."""
+        self._linears, self._experts = linears, experts
+        self._batches: list[dict[str, Tensor]] = []
+        self._routing: list[dict[str, tuple[Tensor, Tensor]]] = []
+        self._mask: Tensor | None = None
+        self._examples = self._before = 0
+
+    def begin(self, examples: int, mask: Tensor | None) -> None:
+        """Announce a batch: how many examples, and which of its tokens (batch, tokens) are no padding."""
+        self._before += self._examples
+        self._examples, self._mask = examples, mask
+        self._batches.append({})
+        self._routing.append({})
+
+    def per_example(self, site: str) -> Tensor:
+        """(examples, 4): a site's statistics in the order of `STATISTICS`, NaN where one was not taken.
+
+        Where an expert saw no token of an example they are zero.
+        """
+        return torch.cat([batch[site] for batch in self._batches])
+
+    def routing(self, experts: str) -> tuple[Tensor, Tensor]:
+        """Per expert of a module of experts: share of tokens that chose it, and mean routing weight over those."""
+        chosen, weight = (torch.stack(parts).sum(0) for parts in zip(*(batch[experts] for batch in self._routing), strict=True))
+        return chosen[:-1] / chosen[-1], weight / chosen[:-1]
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch every backward pass until left; the model is then as it was."""
+        hooks = [module.register_forward_hook(partial(self._watch_linear, name)) for name, module in self._linears.items()]
+        for name, module in self._experts.items():
+            module.forward = partial(self._run_experts, name, module)
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for module in self._experts.values():
+                del module.forward
+
+    def _watch_linear(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        def take(x: Tensor, d: Tensor) -> None:
+            x_BTI, d_BTO = (_working(part.reshape(self._examples, -1, part.shape[-1])) for part in (x, d))
+            weight = partial(dense_weight, module, x_BTI.dtype)
+            rows = [self._statistics(*example, weight) for example in zip(range(self._examples), x_BTI, d_BTO, strict=True)]
+            self._batches[-1][name] = torch.stack(rows).cpu()
+
+        watched: Tensor = Observe.apply(output, inputs[0].detach(), take)  # type: ignore[no-untyped-call]
+        return watched
+
+    def _statistics(self, example: int, x_TI: Tensor, d_TO: Tensor, weight: Callable[[], Tensor]) -> Tensor:
+        if self._in_full(example):
+            return gradient_statistics(x_TI, d_TO, weight())
+        return torch.cat([squared_norm(x_TI, d_TO)[None], d_TO.new_full((len(STATISTICS) - 1,), torch.nan, dtype=torch.float64)])
+
+    def _in_full(self, example: int) -> bool:
+        return (self._before + example) % EVERY == 0
+
+    def _run_experts(self, name: str, module: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+        for site in expert_sites(module):  # what no token reaches has no gradient
+            nothing = torch.zeros(self._examples, len(STATISTICS), dtype=torch.float64)
+            nothing[[not self._in_full(example) for example in range(self._examples)], 1:] = torch.nan
+            self._batches[-1].setdefault(f"{name}.{site}", nothing)
+        self._routing[-1][name] = self._count(module, index, weights.detach())
+        return run_experts(module, hidden, index, weights, partial(self._watch_expert, name, module, len(hidden)))
+
+    def _watch_expert(
+        self, name: str, module: nn.Module, tokens: int, expert: int, tensor: str, token: Tensor, x: Tensor, y: Tensor
+    ) -> Tensor:
+        owner = token // (tokens // self._examples)
+        counts = torch.bincount(owner, minlength=self._examples).tolist()
+
+        def take(x: Tensor, d: Tensor) -> None:
+            x, d = _working(x), _working(d)
+            for part, outputs in fused_parts(module)[tensor].items():
+                weight = partial(_expert_weight, module, expert, tensor, outputs, x.dtype)
+                site = self._batches[-1][f"{name}.{expert}.{part}"]
+                segments = zip(torch.split(x, counts), torch.split(d[:, outputs], counts), strict=True)
+                for example, (x_TI, d_TO) in enumerate(segments):
+                    if len(x_TI):
+                        site[example] = self._statistics(example, x_TI, d_TO, weight).cpu()
+
+        watched: Tensor = Observe.apply(y, x.detach(), take)  # type: ignore[no-untyped-call]
+        return watched
+
+    def _count(self, module: nn.Module, index: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens per expert, followed by all tokens; and the sum of each expert's routing weights. Padding is left out."""
+        real = self._mask.reshape(-1).bool() if self._mask is not None else torch.ones_like(index[:, 0], dtype=torch.bool)
+        picks, gates = index[real].flatten(), weights[real].flatten().double()
+        experts = len(module.down_proj)  # type: ignore[arg-type]  # a 3-D tensor
+        chosen = torch.bincount(picks, minlength=experts)[:experts].double()
+        total = torch.bincount(picks, gates, minlength=experts)[:experts]
+        return torch.cat([chosen, real.sum()[None].double()]).cpu(), total.cpu()
+
+
+def _expert_weight(module: nn.Module, expert: int, tensor: str, outputs: slice, dtype: torch.dtype) -> Tensor:
+    return expert_weight(module, expert, tensor, outputs).detach().to(dtype)
+
+
+def _working(values: Tensor) -> Tensor:
+    """In single precision or better."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,0 +1,159 @@
+"""SensitivityReport: what `plan probe` writes and `plan allocate` reads. Loads no torch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import Field, model_validator
+
+from spectra import InputError
+from spectra.core.documents import Document, Measured, Value
+from spectra.report import ModelInfo
+
+Statistic = Literal["squared-gradient", "magnitude", "taylor", "fisher"]
+STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
+
+
+class Estimate(Value):
+    """A mean over examples and its standard error; the error is NaN with a single example."""
+
+    mean: Measured
+    error: Measured
+
+
+class Stability(Value):
+    """How well two disjoint samples of one size agree on which sites matter, each compared within its projection type."""
+
+    examples: int
+    """In each of the two samples."""
+    rank_correlation: Measured
+    """Spearman's, 0 by chance."""
+    overlap: Measured
+    """Of the two top halves, corrected for chance: 0 where sites are picked blindly, 1 where both halves are the same."""
+
+
+class Rehearsal(Value):
+    """A short run of uniform LoRA, after which every module's share of what the run gained was measured."""
+
+    rank: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    examples: int
+    """Held-out examples that the gain was measured on."""
+    gain: Estimate
+    """What the adapters take off the mean loss per example, in nats; its error is over batches."""
+
+
+class Task(Value):
+    """One sample of examples that gradients were taken on."""
+
+    name: str
+    examples: int
+    stability: tuple[Stability, ...] = ()
+    """For growing samples, as far as half the examples allow."""
+    settles_at: int | None = None
+    """Examples from which on the rank correlation stays at 0.95 or above; None if it never does."""
+    rehearsal: Rehearsal | None = None
+    """None where probing was done without."""
+
+
+class Routing(Value):
+    """How a routed expert was used by the tokens of one task, padding left out."""
+
+    frequency: Measured
+    """Share of tokens that chose the expert; over the experts of a layer it sums to the number chosen per token."""
+    weight: Measured
+    """Mean routing weight of the expert over the tokens that chose it; NaN if none did."""
+
+
+class SiteSensitivity(Value):
+    """Gradient statistics of one linear module, one estimate per task in the report's order of tasks.
+
+    With G the gradient of one example's loss by the weight W, each is a mean over examples, not divided by the matrix's size: the
+    first over all, the others, which take longer, over every fourth.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    """(d_out, d_in)."""
+    squared_gradient: tuple[Estimate, ...]
+    """sum G^2: the trace of the empirical Fisher matrix, LoRA-SMoE's signal."""
+    magnitude: tuple[Estimate, ...]
+    """sum |G W|."""
+    taylor: tuple[Estimate, ...]
+    """|sum G W|: the first-order change of the loss if the matrix vanished."""
+    fisher: tuple[Estimate, ...]
+    """sum (G W)^2: the empirical Fisher's second-order estimate of the same."""
+    routing: tuple[Routing, ...] = ()
+    """Per task, for the matrices of a routed expert; empty elsewhere."""
+    benefit: tuple[Estimate, ...] = ()
+    """Per task, the share of the rehearsal's gain that this module's adapter brought; empty without rehearsals."""
+
+    def per_parameter(self, statistic: Statistic = "squared-gradient") -> tuple[Estimate, ...]:
+        """A statistic over the number of weights, which makes matrices of unequal size comparable."""
+        size = self.shape[0] * self.shape[1]
+        return tuple(Estimate(mean=one.mean / size, error=one.error / size) for one in self.of(statistic))
+
+    def of(self, statistic: Statistic) -> tuple[Estimate, ...]:
+        """A statistic by its name."""
+        found: tuple[Estimate, ...] = getattr(self, statistic.replace("-", "_"))
+        return found
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        counts = {statistic: len(self.of(statistic)) for statistic in STATISTICS}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"{self.name}: unequal numbers of tasks: {counts}")
+        return self
+
+
+class SensitivityReport(Document):
+    """Sampled-gradient sensitivity of every linear module in the model's layers, in network order."""
+
+    kind: Literal["sensitivity"] = "sensitivity"
+    model: ModelInfo
+    tasks: tuple[Task, ...]
+    sites: Annotated[tuple[SiteSensitivity, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _one_value_per_task(self) -> Self:
+        for site in self.sites:
+            if len(site.squared_gradient) != len(self.tasks) or len(site.routing) not in (0, len(self.tasks)):
+                raise ValueError(f"{site.name}: {len(site.squared_gradient)} gradients for {len(self.tasks)} tasks")
+            if len(site.benefit) != len(rehearsed := [task for task in self.tasks if task.rehearsal]):
+                raise ValueError(f"{site.name}: {len(site.benefit)} benefits for {len(rehearsed)} rehearsed tasks")
+        return self
+
+    def by_name(self) -> Mapping[str, SiteSensitivity]:
+        """The sites, by name."""
+        return {site.name: site for site in self.sites}
+
+    def rehearsed(self, rehearsal: Rehearsal, benefits: Mapping[str, Estimate]) -> "SensitivityReport":
+        """This report of one task, with what its rehearsal measured: one benefit for every site."""
+        (task,) = self.tasks
+        sites = tuple(site.model_copy(update={"benefit": (benefits[site.name],)}) for site in self.sites)
+        return self.model_copy(update={"tasks": (task.model_copy(update={"rehearsal": rehearsal}),), "sites": sites})
+
+
+def join(reports: Sequence[SensitivityReport]) -> SensitivityReport:
+    """Merge reports on the same model, each with its tasks, into one.
+
+    Raises:
+        InputError: the reports describe different sites, or two of their tasks share a name.
+    """
+    first, *others = reports
+    for other in others:
+        if [(site.name, site.shape) for site in other.sites] != [(site.name, site.shape) for site in first.sites]:
+            raise InputError(f"sensitivity of {other.tasks[0].name!r} and of {first.tasks[0].name!r} are of different models")
+    tasks = tuple(task for report in reports for task in report.tasks)
+    names = [task.name for task in tasks]
+    if len(set(names)) < len(names):
+        raise InputError(f"task {max(names, key=names.count)!r} appears twice in the sensitivity reports")
+    columns = zip(*(report.sites for report in reports), strict=True)
+    return SensitivityReport(model=first.model, tasks=tasks, sites=tuple(map(_side_by_side, columns)))
+
+
+def _side_by_side(same: Sequence[SiteSensitivity]) -> SiteSensitivity:
+    fields = [statistic.replace("-", "_") for statistic in STATISTICS] + ["routing", "benefit"]
+    joined = {field: tuple(value for site in same for value in getattr(site, field)) for field in fields}
+    return same[0].model_copy(update=joined)

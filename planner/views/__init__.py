@@ -1,0 +1,1 @@
+"""Plans and sensitivity reports for people: tables and figures."""

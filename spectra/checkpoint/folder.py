@@ -1,0 +1,162 @@
+"""Checkpoints: find the tensors of a Hugging Face model folder, and the matrices they hold.
+
+Only headers are read until a matrix's values are asked for, so looking at a checkpoint of any size is instant and needs no torch.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spectra.checkpoint.layouts import CODES, FLOATS, Matrix, expand
+from spectra.checkpoint.names import order
+from spectra.checkpoint.tensors import Tensor, headers, sample
+from spectra.core.documents import InputError, read_json
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+PICKLE_INDEX, PICKLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
+# What a hub download needs: weights, configuration and tokenizer, and not the same weights in other formats.
+HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The tensors of one model folder, in network order."""
+
+    name: str
+    """What the user called it: the folder's name or the hub id."""
+    folder: Path
+    tensors: tuple[Tensor, ...]
+    aliases: Mapping[str, str]
+    """Tensors that share another one's storage, and which."""
+    config: Mapping[str, Any]
+    """The model's config.json; empty if there is none."""
+
+    @property
+    def source(self) -> str:
+        """What finds this checkpoint again from anywhere: the absolute folder, or the hub id."""
+        return self.name if "/" in self.name else str(self.folder.absolute())
+
+    @property
+    def parameters(self) -> int:
+        """Number of stored weights; a tied tensor is stored, and counted, once."""
+        return sum(int(np.prod(tensor.shape)) for tensor in self.tensors if tensor.dtype in FLOATS or tensor.dtype in CODES)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the architecture: a hash of all names and shapes. Copies in another dtype or sharding share it."""
+        text = "\n".join(sorted(f"{tensor.name} {list(tensor.shape)}" for tensor in self.tensors))
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    @cached_property
+    def weights(self) -> str:
+        """Identifies the values, unlike the fingerprint: a hash of two rows of every tensor. Reads little, but loads torch."""
+        digest = hashlib.sha256(self.fingerprint.encode())
+        for part in sample(self.tensors):
+            digest.update(part)
+        return "sha256:" + digest.hexdigest()[:32]
+
+    @cached_property
+    def contents(self) -> tuple[tuple[Matrix, ...], Mapping[str, str]]:
+        """Every matrix in network order, and for every tensor that holds none the reason."""
+        matrices, reasons = expand(self.tensors, self.config)
+        shared = {name: f"tied: shares the storage of {owner}" for name, owner in self.aliases.items()}
+        return tuple(sorted(matrices, key=lambda matrix: order(matrix.name))), dict(sorted((reasons | shared).items()))
+
+    def modules(self) -> Mapping[str, tuple[int, int]]:
+        """Linear module -> (d_out, d_in), in network order; fused parts count together, convolutions not at all."""
+        found: dict[str, tuple[int, int]] = {}
+        for matrix in self.contents[0]:
+            if not matrix.kernel:
+                outputs = found.get(matrix.module, (0, 0))[0] + matrix.shape[0]
+                found[matrix.module] = (outputs, matrix.shape[1])
+        return found
+
+
+def locate(model: str | Path) -> Path:
+    """The folder of a model: a local one, or a hub id's snapshot (from the cache, else downloaded).
+
+    Raises:
+        InputError: neither a folder nor a hub id that can be had.
+    """
+    path = Path(model)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise InputError(f"{model}: a file; give the model's folder")
+    if not _HUB_ID.fullmatch(str(model)):
+        raise InputError(f"{model}: no such folder")
+    return _snapshot(str(model))
+
+
+def _snapshot(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download  # only a hub id pays for the import
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=HUB_FILES))
+    except Exception as error:  # the hub client raises many unrelated classes, none of them ours
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{hub_id}: no such folder, and not to be had from the hub: {reason}") from None
+
+
+def open_checkpoint(model: str | Path) -> Checkpoint:
+    """Read the headers of every weight file of a model.
+
+    Raises:
+        InputError: no such model, no weights, a missing shard, a corrupt file, or a tensor stored twice.
+    """
+    folder = locate(model)
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    for file in _weight_files(folder):
+        for tensor, owner in headers(file):
+            if tensor.name in tensors:
+                raise InputError(f"{file}: tensor {tensor.name!r} is also in {tensors[tensor.name].file.name}")
+            if owner:
+                aliases[tensor.name] = owner
+            else:
+                tensors[tensor.name] = tensor
+    name = folder.absolute().name if Path(model).is_dir() else str(model)
+    ordered = tuple(tensors[name] for name in sorted(tensors, key=order))
+    return Checkpoint(name=name, folder=folder, tensors=ordered, aliases=aliases, config=_config(folder))
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    """The part of config.json that describes the text stack, which is all of it for a plain language model."""
+    if not (folder / "config.json").is_file():
+        return {}
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise InputError(f"{folder / 'config.json'}: expected an object, found {type(config).__name__}")
+    text = config.get("text_config")
+    return config | text if isinstance(text, dict) else config
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights: safetensors if there are any, else torch pickles."""
+    for index, single, pattern in ((INDEX, SINGLE, "*.safetensors"), (PICKLE_INDEX, PICKLE, "pytorch_model*.bin")):
+        if (folder / index).is_file():
+            return _indexed_files(folder, index)
+        if (folder / single).is_file():
+            return [folder / single]
+        if files := sorted(folder.glob(pattern)):
+            return files
+    raise InputError(f"{folder}: no weights: neither *.safetensors nor pytorch_model*.bin in this folder")
+
+
+def _indexed_files(folder: Path, name: str) -> list[Path]:
+    index = read_json(folder / name)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"{folder / name}: no weight_map in the index")
+    files = [folder / shard for shard in sorted(set(weight_map.values()))]
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file}: missing, though {name} names it")
+    return files

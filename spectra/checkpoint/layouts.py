@@ -1,0 +1,224 @@
+"""Which matrices a stored tensor holds: one as a rule, several where a checkpoint fuses them, none where it holds something else.
+
+Every tensor of a checkpoint becomes matrices or a reason. The rules go by name, number of dimensions and the model's
+configuration:
+
+    2-D `weight`                      one matrix; transposed in GPT-2's family, whose Conv1D keeps (in, out)
+    fused q, k, v and gate, up        one matrix per part, split by head counts where heads are interleaved or grouped
+    3-D tensor of routed experts      one matrix per expert and part, under the names that per-expert checkpoints use
+    convolution kernels               one spectrum, pooled over kernel positions as weightwatcher does
+    8-bit codes with their scales     dequantised on reading
+    packed 4-bit codes                refused by name: codes are no weights
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from spectra.checkpoint.tensors import Tensor
+
+Range = tuple[int, int, int]
+
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+CODES = {"F8_E4M3": "fp8", "F8_E5M2": "fp8", "I8": "int8"}
+# Families whose linear layers are Conv1D and store (in, out); only these modules of them.
+CONV1D_FAMILIES = frozenset({"gpt2", "gpt-sw3", "openai-gpt", "imagegpt", "decision_transformer"})
+CONV1D = frozenset({"c_attn", "q_attn", "c_proj", "c_fc"})
+# Families whose fused experts are stored (expert, in, out), and those that interleave gate and up instead of stacking them.
+TRANSPOSED_EXPERTS, INTERLEAVED_EXPERTS = frozenset({"gpt_oss", "llama4", "llama4_text"}), frozenset({"gpt_oss"})
+# Mixtral's checkpoints call the same experts differently from the live model.
+PER_EXPERT_NAMES = {"mixtral": ("block_sparse_moe", {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"})}
+THIRDS = frozenset({"c_attn", "Wqkv", "qkv", "in_proj_weight"})
+# Tensors that belong to a quantised weight and mean nothing alone.
+PACKED = {
+    "qweight": "GPTQ or AWQ codes",
+    "weight_packed": "compressed-tensors codes",
+    "weight.absmax": "bitsandbytes 4-bit codes",
+    "weight.quant_state.bitsandbytes__nf4": "bitsandbytes 4-bit codes",
+    "weight.quant_state.bitsandbytes__fp4": "bitsandbytes 4-bit codes",
+}
+SCALES = ("weight_scale_inv", "weight_scale", "SCB")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matrix:
+    """One weight matrix and where its values lie."""
+
+    name: str
+    """The module, or module and part where it is fused: `h.0.attn.c_attn.q`."""
+    module: str
+    """The linear module that holds it, as an adapter would target it."""
+    shape: tuple[int, int]
+    """(d_out, d_in)."""
+    tensor: Tensor
+    outputs: tuple[Range, ...] = ()
+    """(start, stop, step) along the stored output axis; empty for all of it."""
+    transposed: bool = False
+    """Stored as (d_in, d_out)."""
+    expert: int | None = None
+    """Index into the first axis of a 3-D tensor."""
+    scale: Tensor | None = None
+    """What 8-bit codes are multiplied with."""
+    kernel: tuple[int, ...] = ()
+    """Kernel positions of a convolution; its spectrum is pooled over them."""
+
+
+def expand(tensors: Sequence[Tensor], config: Mapping[str, Any]) -> tuple[list[Matrix], dict[str, str]]:
+    """Turn a checkpoint's tensors into matrices.
+
+    Args:
+        tensors: all of them.
+        config: the model's config.json; without it fused tensors whose split depends on head counts stay whole.
+
+    Returns:
+        The matrices, and for every tensor that is none the reason.
+    """
+    by_name = {tensor.name: tensor for tensor in tensors}
+    matrices: list[Matrix] = []
+    reasons: dict[str, str] = {}
+    for tensor in tensors:
+        found = _packed(tensor, by_name) or _matrices(tensor, by_name, config)
+        if isinstance(found, str):
+            reasons[tensor.name] = found
+        else:
+            matrices += found
+    return matrices, reasons
+
+
+def _packed(tensor: Tensor, by_name: Mapping[str, Tensor]) -> str | None:
+    """The reason if a tensor is, or belongs to, packed codes or the scale of 8-bit codes."""
+    module = _module(tensor.name)
+    for suffix, what in PACKED.items():
+        if f"{module}.{suffix}" in by_name:
+            return f"{what}, packed: dequantise the checkpoint to analyse {module}"
+    if tensor.name.endswith(("_blocks", "_scales")) and tensor.dtype == "U8":
+        return "MXFP4 codes, packed: dequantise the checkpoint to analyse them"
+    if tensor.name.endswith(SCALES) and f"{module}.weight" in by_name:
+        return f"scale of {module}.weight"
+    return None
+
+
+def _module(name: str) -> str:
+    """The module that a tensor belongs to: the name before `weight`, `qweight`, `weight.absmax` and the like."""
+    for suffix in (*PACKED, *SCALES, "qzeros", "scales", "g_idx", "weight_shape", "weight.quant_map", "weight.nested_absmax"):
+        if name.endswith("." + suffix):
+            return name.removesuffix("." + suffix)
+    return name.removesuffix(".weight") if name.endswith(".weight") else name.rpartition(".")[0]
+
+
+def _matrices(tensor: Tensor, by_name: Mapping[str, Tensor], config: Mapping[str, Any]) -> list[Matrix] | str:
+    scale = _scale(tensor, by_name)
+    if tensor.dtype not in FLOATS and scale is None:
+        what = f"{CODES[tensor.dtype]} codes without a scale" if tensor.dtype in CODES else f"dtype {tensor.dtype}, no weights"
+        return f"{what}: not analysed"
+    if 0 in tensor.shape:
+        return f"empty, shape {list(tensor.shape)}"
+    if len(tensor.shape) == 3 and (experts := _experts(tensor, config)):
+        return experts
+    if not tensor.name.endswith((".weight", "in_proj_weight")) or len(tensor.shape) < 2:
+        return f"{len(tensor.shape)}-D, no weight matrix"
+    if len(tensor.shape) > 2:
+        module, (d_out, d_in, *_) = _module(tensor.name), tensor.shape
+        kernel = Matrix(name=module, module=module, shape=(d_out, d_in), tensor=tensor)
+        return [replace(kernel, kernel=tensor.shape[2:])]
+    return _plain(tensor, scale, config)
+
+
+def _scale(tensor: Tensor, by_name: Mapping[str, Tensor]) -> Tensor | None:
+    if tensor.dtype not in CODES or not tensor.name.endswith(".weight"):
+        return None
+    module = tensor.name.removesuffix(".weight")
+    return next((by_name[f"{module}.{name}"] for name in SCALES if f"{module}.{name}" in by_name), None)
+
+
+def _plain(tensor: Tensor, scale: Tensor | None, config: Mapping[str, Any]) -> list[Matrix]:
+    """A 2-D weight: one matrix, or the parts that are fused in it."""
+    module = tensor.name.removesuffix(".weight")
+    kind = module.rpartition(".")[2]
+    transposed = config.get("model_type") in CONV1D_FAMILIES and kind in CONV1D
+    d_out, d_in = tensor.shape[::-1] if transposed else tensor.shape
+    whole = Matrix(name=module, module=module, shape=(d_out, d_in), tensor=tensor, transposed=transposed, scale=scale)
+    parts = fused_parts(kind, d_out, config)
+    if kind == "in_proj_weight":  # torch's MultiheadAttention has no module for it
+        whole = replace(whole, module=module.rpartition(".")[0] + ".in_proj", name=module.rpartition(".")[0] + ".in_proj")
+    return [
+        replace(whole, name=f"{whole.name}.{part}", shape=(_length(ranges), d_in), outputs=tuple(ranges))
+        for part, ranges in parts.items()
+    ] or [whole]
+
+
+def _length(ranges: Iterable[Range]) -> int:
+    return sum(len(range(*part)) for part in ranges)
+
+
+def fused_parts(kind: str, d_out: int, config: Mapping[str, Any]) -> dict[str, list[Range]]:
+    """How a fused module's outputs divide into parts; empty if it is not fused or the configuration does not fit its size."""
+    if kind == "gate_up_proj" and d_out % 2 == 0:
+        return {"gate": [(0, d_out // 2, 1)], "up": [(d_out // 2, d_out, 1)]}
+    if kind in THIRDS and d_out % 3 == 0:
+        return _stacked({"q": d_out // 3, "k": d_out // 3, "v": d_out // 3})
+    heads = config.get("num_attention_heads") or config.get("n_head") or 0
+    if not heads or kind not in ("qkv_proj", "query_key_value"):
+        return {}
+    grouped = config.get("num_key_value_heads") or config.get("num_kv_heads") or heads
+    if kind == "qkv_proj":
+        side = d_out // (heads + 2 * grouped)
+        fits = side * (heads + 2 * grouped) == d_out
+        return _stacked({"q": heads * side, "k": grouped * side, "v": grouped * side}) if fits else {}
+    return _by_head(d_out, heads, grouped, config)
+
+
+def _stacked(sizes: Mapping[str, int]) -> dict[str, list[Range]]:
+    parts, start = {}, 0
+    for name, size in sizes.items():
+        parts[name] = [(start, start + size, 1)]
+        start += size
+    return parts
+
+
+def _by_head(d_out: int, heads: int, grouped: int, config: Mapping[str, Any]) -> dict[str, list[Range]]:
+    """`query_key_value`: each group of heads keeps its queries, then its key, then its value (GPT-NeoX, BLOOM, Falcon)."""
+    if config.get("model_type") == "falcon" and not config.get("new_decoder_architecture"):
+        grouped = 1 if config.get("multi_query", True) else heads
+    per_group = heads // grouped
+    side = d_out // (grouped * (per_group + 2))
+    if side * grouped * (per_group + 2) != d_out:
+        return {}
+    starts = range(0, d_out, side * (per_group + 2))
+    key, value = side * per_group, side * (per_group + 1)
+    return {
+        "q": [(start, start + key, 1) for start in starts],
+        "k": [(start + key, start + value, 1) for start in starts],
+        "v": [(start + value, start + value + side, 1) for start in starts],
+    }
+
+
+def _experts(tensor: Tensor, config: Mapping[str, Any]) -> list[Matrix]:
+    """Every expert's matrices in a 3-D tensor; none if it is no stack of experts."""
+    path, _, kind = tensor.name.removesuffix(".weight").rpartition(".")
+    if not path.endswith("experts") or kind not in ("gate_up_proj", "down_proj", "gate_proj", "up_proj"):
+        return []
+    family = str(config.get("model_type"))
+    transposed = family in TRANSPOSED_EXPERTS
+    experts, d_out, d_in = tensor.shape
+    d_out, d_in = (d_in, d_out) if transposed else (d_out, d_in)
+    parts = {kind: [(0, d_out, 1)]}
+    if kind == "gate_up_proj" and family in INTERLEAVED_EXPERTS:
+        parts = {"gate_proj": [(0, d_out, 2)], "up_proj": [(1, d_out, 2)]}
+    elif kind == "gate_up_proj":
+        parts = {"gate_proj": [(0, d_out // 2, 1)], "up_proj": [(d_out // 2, d_out, 1)]}
+    found = []
+    stored = Matrix(name=path, module=path, shape=(d_out, d_in), tensor=tensor, transposed=transposed)
+    for expert in range(experts):
+        for part, ranges in parts.items():
+            name = _per_expert_name(path, expert, part, family)
+            shape = (_length(ranges), d_in)
+            found.append(replace(stored, name=name, module=name, shape=shape, outputs=tuple(ranges), expert=expert))
+    return found
+
+
+def _per_expert_name(path: str, expert: int, part: str, family: str) -> str:
+    block, names = PER_EXPERT_NAMES.get(family, (None, {}))
+    if block:
+        path = path.removesuffix("mlp.experts") + block + ".experts"
+    return f"{path}.{expert}.{names.get(part, part)}"

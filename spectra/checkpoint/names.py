@@ -1,0 +1,109 @@
+"""Site names: what a module's dotted name says about its place in the network, and which names mean the same module.
+
+`encoder.layer.3.attention.self.query` is projection `attention.self.query` of layer 3 of the stack `encoder.layer`. A module
+outside any numbered stack (an embedding, a pooler, a head) has no layer and is never adapted.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from spectra.core.documents import InputError
+
+_NUMBERS = re.compile(r"(\d+)")
+_EXPERT = re.compile(r"(?<=experts\.)(\d+)(?=\.)")
+# Mixtral's checkpoints and its relatives' call an expert's projections so; live models call them as everyone does.
+_MIXTRAL = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+_PLACE = re.compile(r"^(?P<stack>.*?)\.?(?:^|(?<=\.))(?P<layer>\d+)\.(?P<projection>.+)$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Place:
+    """Where a site sits: its stack of layers, the layer's index and the projection's name within the layer."""
+
+    stack: str
+    layer: int
+    projection: str
+
+
+def place(name: str) -> Place | None:
+    """Read a site's place off its name; None outside any numbered stack."""
+    match = _PLACE.match(name)
+    if match is None:
+        return None
+    return Place(stack=match["stack"], layer=int(match["layer"]), projection=match["projection"])
+
+
+def expert_index(name: str) -> int | None:
+    """Which routed expert of the base model a matrix belongs to; None if to none."""
+    match = _EXPERT.search(name)
+    return int(match[1]) if match else None
+
+
+def projection_type(name: str) -> str:
+    """A projection's name without layer and routed expert: `mlp.experts.*.up_proj`. The whole name outside any stack."""
+    where = place(name)
+    return _EXPERT.sub("*", where.projection if where else name)
+
+
+def canonical(name: str) -> str:
+    """A module's name as live models have it, where checkpoints of the family call it differently."""
+    stem, _, last = name.rpartition(".")
+    if last in _MIXTRAL and expert_index(name) is not None:
+        name = f"{stem}.{_MIXTRAL[last]}"
+    return name.replace("block_sparse_moe.", "mlp.")
+
+
+def short(projection: str) -> str:
+    """A projection's name without the words that say nothing: `attention.self.query` becomes `query`."""
+    parts = [part for part in projection.split(".") if part not in ("self", "dense", "self_attn", "mlp", "*")]
+    return parts[-1] if parts[-1] in ("query", "key", "value") else ".".join(parts)
+
+
+def order(name: str) -> tuple[object, ...]:
+    """Sort key: sites outside the stacks first, then by stack, layer and projection; 10 follows 9, of layers and experts."""
+    where = place(name)
+    return (0, name) if where is None else (1, where.stack, where.layer, *_natural(where.projection))
+
+
+def _natural(projection: str) -> list[object]:
+    return [int(part) if part.isdigit() else part for part in _NUMBERS.split(projection)]
+
+
+def resolve(names: Iterable[str], available: Sequence[str]) -> dict[str, str]:
+    """Find each name among the available ones, whatever prefix either carries.
+
+    A checkpoint of a bare encoder says `encoder.layer.0...` where the same weights inside a classifier are
+    `bert.encoder.layer.0...`. Two names mean one module if they are equal or one is the other behind a prefix that ends in a dot,
+    both in their canonical form.
+
+    Returns:
+        name -> available name, only for the names that were found.
+
+    Raises:
+        InputError: a name fits several available ones, or two names fit the same one.
+    """
+    live = {canonical(other): other for other in available}
+    by_suffix: dict[str, list[str]] = {}
+    for other in live:
+        for suffix in _suffixes(other):
+            by_suffix.setdefault(suffix, []).append(other)
+    found: dict[str, str] = {}
+    for name in names:
+        wanted = canonical(name)
+        fits = [wanted] if wanted in live else by_suffix.get(wanted) or [part for part in _suffixes(wanted) if part in live]
+        if len(fits) > 1:
+            raise InputError(f"site {name!r} is ambiguous: it fits {live[fits[0]]!r} and {live[fits[1]]!r}")
+        if fits:
+            found[name] = live[fits[0]]
+    if len(set(found.values())) < len(found):
+        taken = sorted(found.values())
+        twice = next(one for one, other in pairwise(taken) if one == other)
+        raise InputError(f"module {twice!r} is named twice: {', '.join(name for name in found if found[name] == twice)}")
+    return found
+
+
+def _suffixes(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]

@@ -1,0 +1,1 @@
+"""The ground floor that all packages stand on: errors, files, documents, processes."""

@@ -1,0 +1,1 @@
+"""What an analysis keeps on disk beside its report."""

@@ -1,0 +1,50 @@
+"""Eigenvalues kept on disk: one safetensors file, so that a new estimator or plot costs no new decomposition."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from spectra.checkpoint.folder import Checkpoint
+from spectra.core.documents import InputError, write_atomic
+from spectra.report import AnalysisSettings
+
+Floats = NDArray[np.float64]
+
+
+def _metadata(checkpoint: Checkpoint, settings: AnalysisSettings) -> dict[str, str]:
+    return {"weights": checkpoint.weights, "precision": settings.precision, "content": "eigenvalues of W^T W"}
+
+
+def save_eigenvalues(path: str | Path, checkpoint: Checkpoint, settings: AnalysisSettings, spectra: Mapping[str, Floats]) -> None:
+    """Write every matrix's eigenvalues under its name.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    arrays = {name: np.ascontiguousarray(spectrum) for name, spectrum in sorted(spectra.items())}
+    write_atomic(path, save(arrays, metadata=_metadata(checkpoint, settings)))
+
+
+def load_eigenvalues(path: str | Path, checkpoint: Checkpoint, settings: AnalysisSettings) -> dict[str, Floats]:
+    """Read kept eigenvalues; none if there is no such file yet.
+
+    Raises:
+        InputError: the file is unreadable, or it was made for another model or precision.
+    """
+    if not Path(path).exists():
+        return {}
+    try:
+        with safe_open(path, framework="np") as stored:
+            found, wanted = stored.metadata() or {}, _metadata(checkpoint, settings)
+            for key, value in wanted.items():
+                if found.get(key) != value:
+                    raise InputError(
+                        f"{path}: kept eigenvalues have {key} {found.get(key)!r}, not {value!r}; choose another file"
+                    )
+            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file: {error}") from None

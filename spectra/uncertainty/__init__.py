@@ -1,0 +1,1 @@
+"""How far an exponent can be trusted."""

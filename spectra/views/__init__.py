@@ -1,0 +1,1 @@
+"""Spectra reports for people: tables and figures."""

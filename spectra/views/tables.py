@@ -1,0 +1,91 @@
+"""Spectra reports for people: a table with one row per layer and one column per projection."""
+
+import math
+from collections import Counter
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from spectra.checkpoint.names import place, short
+from spectra.report import SiteSpectrum, SpectraReport
+from spectra.views.layer_grid import grid
+
+# weightwatcher's bands (constants.py): below 2 a tail is heavier than a trained layer's should be, above 6 lighter.
+OVER_TRAINED, UNDER_TRAINED = 2.0, 6.0
+LISTED = 5  # outliers, failures and reasons that are printed; the report has them all
+BAR = 12
+
+
+def alpha_table(report: SpectraReport) -> Table:
+    """Alpha by layer and projection, experts by their mean, with a bar per layer; failed fits as a dash."""
+    title = f"alpha by layer and projection: {report.model.name}, estimator {report.estimator}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("layer", justify="right")
+    cells = grid(report)
+    for projection in cells.projections:
+        table.add_column(short(projection), justify="right", overflow="fold")
+    table.add_column("mean", justify="right", style="bold")
+    table.add_column("")
+    largest = max((alpha for layer in cells.rows if not math.isnan(alpha := cells.mean(layer))), default=1.0)
+    for layer, row in cells.rows.items():
+        alphas = (cell(cells.mean(layer, name)) if name in row else "" for name in cells.projections)
+        whole = cells.mean(layer)
+        bar = "" if math.isnan(whole) else "█" * round(BAR * whole / largest)
+        table.add_row(layer, *alphas, cell(whole), bar)
+    return table
+
+
+def elsewhere_table(report: SpectraReport) -> Table:
+    """Matrices outside the numbered layers: embeddings, poolers, heads."""
+    table = Table("matrix", "shape", "alpha", "fit", title="outside the layers", title_justify="left", box=box.SIMPLE_HEAD)
+    for site in report.sites:
+        if place(site.name) is None:
+            table.add_row(site.name, "x".join(map(str, site.shape)), cell(site.alpha), str(site.status))
+    return table
+
+
+def cell(alpha: float) -> Text:
+    """An alpha, coloured outside the band of well-trained layers."""
+    if math.isnan(alpha):
+        return Text("-", style="dim")
+    style = "red" if alpha < OVER_TRAINED else "yellow" if alpha > UNDER_TRAINED else ""
+    return Text(f"{alpha:.2f}", style=style)
+
+
+def overview(report: SpectraReport) -> list[RenderableType]:
+    """What a person wants first: the outliers, a bar per layer, the grid, and what was skipped and why."""
+    parts: list[RenderableType] = [alpha_table(report)] if grid(report).rows else []
+    if any(place(site.name) is None for site in report.sites):
+        parts.append(elsewhere_table(report))
+    return [*parts, *_outliers(report), *_skipped(report)]
+
+
+def _outliers(report: SpectraReport) -> list[str]:
+    """Sentences about matrices outside the band, and those without a fit."""
+    known = [site for site in report.sites if not math.isnan(site.alpha)]
+    over = sorted((site for site in known if site.alpha < OVER_TRAINED), key=lambda site: site.alpha)
+    under = sorted((site for site in known if site.alpha > UNDER_TRAINED), key=lambda site: -site.alpha)
+    lines = []
+    if report.estimator == "clauset":  # the band is weightwatcher's and means nothing for another estimator
+        lines.append(f"over-trained, alpha below {OVER_TRAINED:g} (weightwatcher's band): {_listed(over)}")
+        lines.append(f"under-trained, alpha above {UNDER_TRAINED:g}: {_listed(under)}")
+    failed = [site for site in report.sites if math.isnan(site.alpha)]
+    return lines + [f"{site.name}: {site.status}" for site in failed[:LISTED]] + _more(failed)
+
+
+def _listed(sites: list[SiteSpectrum]) -> str:
+    named = ", ".join(f"{site.name} {site.alpha:.2f}" for site in sites[:LISTED])
+    return named + (f" and {len(sites) - LISTED} more" if len(sites) > LISTED else "") if sites else "none"
+
+
+def _more(failed: list[SiteSpectrum]) -> list[str]:
+    return [f"{len(failed) - LISTED} more fits failed; see the report"] if len(failed) > LISTED else []
+
+
+def _skipped(report: SpectraReport) -> list[str]:
+    reasons = Counter(tensor.reason for tensor in report.skipped)
+    counted = "; ".join(f"{count} {reason}" for reason, count in reasons.most_common(LISTED))
+    ending = f" ({counted})" if counted else ""
+    return [f"{len(report.sites)} matrices analysed, {len(report.skipped)} tensors skipped{ending}"]

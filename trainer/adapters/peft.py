@@ -1,0 +1,104 @@
+"""Plans without routers in PEFT's terms: one LoRA per module, of its own rank, and one per stored tensor of routed experts."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from planner import Plan
+from spectra.checkpoint.names import place, projection_type
+from trainer.adapters.peft_experts import pack, unpack
+from trainer.layers.inject import mixtures
+
+PREFIX = "base_model.model."
+# In a model with routed experts PEFT takes every module of these names for one of theirs, dense layers and shared experts
+# included; naming their weight instead leaves no doubt.
+OF_EXPERTS = (".gate_proj", ".up_proj", ".down_proj")
+TASKS = {"classification": "SEQ_CLS", "causal": "CAUSAL_LM"}
+
+
+def is_stock(plan: Plan) -> bool:
+    """Whether PEFT's LoRA can express the plan.
+
+    Something is adapted, no module has a choice of LoRA experts, and all routed experts of a layer have the same ranks.
+    """
+    counts = {len(site.ranks) for site in plan.sites}
+    experts: dict[object, set[tuple[int, ...]]] = {}
+    for site in plan.sites:
+        if site.routed and (where := place(site.name)):
+            experts.setdefault((where.stack, where.layer, projection_type(site.name)), set()).add(site.ranks)
+    return counts <= {0, 1} and 1 in counts and all(len(ranks) == 1 for ranks in experts.values())
+
+
+def stock_config(
+    plan: Plan, base: str, kind: str, heads: Sequence[str], experts: Mapping[str, int], *, doubled: bool
+) -> dict[str, Any]:
+    """PEFT's adapter_config.json, with lora_alpha = r at every module.
+
+    Args:
+        plan: one that `is_stock`.
+        base: the base model.
+        kind: of task.
+        heads: names of a new head's parameters.
+        experts: stored tensors of routed experts and their ranks.
+        doubled: whether adapters also carry what was subtracted from the base.
+    """
+    modules = {site.name: site.ranks[0] * (1 + doubled) for site in plan.sites if site.ranks and not site.routed}
+    taken = {name for name in modules if experts and name.endswith(OF_EXPERTS)}
+    parameters = dict(experts) | {f"{name}.weight": modules.pop(name) for name in sorted(taken)}
+    ranks = modules | parameters
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    odd = {name: rank for name, rank in ranks.items() if rank != usual}
+    return {
+        "peft_type": "LORA",
+        "task_type": TASKS[kind],
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": usual,
+        "lora_alpha": usual,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted(modules),
+        "target_parameters": sorted(parameters) or None,
+        "rank_pattern": odd,
+        "alpha_pattern": odd,
+        "modules_to_save": sorted({name.rpartition(".")[0].partition(".")[0] for name in heads}) or None,
+    }
+
+
+def to_stock(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Trained tensors in PEFT's names, each B multiplied with its scaling.
+
+    Where an expert did not start at zero, what was subtracted from the base for it is added as further ranks, because PEFT starts
+    from the original base.
+
+    Args:
+        model: whose mixtures have one expert each.
+        state: its trained tensors by live name.
+    """
+    found = pack(model, state)
+    for name, mixture in mixtures(model).items():
+        (scaling,) = mixture.scalings
+        A, B = found.pop(f"{name}.A"), found.pop(f"{name}.B")
+        if f"{name}.A0" in found:
+            A, B = torch.cat([A, found.pop(f"{name}.A0")]), torch.cat([B, -found.pop(f"{name}.B0")], dim=1)
+        found[f"{name}.lora_A.weight"] = A
+        found[f"{name}.lora_B.weight"] = (B.double() * scaling).to(B.dtype)
+    return {PREFIX + name: tensor for name, tensor in found.items()}
+
+
+def from_stock(model: nn.Module, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The way back; names that are not there stay missing, and are reported by the caller."""
+    found = unpack(model, {name.removeprefix(PREFIX): tensor for name, tensor in stored.items()})
+    for name, mixture in mixtures(model).items():
+        if f"{name}.lora_A.weight" in found and f"{name}.lora_B.weight" in found:
+            (scaling,) = mixture.scalings
+            A = found.pop(f"{name}.lora_A.weight")
+            B = (found.pop(f"{name}.lora_B.weight").double() / scaling).to(mixture.B.dtype)
+            rank = mixture.ranks[0]
+            found |= {f"{name}.A": A[:rank], f"{name}.B": B[:, :rank]}
+            if hasattr(mixture, "A0"):
+                found |= {f"{name}.A0": A[rank:], f"{name}.B0": -B[:, rank:]}
+    return found

@@ -1,0 +1,1 @@
+"""Which modules' adapters bring what a short run gains."""

@@ -1,0 +1,54 @@
+"""A base model and a sample of its task, in the form that `planner.probe` takes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from spectra import Checkpoint, InputError
+from trainer.base_model import load_model, load_tokenizer, require_device, require_length
+from trainer.data.dataset import TaskKind, Texts, batches, read_texts, tokenise
+
+PROBE_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A model with the head its task needs, and batches of sampled examples."""
+
+    model: Any
+    kind: TaskKind
+    batches: Iterator[dict[str, Tensor]]
+    examples: int
+
+
+def load_sample(
+    checkpoint: Checkpoint, data: str | Path, *, samples: int, max_length: int, seed: int, device: str = "cpu"
+) -> Sample:
+    """Load a model and draw examples without replacement.
+
+    Args:
+        checkpoint: the base model.
+        data: a dataset file; its columns decide the task and the head.
+        samples: how many examples; all of them if the file has fewer.
+        max_length: in tokens.
+        seed: of the draw and of a new head.
+        device: where the model goes.
+
+    Raises:
+        InputError: an unusable file or model.
+    """
+    texts = read_texts(data)
+    labels = texts.labels if texts.kind == "classification" else ()
+    if len(labels) == 1:
+        raise InputError(f"{data}: only one label, {labels[0]!r}; there is nothing to tell apart")
+    tokenizer = load_tokenizer(checkpoint.folder)
+    require_length(checkpoint, max_length)
+    drawn = Texts(path=texts.path, rows=texts.rows.shuffle(seed=seed).select(range(min(samples, len(texts.rows)))))
+    examples = tokenise(drawn, tokenizer, max_length, labels)
+    require_device(device)
+    model = load_model(checkpoint, texts.kind, labels, seed, tokenizer.pad_token_id).to(device)
+    drawn_batches = batches(examples, tokenizer, PROBE_BATCH)
+    return Sample(model=model, kind=texts.kind, batches=drawn_batches, examples=len(examples.rows))

@@ -1,0 +1,1 @@
+"""The modules that are trained, and how they get into a model."""

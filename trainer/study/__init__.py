@@ -1,0 +1,1 @@
+"""Comparisons of plans with paired seeds."""

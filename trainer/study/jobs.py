@@ -1,0 +1,124 @@
+"""The runs of a study: each a folder of its own with everything `plan train` and `plan evaluate` write, done once."""
+
+import io
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from planner import Plan
+from trainer.report import EVALUATION, Evaluation, TrainSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run."""
+
+    entrant: str
+    plan: str
+    model: str
+    data: tuple[str, ...]
+    tests: tuple[str, ...]
+    folder: str
+    settings: TrainSettings
+    threads: int
+    trial: bool = False
+    """Whether a loss that is not finite is an answer, instead of a reason to stop."""
+
+    @property
+    def result(self) -> Path:
+        """The study's own copy of the scores: `plan evaluate` on the run's folder may write others there."""
+        return Path(self.folder) / "study-evaluation.json"
+
+
+def workers() -> int:
+    """Runs at a time: one per GPU, else one per core."""
+    return _gpus() or os.cpu_count() or 1
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def threads(processes: int) -> int:
+    """Of each run, when so many share the machine."""
+    return max(1, (os.cpu_count() or 1) // processes)
+
+
+def run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Evaluation | None]]:
+    """All runs, those first that are already there; None for a trial that diverged."""
+    todo = []
+    for job in jobs:
+        if job.result.is_file():
+            yield job, Evaluation.load(job.result)
+        else:
+            todo.append(job)
+    if processes == 1:
+        yield from ((job, _run(job)) for job in todo)
+        return
+    context = get_context("spawn")
+    devices = context.SimpleQueue()
+    for slot in range(processes):
+        devices.put(slot % max(1, _gpus()))  # more runs than GPUs share them
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(devices,)) as pool:
+        running = {pool.submit(_run, job): job for job in todo}
+        try:
+            for future in as_completed(running):
+                yield running[future], future.result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _begin(devices: Any) -> None:
+    _take_device(devices)
+    Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """End a run whose study was killed: resumed, the study would meet it in the same folder."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _take_device(devices: Any) -> None:
+    """Give a worker a GPU of its own, before anything has looked for one."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    number = devices.get()
+    os.environ["CUDA_VISIBLE_DEVICES"] = given.split(",")[number % len(given.split(","))] if given else str(number)
+
+
+def _run(job: Job) -> Evaluation | None:
+    """Train and evaluate, going on where an earlier attempt stopped."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a new process; see cli.py
+    import torch
+
+    from trainer.evaluation import evaluate
+    from trainer.training import train
+    from trainer.training.loop import DivergedError
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(job.threads)
+    try:
+        with redirect_stderr(io.StringIO()):  # dozens of runs would each say what they adapted
+            train(Plan.load(job.plan), job.model, job.data, job.folder, job.settings, resume=True)
+            evaluation = evaluate(job.folder, job.tests, untrained=False)
+    except DivergedError:
+        if not job.trial:
+            raise
+        return None
+    finally:
+        torch.set_num_threads(before)
+    evaluation.save(Path(job.folder) / EVALUATION)
+    evaluation.save(job.result)
+    return evaluation

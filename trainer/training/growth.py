@@ -1,0 +1,236 @@
+"""DR-LoRA's growth: routed experts start with little rank and earn more while they train (arXiv 2601.04823).
+
+The saliency of expert i in a layer is S_i = f_i g_i / (r_i + 1)^gamma. f is a moving average of the share of routing weight that
+the expert gets, g one of how much the loss pulls on its adapters: per rank dimension |sum A dA| |sum B dB|, averaged over the
+active dimensions and the adapted projections. At events spread over the growth window each layer hands out its quota one rank at
+a time to the most salient expert, until every layer has exactly the rank that the plan gave it. The released code counts hard
+top-2 picks and adds the two gradient terms, and its quota ends half-way through the window; this is the paper's form, and ends
+where it says.
+
+New directions change nothing when they start: A is random there, B zero, and their optimiser state has never been touched,
+because until then both were zero and so were their gradients.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from planner import Plan
+from planner.strategies.demand import GAMMA
+from spectra import InputError
+from spectra.checkpoint.names import resolve
+from spectra.core.documents import read_json, write_atomic
+from trainer.initializers.svd import started
+from trainer.layers.inject import lora_alpha_of
+from trainer.report import HISTORY, GrowthEvent, GrowthHistory
+from trainer.training.growth_groups import Pool, pools_of
+
+DECAY = 0.9  # of both moving averages
+EVENTS = 18  # as many as the published schedule has
+PER_EVENT = 0.1  # an expert gains at most this share of its room at one event
+WARMUP = 0.03  # share of the run before the window
+STATE, RANKS = "growth.safetensors", "growth-ranks.json"
+
+
+def hand_out(worth: Sequence[float], ranks: Sequence[int], quota: int, *, most: int, per_event: int) -> list[int]:
+    """Share a layer's quota: repeatedly one rank to the largest worth / (rank + 1)^gamma.
+
+    Args:
+        worth: f g of each expert.
+        ranks: what each has.
+        quota: ranks to hand out.
+        most: the largest rank of an expert.
+        per_event: the most that one expert may gain now.
+
+    Returns:
+        The new ranks; the quota may not be used up where limits forbid.
+    """
+    grown = list(ranks)
+    for _ in range(quota):
+        able = [e for e in range(len(grown)) if grown[e] < most and grown[e] - ranks[e] < per_event]
+        if not able:
+            break
+        best = max(able, key=lambda e: (worth[e] / (grown[e] + 1) ** GAMMA, -e))
+        grown[best] += 1
+    return grown
+
+
+class _Growing:
+    """A pool and the moving averages that decide in it."""
+
+    def __init__(self, pool: Pool, form: str) -> None:
+        self.pool, self.form = pool, form
+        self.share: Tensor | None = None
+        self.importance: dict[str, Tensor] = {}
+
+    def observe(self) -> None:
+        """Update both averages from the step at hand."""
+        seen = self.pool.take_routing()
+        if seen is not None:
+            seen = _everywhere(seen)  # gradients are averaged already
+            even = torch.full_like(seen, 1 / len(seen))
+            before = even if self.share is None else self.share
+            self.share = DECAY * before.to(seen) + (1 - DECAY) * seen / seen.sum().clamp(min=1e-30)
+        for part, (of_A, of_B) in self.pool.pulls().items():
+            pull = of_A * of_B if self.form == "paper" else of_A + of_B
+            before = self.importance.get(part, torch.zeros_like(pull)).to(pull)  # a resumed run's came from a file
+            self.importance[part] = DECAY * before + (1 - DECAY) * pull
+
+    def worth(self) -> list[float]:
+        """F g of each expert."""
+        if self.share is None or not self.importance:
+            return [1.0] * len(self.pool.ranks)
+        active = torch.tensor(self.pool.ranks, device=self.share.device).clamp(min=1)
+        gradient = torch.stack([scores.sum(1) / active for scores in self.importance.values()]).mean(0)
+        return [float(value) for value in (self.share * gradient).double().cpu()]
+
+    def saliency(self) -> tuple[float, ...]:
+        """S of each expert."""
+        return tuple(worth / (rank + 1) ** GAMMA for worth, rank in zip(self.worth(), self.pool.ranks, strict=True))
+
+    def grow(self, quota: int, per_event: int, generator: torch.Generator | None = None) -> None:
+        """Hand out a quota."""
+        self.pool.grow_to(hand_out(self.worth(), self.pool.ranks, quota, most=self.pool.most, per_event=per_event), generator)
+
+
+class Growth(TrainerCallback):
+    """Grows the experts of a model while a Trainer trains it."""
+
+    def __init__(self, model: nn.Module, plan: Plan, steps: int, form: str = "paper", seed: int = 0) -> None:
+        """Take a model built from the plan back to its starting ranks.
+
+        Args:
+            model: from `apply_plan`; its experts' adapters are replaced by ones with room to grow.
+            plan: says how much rank each pool ends with.
+            steps: of the run.
+            form: of the gradients' part of the saliency: `paper` multiplies the terms of A and B, `released` adds them.
+            seed: of the new directions.
+
+        Raises:
+            InputError: nothing that could grow, routed experts whose projections differ in total rank, or experts that started
+                from singular vectors: what was subtracted from their base could not be given back.
+        """
+        if found := next(iter(started(model)), None):
+            raise InputError(
+                f"site {found!r}: --grow starts experts over and so cannot follow --init svd, which has changed their base"
+                " weight; use --init kaiming"
+            )
+        self.schedule, self.seed = schedule(steps), seed
+        try:
+            self.pools = {name: _Growing(pool, form) for name, pool in pools_of(model)}
+        except ValueError as error:
+            raise InputError(f"--grow: {error}") from None
+        if not self.pools:
+            raise InputError(f"--grow: the plan {plan.strategy!r} adapts neither routed experts nor mixtures: nothing can grow")
+        if all(growing.pool.target <= len(growing.pool.ranks) * growing.pool.first for growing in self.pools.values()):
+            raise InputError(
+                "--grow: experts start with half of their mean rank, but at least 1; a mean rank of 1 leaves no room"
+            )
+        self.history: list[GrowthEvent] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Look at the gradients of every step up to the last event."""
+        if state.global_step < self.schedule[-1]:
+            with torch.no_grad():
+                for growing in self.pools.values():
+                    growing.observe()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Hold the events that are due."""
+        if state.global_step in self.schedule:
+            self.event(self.schedule.index(state.global_step), state.global_step)
+
+    def event(self, number: int, step: int) -> None:
+        """Hand out every pool's quota: what brings it to its share of the way, exactly to the target at the last event."""
+        saliency = {name: growing.saliency() for name, growing in self.pools.items()}
+        last = number == len(self.schedule) - 1
+        # From seed and step alone: the same on every process, and again after an interruption.
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        for growing in self.pools.values():
+            pool = growing.pool
+            start = len(pool.ranks) * pool.first
+            way = start + (pool.target - start) * (number + 1) // len(self.schedule)
+            limit = max(1, math.ceil(PER_EVENT * (pool.most - pool.first)))
+            growing.grow(way - sum(pool.ranks), pool.most if last else limit, generator)
+        shares = {name: growing.share for name, growing in self.pools.items()}
+        self.history.append(
+            GrowthEvent(
+                step=step,
+                ranks={name: tuple(growing.pool.ranks) for name, growing in self.pools.items()},
+                shares={name: () if share is None else tuple(share.double().tolist()) for name, share in shares.items()},
+                saliency=saliency,
+            )
+        )
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keep what a resumed run needs beside the Trainer's own state."""
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        tensors = {f"{name}/": growing.share for name, growing in self.pools.items() if growing.share is not None}
+        for name, growing in self.pools.items():
+            tensors |= {f"{name}/importance.{part}": scores for part, scores in growing.importance.items()}
+        save_file({key: value.contiguous() for key, value in tensors.items()}, folder / STATE)
+        ranks = {name: growing.pool.ranks for name, growing in self.pools.items()}
+        write_atomic(folder / RANKS, json.dumps(ranks, sort_keys=True) + "\n")
+        GrowthHistory(events=tuple(self.history)).save(folder / HISTORY)
+
+    def load(self, folder: Path) -> None:
+        """Go on from a checkpoint."""
+        ranks, tensors = read_json(folder / RANKS), load_file(folder / STATE)
+        for name, growing in self.pools.items():
+            growing.pool.ranks = list(ranks[name])
+            growing.share = tensors.get(f"{name}/")
+            lead = f"{name}/importance."
+            growing.importance = {key.removeprefix(lead): value for key, value in tensors.items() if key.startswith(lead)}
+        self.history = list(GrowthHistory.load(folder / HISTORY).events)
+
+    def finish(self, plan: Plan, alpha: float) -> Plan:
+        """Give every expert the scaling of its final rank, B compensating, and return the plan it grew into."""
+        pools = [growing.pool for growing in self.pools.values()]
+        grown = grown_plan(plan, {site: ranks for pool in pools for site, ranks in pool.planned().items()})
+        for pool in pools:
+            pool.finish(lora_alpha_of(grown, alpha))
+        return grown
+
+
+def _everywhere(routed: Tensor) -> Tensor:
+    """What all processes together have routed."""
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(routed)
+    return routed
+
+
+def schedule(steps: int) -> list[int]:
+    """Steps after which experts grow: evenly spread from the warm-up's end to one interval before the run's.
+
+    Raises:
+        InputError: too short a run.
+    """
+    first = max(1, int(WARMUP * steps))
+    every = (steps - first) // (EVENTS + 1)
+    if every < 1:
+        raise InputError(f"--grow needs at least {EVENTS + 3} steps to hold its {EVENTS} events; the run has {steps}")
+    return [first + every * number for number in range(1, EVENTS + 1)]
+
+
+def grown_plan(plan: Plan, grown: Mapping[str, tuple[int, ...]]) -> Plan:
+    """The plan with the ranks that training ended with.
+
+    Args:
+        plan: what growth started from.
+        grown: live name of a site -> ranks of its experts.
+    """
+    found = resolve((site.name for site in plan.sites), list(grown))
+    ranks = {site.name: grown[found[site.name]] for site in plan.sites if site.name in found}
+    sites = tuple(site.model_copy(update={"ranks": ranks.get(site.name, site.ranks)}) for site in plan.sites)
+    note = f"ranks were grown by DR-LoRA's rule from a plan by {plan.strategy!r} of the same size"
+    made = plan.model_copy(update={"strategy": "dr-lora-grown", "optimum": None, "sites": sites, "notes": (note,)})
+    return Plan.model_validate(made.model_dump())

@@ -1,0 +1,224 @@
+"""The loop of a run: transformers.Trainer with our loss, our checkpoints and our eyes on it."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from spectra import InputError
+from spectra.core.documents import write_atomic
+from trainer.adapters.store import WEIGHTS, load_state, trained_state
+from trainer.layers.inject import routes_of
+from trainer.report import EvaluationPoint, LogPoint, RouteHealth, TrainSettings
+from trainer.training.growth import Growth
+from trainer.training.sharding import averaged, is_sharded
+
+Progress = Callable[[int, int, float], None]
+BF16_UNITS = "amx_bf16", "avx512_bf16"  # of CPUs, as torch names them
+CHECKPOINTS, SIZES = "checkpoints", "sizes.json"
+LOGS_PER_RUN, SAVES_PER_RUN = 50, 5
+COLLAPSED = 0.95  # share of the gates' mass from which on one expert does all the work
+LOGGERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
+
+
+def arguments(output: Path, settings: TrainSettings, examples: int, evaluates: bool) -> TrainingArguments:
+    """The Trainer's arguments.
+
+    Raises:
+        InputError: a batch that cannot be split evenly, or a logger that is not installed.
+    """
+    _require_logger(settings.report_to)
+    made = _arguments(output, settings, examples, evaluates, processes=1)
+    if made.world_size == 1 and made.n_gpu > 1:
+        made._n_gpu = 1  # several GPUs are for torchrun; the Trainer would split each batch among them and multiply it
+    return made if made.world_size == 1 else _arguments(output, settings, examples, evaluates, made.world_size)
+
+
+def _arguments(output: Path, settings: TrainSettings, examples: int, evaluates: bool, processes: int) -> TrainingArguments:
+    parts = processes * settings.accumulation
+    if settings.batch_size % parts:
+        raise InputError(
+            f"batch_size {settings.batch_size} cannot be split into {processes} processes x {settings.accumulation} passes"
+        )
+    per_epoch = math.ceil(examples / settings.batch_size)
+    steps = settings.max_steps or max(1, math.ceil(per_epoch * settings.epochs))
+    return TrainingArguments(
+        output_dir=str(output / CHECKPOINTS),
+        max_steps=steps,
+        per_device_train_batch_size=settings.batch_size // parts,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_steps=round(settings.warmup * steps),
+        lr_scheduler_type=settings.schedule,
+        logging_steps=max(1, steps // LOGS_PER_RUN),
+        logging_nan_inf_filter=False,
+        save_steps=max(1, math.ceil(steps / SAVES_PER_RUN)),
+        save_total_limit=2,
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=max(1, math.ceil(steps / settings.evaluations)),
+        prediction_loss_only=True,
+        seed=settings.seed,
+        bf16=settings.precision == "bf16" or (settings.precision == "auto" and has_bf16_units()),
+        use_cpu=not torch.cuda.is_available(),
+        disable_tqdm=True,
+        report_to=settings.report_to,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+    )
+
+
+def _require_logger(name: str) -> None:
+    from importlib.util import find_spec
+
+    packages = LOGGERS.get(name, ())
+    if packages and not any(find_spec(package) for package in packages):
+        raise InputError(f"report_to {name!r}: not installed; run: pip install {packages[0]}")
+
+
+def has_bf16_units() -> bool:
+    """Whether products in bf16 are faster than in single precision on this machine."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch we support
+    return any(capabilities.get(name, False) for name in BF16_UNITS)
+
+
+class DivergedError(InputError):
+    """A loss that is not finite."""
+
+
+class AdapterTrainer(Trainer):
+    """transformers.Trainer that adds the routers' losses and checkpoints what is trained, not the frozen base."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The model's loss plus the mean auxiliary loss of its routers."""
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        routes = routes_of(self.model)
+        extra = routes.loss() if routes is not None and model.training else None
+        if extra is not None:
+            # A loss that is normalised over the whole step is summed over its passes, any other is averaged by the Trainer.
+            summed = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+            loss = loss + extra / (self.args.gradient_accumulation_steps if summed else 1)
+        return (loss, outputs) if return_outputs else loss
+
+    growth: Growth | None = None
+    health: tuple[RouteHealth, ...] = ()
+    """Of the routers, when it was last logged."""
+
+    def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
+        """Add the routers' health to the training curve, before any logger sees it."""
+        routes = routes_of(self.model)
+        if routes is not None and "loss" in logs and (found := routes.health()):
+            self.health = found
+            logs |= means(found)
+        super().log(logs, *arguments, **keywords)
+
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        if not is_sharded(model):  # shards are where they belong
+            super()._move_model_to_device(model, device)
+
+    def _wrap_model(self, model: Any, training: bool = True, **keywords: Any) -> Any:
+        if not (training and is_sharded(model)):
+            return super()._wrap_model(model, training, **keywords)
+        # Accelerate would put all of it into DDP, which knows no shards; `evaluation_mode` asks it for mixed precision only.
+        return averaged(self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True), model)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        write_atomic(Path(output_dir or self.args.output_dir) / WEIGHTS, save(trained_state(self.model)))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.growth is not None:
+            self.growth.load(Path(resume_from_checkpoint))
+        load_state(Path(resume_from_checkpoint) / WEIGHTS, model or self.model)
+
+
+class Watch(TrainerCallback):
+    """Reports progress, keeps the best adapters, stops what has stopped learning or has no finite loss."""
+
+    def __init__(self, progress: Progress | None, patience: int, keep_best: Callable[[Any], None]) -> None:
+        """Prepare; `keep_best(model)` saves the adapters of the best evaluation."""
+        self.progress, self.patience, self.keep_best = progress, patience, keep_best
+        self.loss = math.nan
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Note how tokens are routed in the steps that will be logged."""
+        routes = routes_of(model)
+        if routes is not None:
+            step = state.global_step + 1
+            routes.recording = step % args.logging_steps == 0 or step == state.max_steps
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        """Stop at a loss that is not finite."""
+        self.loss = logs.get("loss", self.loss)
+        if "loss" in logs and not math.isfinite(self.loss):
+            raise DivergedError(
+                f"loss is {self.loss} at step {state.global_step}; lower the learning rate ({args.learning_rate})"
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Say how far it is."""
+        if self.progress:
+            self.progress(state.global_step, state.max_steps, self.loss)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Keep the best, and give up when patience is at its end."""
+        losses = [point.loss for point in evaluations(state.log_history)]
+        since_best = len(losses) - 1 - losses.index(min(losses))
+        if since_best == 0:
+            self.keep_best(model)
+        if self.patience and since_best >= self.patience:
+            control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Mark the checkpoint as whole, with the sizes of its files."""
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+            write_atomic(folder / SIZES, json.dumps(sizes, indent=1) + "\n")
+
+
+def means(health: tuple[RouteHealth, ...]) -> dict[str, float]:
+    """Averages over all mixtures."""
+    return {
+        name: sum(getattr(site, name) for site in health) / len(health) for name in ("effective_support", "entropy", "dropped")
+    }
+
+
+def curve(history: list[dict[str, Any]]) -> tuple[LogPoint, ...]:
+    """The training curve from a Trainer's log."""
+    fields = LogPoint.model_fields
+    return tuple(LogPoint(**{name: entry[name] for name in fields if name in entry}) for entry in history if "loss" in entry)
+
+
+def evaluations(history: list[dict[str, Any]]) -> tuple[EvaluationPoint, ...]:
+    """The evaluations from a Trainer's log."""
+    return tuple(EvaluationPoint(step=entry["step"], loss=entry["eval_loss"]) for entry in history if "eval_loss" in entry)
+
+
+def collapsed(health: tuple[RouteHealth, ...]) -> tuple[str, ...]:
+    """A note for every mixture in which one expert does all the work."""
+    return tuple(
+        f"the router of {site.site} has collapsed: expert {site.shares.index(max(site.shares))} carries {max(site.shares):.0%};"
+        " a balance loss (--balance-loss 0.01) or --router constant spreads the work"
+        for site in health
+        if max(site.shares) > COLLAPSED
+    )
+
+
+def peak_memory() -> int:
+    """Bytes held at most: by a GPU's allocator, else by this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    import resource
+    import sys
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

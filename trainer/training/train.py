@@ -1,0 +1,281 @@
+"""The training run: a plan, a model and dataset files in, a folder of adapters and a RunReport out.
+
+The loop is transformers.Trainer's (trainer/training/loop.py). Here a run is checked before anything is written, claimed, resumed and
+reported.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback
+
+from planner import Plan, require_match
+from planner.modules.checkpointing import recompute
+from spectra import Checkpoint, InputError, open_checkpoint
+from spectra.analysis import model_info
+from spectra.core.distributed import is_first
+from spectra.core.documents import read_json, write_atomic
+from trainer.adapters.store import AdapterConfig, build, save_adapters
+from trainer.base_model import head, load_tokenizer, require_length
+from trainer.data.dataset import Examples, Texts, collator, mix, read_texts, tokenise
+from trainer.layers.inject import routes_of
+from trainer.report import BEST, HISTORY, REPORT, GrowthHistory, MixtureSettings, RunReport, TrainSettings
+from trainer.training.growth import Growth
+from trainer.training.loop import (
+    CHECKPOINTS,
+    SIZES,
+    AdapterTrainer,
+    Progress,
+    Watch,
+    arguments,
+    collapsed,
+    curve,
+    evaluations,
+    peak_memory,
+)
+from trainer.training.sharding import shard
+
+BEGUN = "begun.json"
+ROUTER_SETTINGS = ("router", "capacity", "expert_dropout", "balance_loss", "z_loss")
+Files = str | Path | Sequence[str | Path]
+
+
+def train(
+    plan: Plan,
+    model: str | Path,
+    data: Files,
+    output: str | Path,
+    settings: TrainSettings | None = None,
+    *,
+    weights: Sequence[float] | None = None,
+    evaluation: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> RunReport:
+    """Build the planned mixture of LoRA experts on a model and fine-tune it.
+
+    Args:
+        plan: what to build.
+        model: the base model, a folder or a hub id.
+        data: a dataset file, or several as a mixture of tasks; their columns decide the kind of task.
+        output: the run's folder.
+        settings: how to train.
+        weights: how often each file is drawn from; by default all examples of all files, once an epoch.
+        evaluation: a held-out file that is scored during the run; the best adapters are kept beside the last.
+        resume: go on from the newest checkpoint in `output`, if there is one.
+        progress: called as progress(step, steps, loss).
+
+    Raises:
+        InputError: a plan or file that does not fit, a folder that already holds a run, or a loss that is not finite.
+    """
+    output, settings = Path(output), settings or TrainSettings()
+    files = [Path(file) for file in ([data] if isinstance(data, str | Path) else data)]
+    run = _prepare(plan, open_checkpoint(model), files, weights, evaluation, settings)
+    made = arguments(output, settings, len(run.examples.rows), run.evaluation is not None)
+    built = build(run.checkpoint, plan, run.config)
+    if settings.gradient_checkpointing:
+        recompute(built)
+    growth = Growth(built, plan, made.max_steps, settings.saliency, settings.seed) if settings.grow else None
+    if settings.shard:
+        shard(built, made.device, made.world_size)
+    with made.main_process_first(local=False):
+        last = _claim(output, run, resume, made.process_index == 0)
+    watch = Watch(progress, settings.patience, partial(save_adapters, output / BEST, plan=plan, config=run.config))
+    trainer = AdapterTrainer(
+        model=built,
+        args=made,
+        train_dataset=run.examples.rows,
+        eval_dataset=run.evaluation.rows if run.evaluation else None,
+        data_collator=collator(run.config.kind, run.tokenizer),
+        callbacks=[growth, watch] if growth else [watch],  # growth saves first: the watch notes what a checkpoint holds
+    )
+    trainer.growth = growth
+    trainer.remove_callback(PrinterCallback)
+    started = time.monotonic()
+    with _tidy(output):
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    report = _report(run, trainer, math.nan if last else time.monotonic() - started)
+    if growth:
+        plan = growth.finish(plan, settings.alpha)
+        if trainer.is_world_process_zero():
+            GrowthHistory(events=tuple(growth.history)).save(output / HISTORY)
+    save_adapters(output, trainer.model, plan, run.config)
+    if trainer.is_world_process_zero():
+        report.save(output / REPORT)
+    return report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """Everything a run needs, checked before anything is written."""
+
+    plan: Plan
+    checkpoint: Checkpoint
+    settings: TrainSettings
+    config: AdapterConfig
+    data_sha256: str
+    tokenizer: Any
+    examples: Examples
+    evaluation: Examples | None
+
+
+def _prepare(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    files: Sequence[Path],
+    weights: Sequence[float] | None,
+    evaluation: str | Path | None,
+    settings: TrainSettings,
+) -> _Run:
+    require_match(plan, checkpoint)
+    if settings.grow and evaluation:
+        raise InputError(
+            "--grow keeps no best adapters on the way, because their ranks are not final; leave the evaluation file out"
+        )
+    if settings.patience and not evaluation:
+        raise InputError(f"--patience {settings.patience} needs an evaluation file to watch; see --eval-data")
+    parts = [read_texts(file) for file in files]
+    labels, counts = _labels(parts, plan)
+    tokenizer = load_tokenizer(checkpoint.folder)
+    require_length(checkpoint, settings.max_length)
+    config = AdapterConfig(
+        base_model_name_or_path=checkpoint.source,
+        kind=parts[0].kind,
+        labels=labels,
+        label_counts=tuple(counts[label] for label in labels),
+        max_length=settings.max_length,
+        loss_on=settings.loss_on,
+        seed=settings.seed,
+        pad_token_id=tokenizer.pad_token_id,
+        base_weights=checkpoint.weights,
+        mixture=MixtureSettings.model_validate({name: getattr(settings, name) for name in MixtureSettings.model_fields}),
+    )
+    options: dict[str, Any] = {"labels": labels, "loss_on": settings.loss_on}
+    tokenised = [tokenise(part, tokenizer, settings.max_length, packing=settings.packing, **options) for part in parts]
+    held_out = tokenise(read_texts(evaluation), tokenizer, settings.max_length, **options) if evaluation else None
+    return _Run(
+        plan=plan,
+        checkpoint=checkpoint,
+        settings=settings,
+        config=config,
+        data_sha256=_digest([*files, *([Path(evaluation)] if evaluation else [])], weights),
+        tokenizer=tokenizer,
+        examples=mix(tokenised, weights, settings.seed),
+        evaluation=held_out,
+    )
+
+
+def _labels(parts: Sequence[Texts], plan: Plan) -> tuple[tuple[str, ...], Counter[str]]:
+    """The labels of all files together, and how often each occurs; nothing for a language model.
+
+    Raises:
+        InputError: files of different kinds, a single label, or nothing to train.
+    """
+    if len({part.kind for part in parts}) > 1:
+        kinds = ", ".join(f"{part.path} is {part.kind}" for part in parts)
+        raise InputError(f"files of one run must be of one kind: {kinds}")
+    if parts[0].kind == "causal":
+        if not plan.parameters:
+            raise InputError("the plan adapts nothing and a language model has no new head: there is nothing to train")
+        return (), Counter()
+    counts = Counter(label for part in parts for label in part.rows["label"])
+    if len(counts) == 1:
+        raise InputError(f"{parts[0].path}: only one label, {next(iter(counts))!r}; there is nothing to tell apart")
+    return tuple(sorted(counts)), counts
+
+
+def _digest(files: Sequence[Path], weights: Sequence[float] | None) -> str:
+    whole = hashlib.sha256(repr(None if weights is None else list(weights)).encode())
+    for file in files:
+        whole.update(hashlib.sha256(file.read_bytes()).digest())
+    return whole.hexdigest()
+
+
+def _claim(output: Path, run: _Run, resume: bool, first: bool) -> Path | None:
+    """Take a folder for this run, or find the checkpoint to go on from; of several processes only the first one writes.
+
+    Raises:
+        InputError: the folder holds a run and `resume` is not asked for, or it holds a run of another plan, data or settings.
+    """
+    begun = output / BEGUN
+    mine = run.settings.model_dump(mode="json") | run.config.model_dump(mode="json") | {"plan": run.plan.model_dump(mode="json")}
+    text = json.dumps(mine | {"data_sha256": run.data_sha256}, sort_keys=True, indent=1) + "\n"
+    if first:
+        if (begun.exists() or (output / CHECKPOINTS).exists()) and not resume:
+            raise InputError(f"{output}: already holds a run; add --resume to go on with it, or choose another folder")
+        if begun.exists() and json.dumps(read_json(begun), sort_keys=True, indent=1) + "\n" != text:
+            raise InputError(f"{output}: holds a run of another plan, model, data or settings; choose another folder")
+        write_atomic(begun, text)
+    whole = [path for path in output.glob(f"{CHECKPOINTS}/checkpoint-*") if _is_whole(path)]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end and nothing in it has been lost since."""
+    try:
+        sizes = read_json(checkpoint / SIZES)
+        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+    except (InputError, OSError):
+        return False
+
+
+@contextmanager
+def _tidy(output: Path) -> Iterator[None]:
+    """Say in one line that the disk is full, and leave nothing behind of a run that failed before its first checkpoint."""
+    try:
+        yield
+    except BaseException as error:
+        if is_first() and not any(_is_whole(path) for path in output.glob(f"{CHECKPOINTS}/checkpoint-*")):
+            shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+            (output / BEGUN).unlink(missing_ok=True)
+            if not any(output.iterdir()):
+                output.rmdir()
+        if isinstance(error, RuntimeError) and "inline_container" in str(error):  # torch's way to say that a write failed
+            raise InputError(f"{output / CHECKPOINTS}: a checkpoint cannot be written; is the disk full?") from None
+        raise
+
+
+def _without_effect(run: _Run) -> tuple[str, ...]:
+    """A note if settings of routers were given where the plan has none."""
+    mine, usual = run.settings, MixtureSettings()
+    asked = [f"--{name.replace('_', '-')}" for name in ROUTER_SETTINGS if getattr(mine, name) != getattr(usual, name)]
+    if not asked or any(len(site.ranks) > 1 for site in run.plan.sites):
+        return ()
+    return (f"the plan has no routers: {' and '.join(asked)} had no effect",)
+
+
+def _report(run: _Run, trainer: AdapterTrainer, seconds: float) -> RunReport:
+    state, routes = trainer.state, routes_of(trainer.model)
+    scored = evaluations(state.log_history)
+    health = (routes.health() if routes else ()) or trainer.health
+    lengths = [len(tokens) for tokens in run.examples.rows["input_ids"]]
+    tokens = sum(lengths) / len(lengths) * run.settings.batch_size * state.global_step
+    return RunReport(
+        model=model_info(run.checkpoint),
+        strategy=run.plan.strategy,
+        settings=run.settings,
+        examples=len(run.examples.rows),
+        truncated=run.examples.truncated,
+        dropped=run.examples.dropped,
+        steps=state.global_step,
+        adapter_parameters=run.plan.parameters,
+        head_parameters=sum(parameter.numel() for parameter in head(trainer.model).values()),
+        curve=curve(state.log_history),
+        evaluations=scored,
+        best_step=min(scored, key=lambda point: point.loss).step if scored else None,
+        routes=health,
+        notes=(*_without_effect(run), *collapsed(health)),
+        seconds=seconds,
+        tokens_per_second=tokens / seconds,
+        peak_memory=peak_memory(),
+    )

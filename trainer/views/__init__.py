@@ -1,0 +1,1 @@
+"""Runs, evaluations and studies for people, and one dispatcher over all documents."""

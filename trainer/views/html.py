@@ -1,0 +1,199 @@
+"""One self-contained HTML page of anything loraplan writes: figures, tables and sentences, nothing loaded from elsewhere."""
+
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+from matplotlib.figure import Figure
+from rich.table import Table
+from rich.text import Text
+
+from planner import Plan, SensitivityReport
+from planner.views.plots import allocation_figure, evidence_figure, sensitivity_figure
+from planner.views.tables import plan_summary, plan_table, rehearsal_lines, sensitivity_tables, stability_lines
+from spectra import load_spectra
+from spectra.views.figures import style
+from spectra.views.plots import alpha_figure, heat_figure
+from spectra.views.tables import alpha_table
+from trainer.adapters.store import PLAN
+from trainer.report import EVALUATION, HISTORY, REPORT, Evaluation, RunReport
+from trainer.study.report import STUDY, StudyReport, sentence
+from trainer.views.plots import GROWTH, growth_figure, kind_of, run_figure, study_figure
+from trainer.views.tables import run_summary, score_table, study_table
+
+Part = Figure | Table | str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """What one file or folder has to say."""
+
+    title: str
+    parts: tuple[Part, ...]
+
+
+def page(sources: Sequence[str | Path]) -> str:
+    """Write up studies, runs, plans and reports.
+
+    Args:
+        sources: folders of runs or studies, plans, spectra and sensitivity reports.
+
+    Returns:
+        HTML.
+
+    Raises:
+        InputError: a path that holds none of these.
+    """
+    sections = [section for source in sources for section in _sections(Path(source))]
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(TEMPLATE).render(
+        title=sections[0].title, sections=[(section.title, [_shown(part) for part in section.parts]) for section in sections]
+    )
+
+
+def _sections(source: Path) -> Iterator[Section]:
+    if source.is_dir() and (source / STUDY).is_file():
+        source = source / STUDY
+    kind = kind_of(source)
+    yield Section(title=_title(kind, source), parts=tuple(_PARTS[kind](source)))
+    if kind == "run":
+        yield from _sections(source / PLAN)
+    if kind == "study":
+        for path in sorted((source.parent / "plans").glob("*.json")):
+            yield from _sections(path)
+
+
+def _title(kind: str, source: Path) -> str:
+    name = source.absolute().parent.name if source.name in (STUDY, PLAN) else source.name.removesuffix(".json")
+    return f"{kind.capitalize()} {name}"
+
+
+def _study(source: Path) -> Iterator[Part]:
+    report = StudyReport.load(source)
+    yield sentence(report)
+    yield study_figure(report)
+    yield study_table(report)
+
+
+def _run(source: Path) -> Iterator[Part]:
+    yield run_summary(RunReport.load(source / REPORT))
+    yield run_figure(source)
+    if (source / EVALUATION).is_file():
+        found = Evaluation.load(source / EVALUATION)
+        for task in found.tasks:
+            scores = {"fine-tuned": task.trained, "untrained": task.untrained, "majority class": task.majority}
+            yield score_table(scores, task.examples, task.name)
+    if (source / HISTORY).is_file():
+        yield from (growth_figure(source, what) for what in GROWTH)
+
+
+def _plan(source: Path) -> Iterator[Part]:
+    plan = Plan.load(source)
+    yield plan_summary(plan)
+    if plan.parameters:
+        yield allocation_figure(plan)
+    if evidence := evidence_figure(plan):
+        yield evidence
+    yield plan_table(plan)
+
+
+def _spectra(source: Path) -> Iterator[Part]:
+    report = load_spectra(source)
+    yield alpha_figure(report)
+    yield heat_figure(report)
+    yield alpha_table(report)
+
+
+def _sensitivity(source: Path) -> Iterator[Part]:
+    report = SensitivityReport.load(source)
+    yield "\n".join([stability_lines(report), *rehearsal_lines(report)])
+    yield sensitivity_figure(report)
+    yield from sensitivity_tables(report)
+
+
+_PARTS = {"study": _study, "run": _run, "plan": _plan, "spectra": _spectra, "sensitivity": _sensitivity}
+
+
+def _shown(part: Part) -> dict[str, Any]:
+    """A part in the template's terms."""
+    if isinstance(part, Figure):
+        return {"image": _embedded(part)}
+    if isinstance(part, Table):
+        return {"table": part, "heads": [_plain(column.header) for column in part.columns], "rows": _rows(part)}
+    return {"lines": [_plain(line) for line in part.splitlines()]}
+
+
+def _embedded(figure: Figure) -> str:
+    content = BytesIO()
+    with style():
+        figure.savefig(content, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return b64encode(content.getvalue()).decode()
+
+
+def _rows(table: Table) -> list[list[tuple[str, str]]]:
+    """(text, alignment) of every cell."""
+    columns = [[(_plain(cell), column.justify) for cell in column.cells] for column in table.columns]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _plain(cell: Any) -> str:
+    return cell.plain if isinstance(cell, Text) else Text.from_markup(str(cell)).plain
+
+
+TEMPLATE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
+  max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin: 3rem 0 .5rem; border-bottom: 1px solid #ccc; }
+h1:first-of-type { margin-top: 0; }
+figure { margin: 1rem 0; overflow-x: auto; }
+figure img { max-width: 100%; height: auto; }
+.wide { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
+caption { text-align: left; font-weight: 600; padding: .25rem 0; }
+th, td { padding: .15rem .8rem .15rem 0; text-align: left; white-space: nowrap; vertical-align: top; }
+th { border-bottom: 1px solid #999; }
+.right { text-align: right; }
+nav a { margin-right: 1rem; }
+footer { color: #666; font-size: .875rem; margin-top: 3rem; }
+</style>
+</head>
+<body>
+{% if sections | length > 1 %}
+<nav>{% for title, _ in sections %}<a href="#s{{ loop.index }}">{{ title }}</a> {% endfor %}</nav>
+{% endif %}
+{% for title, parts in sections %}
+<h1 id="s{{ loop.index }}">{{ title }}</h1>
+{% for part in parts %}
+{% if part.image %}
+<figure><img alt="figure {{ loop.index }} of {{ title }}" src="data:image/svg+xml;base64,{{ part.image }}"></figure>
+{% elif part.heads %}
+<div class="wide"><table>
+{% if part.table.title %}<caption>{{ part.table.title }}</caption>{% endif %}
+<tr>{% for head in part.heads %}<th class="{{ part.table.columns[loop.index0].justify }}">{{ head }}</th>{% endfor %}</tr>
+{% for row in part.rows %}
+<tr>{% for text, side in row %}<td class="{{ side }}">{{ text }}</td>{% endfor %}</tr>
+{% endfor %}
+</table>
+{% if part.table.caption %}<small>{{ part.table.caption }}</small>{% endif %}
+</div>
+{% else %}
+{% for line in part.lines %}<p>{{ line }}</p>
+{% endfor %}
+{% endif %}
+{% endfor %}
+{% endfor %}
+<footer>Made by loraplan. Every figure and number is in this file.</footer>
+</body>
+</html>
+"""
