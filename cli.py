@@ -22,8 +22,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from planner.settings import AllocationSettings
 from spectra import InputError
-from spectra.core.documents import Value, require_writable, write_atomic
-from spectra.report import AnalysisSettings
+from spectra.core.documents import Value
+from spectra.core.files import require_writable, write_atomic
+from spectra.settings import AnalysisSettings
 from trainer import TrainSettings
 
 if TYPE_CHECKING:
@@ -297,7 +298,7 @@ def show_(plan: Path, other: Path | None, as_json: bool) -> None:
 def export(plan: Path, form: str, output: Path | None) -> None:
     """Write PLAN in the words of other tools."""
     from planner import Plan
-    from planner import exporters as convert
+    from planner import export as convert
 
     text = convert(Plan.load(plan), form)
     if output is None:
@@ -378,7 +379,7 @@ def train(
     """Build the mixture of LoRA experts that PLAN describes and fine-tune it."""
     from planner import Plan
     from spectra.core.distributed import is_first
-    from trainer.training import train as run
+    from trainer import train as run
     from trainer.views.tables import run_summary
 
     chosen = TrainSettings.checked(settings, "training settings")
@@ -408,7 +409,7 @@ def train(
 def evaluate(run: Path, data: tuple[Path, ...], model: str | None, generate: int, output: Path | None, as_json: bool) -> None:
     """Evaluate a run on held-out data, beside the untrained head and the majority class."""
     from trainer import EVALUATION
-    from trainer.evaluation import evaluate as measure
+    from trainer import evaluate as measure
 
     require_writable(output or run / EVALUATION)
     with _bar("evaluating") as update:
@@ -437,7 +438,7 @@ def compare(
     no_controls: bool, rates: list[float] | None, processes: int | None, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Train PLANS with paired seeds beside the controls, and say what can be concluded. Run again to go on."""
-    from trainer.study import compare as run
+    from trainer import compare as run
     from trainer.study.report import sentence
     from trainer.views.tables import study_table
 
@@ -471,7 +472,7 @@ def report(sources: tuple[Path, ...], output: Path) -> None:
 @click.option("--model", help="The base model, if it is no longer where the run found it.")
 def merge(run: Path, output: Path, model: str | None) -> None:
     """Fold the adapters of RUN into its base model, where its plan has no router, and write an ordinary checkpoint."""
-    from trainer.adapters import merge as fold
+    from trainer import merge as fold
 
     _show(f"wrote {fold(run, output, base=model)}; logits are those of the run")
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import planner
 import spectra
-from trainer.adapters.store import WEIGHTS
 from trainer.demo import link_model, write_corpus
+from trainer.run_folder import WEIGHTS
 
 
 def command(folder: Path, output: Path, *more: str) -> list[str]:

@@ -16,8 +16,7 @@ import torch
 
 import planner
 from spectra import open_checkpoint
-from trainer import TrainSettings, demo
-from trainer.training import train
+from trainer import TrainSettings, demo, train
 from trainer.training.loop import has_bf16_units
 
 WARM, STEPS = 5, 25

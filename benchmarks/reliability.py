@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 import spectra
 from spectra.checkpoint.names import place
-from spectra.report import AnalysisSettings, SiteSpectrum, SpectraReport
+from spectra.report import SiteSpectrum, SpectraReport
+from spectra.settings import AnalysisSettings
 
 ESTIMATORS = ("clauset", "hill", "peak", "farms", "farms-peak")
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from planner.sensitivity.report import Estimate, Routing, SensitivityReport, SiteSensitivity, Task
 from spectra.estimators.fits import FitStatus, TailFit
-from spectra.report import AnalysisSettings, ModelInfo, SiteSpectrum, SpectraReport, Uncertainty
+from spectra.report import ModelInfo, SiteSpectrum, SpectraReport, Uncertainty
+from spectra.settings import AnalysisSettings
 
 CASES = {
     "405B dense": [("combined", "0.1%"), ("combined", "1%"), ("alphalora", "0.1%"), ("sensitivity", "0.1%")],

@@ -2,7 +2,7 @@
 
 from spectra.analysis import analyze
 from spectra.checkpoint.folder import Checkpoint, open_checkpoint
-from spectra.core.documents import InputError
+from spectra.core.errors import InputError
 from spectra.estimators import ESTIMATORS, fit
 from spectra.report import SpectraReport
 from spectra.storage.csv_table import load_spectra

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from spectra.checkpoint.folder import Checkpoint, open_checkpoint
 from spectra.checkpoint.layouts import Matrix
 from spectra.core.distributed import Ranks
-from spectra.core.documents import InputError
+from spectra.core.errors import InputError
 from spectra.eigenvalues import freed_memory_returned, threads
-from spectra.report import AnalysisSettings, ModelInfo, SiteSpectrum, Skipped, SpectraReport
+from spectra.report import ModelInfo, SiteSpectrum, Skipped, SpectraReport
+from spectra.settings import AnalysisSettings
 from spectra.spectrum import analyse_matrix
 from spectra.storage.eigenvalue_file import load_eigenvalues, save_eigenvalues
 from spectra.storage.journal import NOTHING, Journal

@@ -14,7 +14,8 @@ from spectra.estimators.clauset import WW_THRESHOLD
 from spectra.estimators.farms import window_eigenvalues
 from spectra.estimators.fits import TailFit
 from spectra.metrics import metrics
-from spectra.report import AnalysisSettings, Density, SiteSpectrum, Uncertainty
+from spectra.report import Density, SiteSpectrum, Uncertainty
+from spectra.settings import AnalysisSettings
 from spectra.uncertainty.resampling import bootstrap, goodness_of_fit, subsample_variation
 
 Floats = NDArray[np.float64]

@@ -6,7 +6,9 @@ Reading a run's report needs no torch, so what does is loaded on first use.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from trainer.report import EVALUATION, REPORT, Evaluation, RunReport, TrainSettings
+from trainer.report import Evaluation, RunReport
+from trainer.run_folder import EVALUATION, REPORT
+from trainer.settings import TrainSettings
 
 if TYPE_CHECKING:
     from trainer.adapters.merge import merge

@@ -9,7 +9,7 @@ import transformers
 from torch import nn
 
 from spectra import Checkpoint, InputError
-from trainer.data.dataset import TaskKind
+from trainer.settings import TaskKind
 
 AUTO = {"classification": "AutoModelForSequenceClassification", "causal": "AutoModelForCausalLM"}
 

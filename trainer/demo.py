@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spectra import InputError
-from spectra.core.documents import write_atomic
+from spectra.core.files import write_atomic
 
 # Chapters of the library reference (docs.python.org/3/library) and modules that each documents, for Python 3.11 to 3.13. Chapters
 # whose modules are few or written in C have too little text to be learnt. A module that a Python lacks is left out.

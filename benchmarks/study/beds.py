@@ -12,7 +12,7 @@ import language
 import tasks
 
 from trainer import demo
-from trainer.report import TrainSettings
+from trainer.settings import TrainSettings
 from trainer.study.jobs import Job, threads
 
 

@@ -13,7 +13,8 @@ from beds import BEDS
 
 import planner
 from spectra import open_checkpoint
-from trainer.attribution.rehearsal import MEASURED, POINTS
+from trainer.attribution.attribution import POINTS
+from trainer.attribution.rehearsal import MEASURED
 from trainer.study.jobs import Job, run_all, workers
 
 RATE, BUDGET, REHEARSED = 2e-2, "rank 2", 30

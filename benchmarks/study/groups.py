@@ -21,7 +21,8 @@ from torch import Tensor, nn
 import planner
 from planner import Plan, example_losses
 from spectra import Checkpoint, open_checkpoint
-from trainer.attribution.rehearsal import RANK, Batches, Dial, attribute, short_run, turned
+from trainer.attribution.attribution import Batches, Dial, attribute, turned
+from trainer.attribution.rehearsal import RANK, short_run
 from trainer.layers.inject import mixtures
 from trainer.layers.mixture import MixtureLinear
 from trainer.study.jobs import Job, run_all, workers

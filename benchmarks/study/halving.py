@@ -17,7 +17,8 @@ from beds import BEDS
 from run import runs_folder
 from stages import STAGES, Stage
 
-from trainer.report import EVALUATION, REPORT, Evaluation, RunReport
+from trainer.report import Evaluation, RunReport
+from trainer.run_folder import EVALUATION, REPORT
 
 RUNGS = (0.25, 0.5)
 """Shares of the steps after which half of the plans stop."""

@@ -28,7 +28,8 @@ from planner import SensitivityReport
 from spectra import Checkpoint, SpectraReport, open_checkpoint
 from trainer import load_sample
 from trainer.attribution.rehearsal import rehearse
-from trainer.report import EVALUATION, Evaluation
+from trainer.report import Evaluation
+from trainer.run_folder import EVALUATION
 from trainer.study.compare import compare
 
 PROBED = 64

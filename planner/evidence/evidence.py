@@ -6,7 +6,6 @@ it is.
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,14 +16,11 @@ from planner.evidence.shrinkage import FORESIGHT, Floats, shrunk, updated
 from planner.sensitivity.report import Estimate, SensitivityReport, SiteSensitivity, Statistic
 from spectra import Checkpoint, InputError, SpectraReport
 from spectra.analysis import model_info
-from spectra.checkpoint.names import expert_index, order, place, projection_type, resolve
+from spectra.checkpoint.names import expert_index, is_adaptable, order, place, projection_type, resolve
 from spectra.report import ModelInfo, SiteSpectrum
 
 T = TypeVar("T")
 Shape = tuple[int, int]
-
-# Matrices inside numbered layers that are no linear projections: positional tables and the routers of mixture-of-experts models.
-_NO_PROJECTION = re.compile(r"(^|[._])(embed\w*|\w*embeddings?|relative_attention_bias|\w*norm|router|gate)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,11 +142,6 @@ ROUNDING = 1e-9  # a third of six layers is two
 UNKNOWN = Estimate(mean=math.nan, error=math.nan)
 UNSURE_OF_SHAPES = "shapes come from a table of alphas, which may not say which side is the input; make sure with plan check"
 MAKERS = {"spectra": "analyze", "sensitivity": "probe"}
-
-
-def is_adaptable(name: str) -> bool:
-    """Whether a matrix is a projection inside a numbered layer."""
-    return place(name) is not None and not _NO_PROJECTION.search(name)
 
 
 def gather(

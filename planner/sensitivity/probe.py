@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from planner.evidence.evidence import is_adaptable
 from planner.modules.checkpointing import recompute
 from planner.modules.fused_experts import expert_sites, is_experts
 from planner.modules.linear import linear_shape
@@ -25,7 +24,7 @@ from planner.sensitivity.report import Routing, SensitivityReport, SiteSensitivi
 from planner.sensitivity.statistics import estimates, stability
 from spectra import Checkpoint, InputError
 from spectra.analysis import model_info
-from spectra.checkpoint.names import order, projection_type, resolve
+from spectra.checkpoint.names import is_adaptable, order, projection_type, resolve
 from spectra.report import ModelInfo
 
 Batch = Mapping[str, Tensor]

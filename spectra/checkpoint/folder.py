@@ -16,7 +16,8 @@ import numpy as np
 from spectra.checkpoint.layouts import CODES, FLOATS, Matrix, expand
 from spectra.checkpoint.names import order
 from spectra.checkpoint.tensors import Tensor, headers, sample
-from spectra.core.documents import InputError, read_json
+from spectra.core.errors import InputError
+from spectra.core.files import read_json
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 PICKLE_INDEX, PICKLE = "pytorch_model.bin.index.json", "pytorch_model.bin"

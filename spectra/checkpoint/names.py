@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from spectra.core.documents import InputError
+from spectra.core.errors import InputError
 
 _NUMBERS = re.compile(r"(\d+)")
 _EXPERT = re.compile(r"(?<=experts\.)(\d+)(?=\.)")
@@ -107,3 +107,12 @@ def resolve(names: Iterable[str], available: Sequence[str]) -> dict[str, str]:
 def _suffixes(name: str) -> list[str]:
     parts = name.split(".")
     return [".".join(parts[start:]) for start in range(len(parts))]
+
+
+# Matrices inside numbered layers that are no linear projections: positional tables and the routers of mixture-of-experts models.
+_NO_PROJECTION = re.compile(r"(^|[._])(embed\w*|\w*embeddings?|relative_attention_bias|\w*norm|router|gate)$")
+
+
+def is_adaptable(name: str) -> bool:
+    """Whether a matrix is a projection inside a numbered layer."""
+    return place(name) is not None and not _NO_PROJECTION.search(name)

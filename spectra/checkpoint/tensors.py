@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from spectra.core.documents import InputError
+from spectra.core.errors import InputError
 
 # torch's names of the dtypes that a pickle can hold, in safetensors' spelling.
 TORCH_DTYPES = {

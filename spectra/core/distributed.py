@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from spectra.core.documents import InputError
+from spectra.core.errors import InputError
 
 T = TypeVar("T")
 V = TypeVar("V")

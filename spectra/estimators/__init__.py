@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from numpy.typing import ArrayLike
 
-from spectra.core.documents import InputError
+from spectra.core.errors import InputError
 from spectra.estimators.clauset import clauset
 from spectra.estimators.fits import TailFit
 from spectra.estimators.hill import hill, peak, peak_meant

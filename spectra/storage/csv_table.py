@@ -11,7 +11,8 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from spectra.core.documents import InputError, write_atomic
+from spectra.core.errors import InputError
+from spectra.core.files import write_atomic
 from spectra.estimators.fits import FitStatus
 from spectra.report import ModelInfo, SiteSpectrum, SpectraReport, Uncertainty
 

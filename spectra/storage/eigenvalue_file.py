@@ -9,8 +9,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from spectra.checkpoint.folder import Checkpoint
-from spectra.core.documents import InputError, write_atomic
-from spectra.report import AnalysisSettings
+from spectra.core.errors import InputError
+from spectra.core.files import write_atomic
+from spectra.settings import AnalysisSettings
 
 Floats = NDArray[np.float64]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from spectra.core.documents import InputError
+from spectra.core.errors import InputError
 from spectra.report import SiteSpectrum
 
 Floats = NDArray[np.float64]

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from spectra.core.documents import write_atomic
+from spectra.core.files import write_atomic
 
 # Okabe and Ito's palette: eight colours that stay apart for colour-blind readers and in grey.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from spectra.checkpoint.names import place, resolve, short
-from spectra.core.documents import InputError
+from spectra.core.errors import InputError
 from spectra.report import SiteSpectrum, SpectraReport
 from spectra.views.figures import GREY, MARKERS, PALETTE, style
 from spectra.views.layer_grid import Grid, expert_of, grid

@@ -11,7 +11,7 @@ from pathlib import Path
 import planner
 import spectra
 import trainer
-from spectra.report import AnalysisSettings
+from spectra.settings import AnalysisSettings
 from tests.models import save_filled, sentences
 
 HERE = Path(__file__).parent

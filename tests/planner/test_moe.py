@@ -11,7 +11,7 @@ from planner.views.maps import maps
 from planner.views.plots import evidence_figure
 from planner.views.tables import difference_table, plan_table, sensitivity_tables
 from spectra import InputError, open_checkpoint
-from spectra.checkpoint.names import expert_index, place
+from spectra.checkpoint.names import expert_index, is_adaptable, place
 
 FAMILIES = {
     "olmoe": lambda size: transformers.OlmoeConfig(**size, num_experts=4),

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 import spectra
 from spectra import InputError
 from spectra import spectrum as site
-from spectra.report import AnalysisSettings
+from spectra.settings import AnalysisSettings
 
 ROOT = Path(__file__).parents[2]
 

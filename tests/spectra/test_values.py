@@ -6,7 +6,8 @@ from typing import Literal
 import pytest
 
 from spectra import InputError
-from spectra.core.documents import Document, Measured, Value, write_atomic
+from spectra.core.documents import Document, Measured, Value
+from spectra.core.files import write_atomic
 
 
 class Item(Value):

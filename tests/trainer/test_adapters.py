@@ -12,10 +12,8 @@ from safetensors.torch import load_file, save_file
 import planner
 import spectra
 from spectra import InputError
-from trainer import TrainSettings, load_adapters
-from trainer.adapters import merge
-from trainer.adapters.store import PEFT_CONFIG, WEIGHTS, probe
-from trainer.training import train
+from trainer import TrainSettings, load_adapters, merge, train
+from trainer.run_folder import PEFT_CONFIG, WEIGHTS
 
 SHORT = TrainSettings(max_steps=6, batch_size=8, max_length=32, learning_rate=1e-2, precision="fp32")
 
@@ -95,7 +93,7 @@ def test_a_merged_model_needs_nothing_of_ours(stock_run, language_run, tmp_path,
 
 def test_conv1d_weights_are_merged_the_right_way_round(tiny_gpt2, tmp_path):
     from trainer import apply_plan
-    from trainer.adapters.store import merged
+    from trainer.adapters.merge import merged
 
     torch.manual_seed(0)
     plan = planner.allocate(budget="3000", strategy="uniform", max_experts=1, model=spectra.open_checkpoint(tiny_gpt2))
@@ -122,8 +120,8 @@ def test_a_changed_tensor_is_noticed_by_its_logits(stock_run, tmp_path):
         load_adapters(copy)
 
 
-def test_the_probe_leaves_the_model_as_it_was(language_run):
+def test_noting_logits_leaves_the_model_as_it_was(language_run):
     model = load_adapters(language_run).train()
-    one, other = probe(model), probe(model)
+    one, other = reference_logits(model), reference_logits(model)
     assert one == other
     assert model.training

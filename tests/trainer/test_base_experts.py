@@ -13,13 +13,10 @@ import spectra
 from planner.modules.fused_experts import expert_weight, fused_parts, is_experts
 from spectra import InputError, open_checkpoint
 from tests.reference.expert_lora import reference_experts
-from trainer import TrainSettings, apply_plan, load_adapters
-from trainer.adapters import merge
-from trainer.adapters.store import merged
-from trainer.evaluation import evaluate
+from trainer import TrainSettings, apply_plan, evaluate, load_adapters, merge, train
+from trainer.adapters.merge import merged
 from trainer.layers.expert_lora import ExpertLora, _has_kernel, adapt, expert_loras, grouped
 from trainer.layers.inject import trainable_parameters
-from trainer.training import train
 
 SIZE = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
         "intermediate_size": 24, "num_experts_per_tok": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip

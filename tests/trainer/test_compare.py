@@ -11,13 +11,14 @@ from scipy import stats
 import planner
 import spectra
 from spectra import InputError, open_checkpoint
-from trainer import TrainSettings
+from trainer import TrainSettings, compare
+from trainer.data.split import split
 from trainer.report import Evaluation, RunReport, Score, TaskEvaluation
-from trainer.study import compare
 from trainer.study.compare import _controls
 from trainer.study.jobs import Job
-from trainer.study.report import CONTROL, Entrant, Result, StudyReport, differences, sentence
-from trainer.study.sweep import best_rates, split
+from trainer.study.report import CONTROL, Entrant, Result, StudyReport, sentence
+from trainer.study.statistics import differences
+from trainer.study.sweep import best_rates
 from trainer.views.plots import draw
 from trainer.views.tables import study_table
 

@@ -8,8 +8,10 @@ import transformers
 from planner import example_losses
 from spectra import InputError
 from trainer.base_model import load_tokenizer
-from trainer.data.dataset import Examples, batches, collator, mix, pack, read_texts, tokenise
+from trainer.data.dataset import batches, collator, mix, read_texts
+from trainer.data.examples import Examples
 from trainer.data.packing import block_mask, first_fit
+from trainer.data.tokenize import pack, tokenise
 
 
 @pytest.fixture(scope="module")

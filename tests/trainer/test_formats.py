@@ -6,8 +6,10 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from spectra import InputError
-from trainer.data.dataset import read_texts, tokenise
-from trainer.data.formats import FORMATS, Segment, segments
+from trainer.data.chat import Segment, segments
+from trainer.data.dataset import read_texts
+from trainer.data.formats import FORMATS
+from trainer.data.tokenize import tokenise
 
 WORDS = ["be", "short", "the", "a", "file", "reads", "what", "does", "it", "list", "no"]
 CHATML = (

@@ -13,11 +13,9 @@ import planner
 from planner.modules.fused_experts import is_experts
 from spectra import InputError, open_checkpoint
 from tests.reference.growth import reference_growth, reference_importance
-from trainer import MixtureLinear, TrainSettings, load_adapters
-from trainer.evaluation import evaluate
+from trainer import MixtureLinear, TrainSettings, evaluate, load_adapters, train
 from trainer.layers.expert_lora import ExpertLora, adapt, expert_loras
 from trainer.report import GrowthHistory
-from trainer.training import train
 from trainer.training.growth import EVENTS, _Growing, hand_out, schedule
 from trainer.training.growth_groups import RoutedPool
 from trainer.views.plots import draw

@@ -6,8 +6,7 @@ import transformers
 
 import planner
 import spectra
-from trainer import TrainSettings, load_adapters
-from trainer.training import train
+from trainer import TrainSettings, load_adapters, train
 
 
 @pytest.mark.filterwarnings("ignore")  # theirs are not ours to mend

@@ -10,9 +10,7 @@ import transformers
 import planner
 from spectra import open_checkpoint
 from tests.trainer.test_base_experts import FAMILIES, logits, make
-from trainer import TrainSettings, load_adapters
-from trainer.evaluation import evaluate
-from trainer.training import train
+from trainer import TrainSettings, evaluate, load_adapters, train
 
 SHORT = TrainSettings(max_steps=4, batch_size=8, max_length=32, learning_rate=3e-2, precision="fp32")
 

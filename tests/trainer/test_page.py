@@ -6,9 +6,7 @@ import pytest
 
 import planner
 from spectra import InputError
-from trainer import TrainSettings
-from trainer.evaluation import evaluate
-from trainer.study import compare
+from trainer import TrainSettings, compare, evaluate
 from trainer.views.html import page
 
 QUICK = TrainSettings(max_steps=3, batch_size=8, max_length=16, precision="fp32")

@@ -14,10 +14,8 @@ import planner
 import spectra
 from spectra import InputError
 from tests.conftest import save_with_tokenizer
-from trainer import TrainSettings
-from trainer.evaluation import evaluate
+from trainer import TrainSettings, evaluate, train
 from trainer.report import GrowthHistory, RunReport
-from trainer.training import train
 
 ROOT = Path(__file__).parents[2]
 # At larger learning rates Adam turns the rounding of a near-zero gradient into a step.

@@ -12,7 +12,8 @@ from spectra import InputError, open_checkpoint
 from tests.conftest import save_with_tokenizer
 from tests.reference.attribution import reference_attribution
 from trainer import TrainSettings, apply_plan
-from trainer.attribution.rehearsal import POINTS, attribute, dials, rehearse
+from trainer.attribution.attribution import POINTS, attribute, dials
+from trainer.attribution.rehearsal import rehearse
 from trainer.layers.expert_lora import expert_loras
 from trainer.layers.inject import mixtures
 

@@ -9,8 +9,8 @@ from torch import nn
 from tests.reference.routers import reference_balance, reference_sira
 from trainer import MixtureLinear
 from trainer.layers.router_state import Routes, balance_loss, real_tokens, z_loss
-from trainer.report import MixtureSettings
 from trainer.routers import ROUTERS, Routing
+from trainer.settings import MixtureSettings
 
 
 @pytest.mark.parametrize("name", sorted(ROUTERS))

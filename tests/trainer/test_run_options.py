@@ -10,12 +10,8 @@ from safetensors.torch import load_file
 import planner
 import spectra
 from spectra import InputError
-from trainer import RunReport, TrainSettings, load_adapters
-from trainer.adapters import merge
-from trainer.adapters.store import WEIGHTS
-from trainer.evaluation import evaluate
-from trainer.report import BEST
-from trainer.training import train
+from trainer import RunReport, TrainSettings, evaluate, load_adapters, merge, train
+from trainer.run_folder import BEST, WEIGHTS
 
 # Adam turns the rounding of a gradient near zero into a step of the learning rate: equal up to rounding needs a small one.
 GENTLE = {"learning_rate": 1e-4}

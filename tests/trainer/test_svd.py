@@ -12,11 +12,9 @@ import planner
 import spectra
 from spectra import InputError
 from tests.models import CONFIGS
-from trainer import MixtureLinear, TrainSettings, apply_plan, load_adapters
-from trainer.adapters import merge
+from trainer import MixtureLinear, TrainSettings, apply_plan, load_adapters, merge, train
 from trainer.initializers.svd import start_from_svd
-from trainer.report import MixtureSettings
-from trainer.training import train
+from trainer.settings import MixtureSettings
 
 SHORT = TrainSettings(max_steps=6, batch_size=8, max_length=32, learning_rate=1e-3, precision="fp32", init="svd")
 

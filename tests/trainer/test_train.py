@@ -9,10 +9,8 @@ from safetensors.torch import load_file, save_file
 import planner
 import spectra
 from spectra import InputError
-from trainer import REPORT, RunReport, TrainSettings, load_adapters
-from trainer.adapters.store import PLAN, WEIGHTS
-from trainer.evaluation import evaluate
-from trainer.training import train
+from trainer import REPORT, RunReport, TrainSettings, evaluate, load_adapters, train
+from trainer.run_folder import PLAN, WEIGHTS
 from trainer.training.train import CHECKPOINTS
 
 SHORT = TrainSettings(max_steps=6, batch_size=8, max_length=32, learning_rate=3e-3, precision="fp32")

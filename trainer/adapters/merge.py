@@ -1,14 +1,24 @@
 """`plan merge`: a run without routers as an ordinary checkpoint, every adapter folded into its weight."""
 
+import math
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
+from planner.modules.linear import add_to_weight
 from spectra import InputError
-from trainer.adapters.store import PARITY, disagreement, find_base, load_adapters, load_config, merged, probe
+from trainer.adapters.config import load_config
+from trainer.adapters.reference_logits import TOLERANCE, disagreement, reference_logits
+from trainer.adapters.store import find_base, load_adapters
 from trainer.base_model import load_tokenizer
+from trainer.layers.expert_lora import NAME as EXPERTS
+from trainer.layers.expert_lora import expert_loras, fold
+from trainer.layers.inject import mixtures
 
 
 def merge(run: str | Path, output: str | Path, *, base: str | Path | None = None) -> Path:
@@ -29,8 +39,8 @@ def merge(run: str | Path, output: str | Path, *, base: str | Path | None = None
     if output.exists():
         raise InputError(f"{output}: already exists; choose another folder")
     model, precision = load_adapters(run, base), load_config(run).mixture.base_precision
-    before = probe(model)
-    if not (error := disagreement(probe(merged(model)), before)) <= PARITY[precision]:
+    before = reference_logits(model)
+    if not (error := disagreement(reference_logits(merged(model)), before)) <= TOLERANCE[precision]:
         raise InputError(f"{run}: merging changes logits by {error:.3g} of the largest; nothing was written")
     beside = output.with_name(f".{output.name}.{os.getpid()}")
     try:
@@ -42,3 +52,27 @@ def merge(run: str | Path, output: str | Path, *, base: str | Path | None = None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return output
+
+
+@torch.no_grad()
+def merged(model: Any) -> Any:
+    """Fold every adapter into its base layer's weight, in place, and put the base layers back.
+
+    Raises:
+        InputError: a site with a router, whose effect depends on the token, or a quantised base.
+    """
+    for name, mixture in mixtures(model).items():
+        if mixture.router is not None:
+            raise InputError(
+                f"site {name!r} has a router: a mixture cannot be folded into one weight; load it with load_adapters"
+            )
+        weight = mixture.base.weight
+        assert isinstance(weight, Tensor)
+        if not weight.is_floating_point():
+            raise InputError(f"site {name!r}: its base is quantised; load the model unquantised to merge")
+        add_to_weight(mixture.base, math.prod(mixture.scalings) * (mixture.B.double() @ mixture.A.double()))
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, mixture.base)
+    for name in expert_loras(model):
+        fold(model.get_submodule(name.removesuffix("." + EXPERTS)))
+    return model

@@ -12,49 +12,36 @@ the adapters take off the loss. A few backward passes over a sample give it for 
 
 import io
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import planner
-from planner import example_losses
 from planner.sensitivity.report import Estimate, Rehearsal
 from spectra import Checkpoint, InputError
 from spectra.checkpoint.names import resolve
-from trainer.adapters.store import AdapterConfig, load_adapters, load_config
+from trainer import train  # not from trainer.train, which would bind that name to the module
+from trainer.adapters.config import AdapterConfig, load_config
+from trainer.adapters.store import load_adapters
+from trainer.attribution.attribution import POINTS, Batches, attribute, dials
 from trainer.base_model import load_tokenizer
-from trainer.data.dataset import TaskKind, Texts, batches, read_texts, tokenise
+from trainer.data.dataset import batches, read_texts
+from trainer.data.examples import Texts
 from trainer.data.sampling import PROBE_BATCH
-from trainer.layers.expert_lora import expert_loras
-from trainer.layers.inject import mixtures
-from trainer.report import TrainSettings
-from trainer.study.sweep import split
-from trainer.training import train  # not from trainer.train, which would bind that name to the module
+from trainer.data.split import split
+from trainer.data.tokenize import tokenise
+from trainer.settings import TaskKind, TrainSettings
 
 STEPS: Mapping[TaskKind, int] = {"causal": 30, "classification": 0}  # by default; classifiers' plans were worse for it
 RANK = 2
-POINTS = 3  # of Gauss and Legendre's rule; more move no benefit by a hundredth of the mean
 MEASURED = 64  # held-out examples; more do not make two rehearsals more alike
 LEAST_BATCHES = 8  # where the sample allows: standard errors are over batches
 Progress = Callable[[int, int], None]
-Batches = list[dict[str, Tensor]]
-
-
-@dataclass(frozen=True, slots=True)
-class Dial:
-    """A tensor of factors inside an adapter that scales it: of one module, or of all experts of a layer."""
-
-    module: nn.Module
-    attribute: str
-    full: Tensor
-    sites: tuple[str, ...]
 
 
 def rehearse(
@@ -123,60 +110,6 @@ def _sample(held: Path, config: AdapterConfig, checkpoint: Checkpoint) -> Batche
     tokenizer = load_tokenizer(checkpoint.folder)
     examples = tokenise(drawn, tokenizer, config.max_length, config.labels)
     return list(batches(examples, tokenizer, max(1, min(PROBE_BATCH, len(examples.rows) // LEAST_BATCHES))))
-
-
-def dials(model: nn.Module) -> list[Dial]:
-    """What scales the adapters of a model without routers of its own."""
-    found = [Dial(mixture, "gain", mixture.gain, (name,)) for name, mixture in mixtures(model).items()]
-    for name, lora in expert_loras(model).items():
-        experts = name.rpartition(".")[0]
-        for part, ranks in lora.ranks.items():
-            sites = tuple(f"{experts}.{expert}.{part}" for expert in range(len(ranks)))
-            found.append(Dial(lora, f"scale_{part}", lora.scale(part), sites))
-    return found
-
-
-def attribute(model: Any, found: list[Dial], sample: Batches, progress: Callable[[int], None] | None = None) -> Tensor:
-    """Share out what a model's adapters gain.
-
-    Args:
-        model: with trained adapters; left as it was found, but for gradients, which no parameter wants any more.
-        found: its dials.
-        sample: batches with labels.
-        progress: called with the points of the integral done.
-
-    Returns:
-        (batches, sites) in float64: each site's benefit on each batch.
-    """
-    model.eval().requires_grad_(False)
-    shares = torch.zeros(len(sample), sum(len(dial.sites) for dial in found), dtype=torch.float64)
-    device = next(model.parameters()).device
-    nodes, weights = np.polynomial.legendre.leggauss(POINTS)
-    for done, (node, weight) in enumerate(zip(nodes, weights, strict=True), 1):
-        for row, batch in enumerate(sample):
-            inputs = {key: value.to(device) for key, value in batch.items()}
-            labels = inputs.pop("labels")
-            with turned(found, (node + 1) / 2) as leaves:
-                loss = example_losses(model(**inputs).logits, labels).mean()
-                slopes = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-            shares[row] -= torch.cat(slopes).double().cpu() * (weight / 2)
-        if progress:
-            progress(done)
-    return shares
-
-
-@contextmanager
-def turned(found: list[Dial], to: float) -> Iterator[list[Tensor]]:
-    """Scale all adapters by one number, and hand out the leaves whose gradients say what a little more of each would do."""
-    leaves = [dial.full.new_full((len(dial.sites),), to, requires_grad=True) for dial in found]
-    try:
-        with torch.enable_grad():
-            for dial, leaf in zip(found, leaves, strict=True):
-                setattr(dial.module, dial.attribute, dial.full * leaf)
-            yield leaves
-    finally:
-        for dial in found:
-            setattr(dial.module, dial.attribute, dial.full)
 
 
 def _estimate(per_batch: Tensor) -> Estimate:

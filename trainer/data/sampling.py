@@ -9,7 +9,10 @@ from torch import Tensor
 
 from spectra import Checkpoint, InputError
 from trainer.base_model import load_model, load_tokenizer, require_device, require_length
-from trainer.data.dataset import TaskKind, Texts, batches, read_texts, tokenise
+from trainer.data.dataset import batches, read_texts
+from trainer.data.examples import Texts
+from trainer.data.tokenize import tokenise
+from trainer.settings import TaskKind
 
 PROBE_BATCH = 8
 

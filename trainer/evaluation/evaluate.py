@@ -7,22 +7,17 @@ from typing import Any
 
 from planner import Plan
 from spectra import InputError
-from trainer.adapters.store import (
-    PLAN,
-    WEIGHTS,
-    AdapterConfig,
-    build,
-    find_base,
-    load_config,
-    load_state,
-    read_state,
-    require_parity,
-)
+from trainer.adapters.config import AdapterConfig, load_config
+from trainer.adapters.reference_logits import require_same_logits
+from trainer.adapters.store import build, find_base
+from trainer.adapters.tensors import load_state, read_state
 from trainer.base_model import load_tokenizer
-from trainer.data.dataset import read_texts, tokenise
+from trainer.data.dataset import read_texts
+from trainer.data.tokenize import tokenise
 from trainer.evaluation.multiple_choice import choice_scores, has_choices, read_choices
 from trainer.evaluation.scoring import exact_match, score
 from trainer.report import Evaluation, Score, TaskEvaluation
+from trainer.run_folder import PLAN, WEIGHTS
 
 Progress = Callable[[int, int], None]
 UNKNOWN = Score(loss=math.nan, accuracy=math.nan)
@@ -65,7 +60,7 @@ def evaluate(
     counter = _Counter(progress, (1 + untrained) * sum(task.size for task in tasks))
     before = [counter.through(task, model) if untrained else UNKNOWN for task in tasks]
     load_state(run / WEIGHTS, model, plan)
-    require_parity(model, config, run / WEIGHTS)
+    require_same_logits(model, config.reference, config.mixture.base_precision, run / WEIGHTS)
     trained = [counter.through(task, model) for task in tasks]
     scored = tuple(
         TaskEvaluation(

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from planner import example_losses
-from trainer.data.dataset import Examples, batches
+from trainer.data.dataset import batches
+from trainer.data.examples import Examples
 from trainer.report import Score
 
 BATCH, GENERATED = 64, 16  # examples at a time

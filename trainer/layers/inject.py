@@ -17,7 +17,7 @@ from trainer.initializers.svd import start_from_svd
 from trainer.layers.expert_lora import ExpertLora, adapt, expert_loras
 from trainer.layers.mixture import MixtureLinear
 from trainer.layers.router_state import Routes
-from trainer.report import MixtureSettings
+from trainer.settings import MixtureSettings
 
 M = TypeVar("M", bound=nn.Module)
 

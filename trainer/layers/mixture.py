@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from planner import linear_shape
 from spectra import InputError
 from trainer.layers.router_state import Routes
-from trainer.report import MixtureSettings
 from trainer.routers import ROUTERS, Gates, Routing
+from trainer.settings import MixtureSettings
 
 
 class MixtureLinear(nn.Module):

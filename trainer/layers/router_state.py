@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.report import MixtureSettings, RouteHealth
+from trainer.report import RouteHealth
 from trainer.routers import Gates
+from trainer.settings import MixtureSettings
 
 
 class Routes:

@@ -16,11 +16,13 @@ from planner import Plan, require_match
 from planner.solver.options import MOST_EXPERTS
 from spectra import Checkpoint, InputError, open_checkpoint
 from spectra.analysis import model_info
-from spectra.core.documents import read_json, write_atomic
+from spectra.core.files import read_json, write_atomic
 from trainer.data.dataset import read_texts
-from trainer.report import Evaluation, TrainSettings
+from trainer.report import Evaluation
+from trainer.settings import TrainSettings
 from trainer.study.jobs import Job, run_all, threads, workers
-from trainer.study.report import CONTROL, POOLED, STUDY, Entrant, Result, StudyReport, differences
+from trainer.study.report import CONTROL, POOLED, STUDY, Entrant, Result, StudyReport
+from trainer.study.statistics import differences
 from trainer.study.sweep import best_rates, checked_rates, sweep_jobs
 
 Progress = Callable[[int, int, str], None]

@@ -13,7 +13,9 @@ from threading import Thread
 from typing import Any
 
 from planner import Plan
-from trainer.report import EVALUATION, Evaluation, TrainSettings
+from trainer.report import Evaluation
+from trainer.run_folder import EVALUATION
+from trainer.settings import TrainSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +105,7 @@ def _run(job: Job) -> Evaluation | None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a new process; see cli.py
     import torch
 
-    from trainer.evaluation import evaluate
-    from trainer.training import train
+    from trainer import evaluate, train
     from trainer.training.loop import DivergedError
 
     before = torch.get_num_threads()

@@ -7,15 +7,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from spectra import InputError
-from spectra.core.documents import write_atomic
-from trainer.data.dataset import load_rows
-from trainer.report import Evaluation, TrainSettings
+from trainer.data.split import split
+from trainer.report import Evaluation
+from trainer.settings import TrainSettings
 from trainer.study.jobs import Job
 
-SHARE = 0.1  # of every training file, for validation
 FOLDER = "sweep"
 
 
@@ -83,31 +80,3 @@ def checked_rates(rates: Sequence[float], settings: TrainSettings) -> None:
         TrainSettings.checked(settings.model_dump() | {"learning_rate": rate}, "--lr-sweep")
     if len(set(rates)) < len(rates):
         raise InputError(f"--lr-sweep names a rate twice: {', '.join(f'{rate:g}' for rate in rates)}")
-
-
-def split(file: Path, folder: Path, number: int = 0) -> tuple[Path, Path]:
-    """Write a training file's two parts as JSON lines, in its own columns.
-
-    Args:
-        file: a dataset file.
-        folder: where the parts go.
-        number: tells the parts of several files apart.
-
-    Returns:
-        Nine tenths to train on, a tenth for validation.
-
-    Raises:
-        InputError: too few examples.
-    """
-    paths = folder / f"{number}-train.jsonl", folder / f"{number}-validation.jsonl"
-    rows = load_rows(file)
-    if len(rows) < 2 / SHARE:
-        raise InputError(f"{file}: {len(rows)} examples are too few to keep a tenth for validation")
-    parts = rows.train_test_split(test_size=SHARE, seed=0)
-    train, held = parts["train"].to_pandas(), parts["test"].to_pandas()
-    if "label" in train:  # a label that is nowhere else cannot be held back
-        unseen = ~held["label"].isin(train["label"])
-        train, held = pd.concat([train, held[unseen]]), held[~unseen]
-    for path, part in zip(paths, (train, held), strict=True):
-        write_atomic(path, part.to_json(orient="records", lines=True))
-    return paths

@@ -26,10 +26,11 @@ from planner import Plan
 from planner.strategies.demand import GAMMA
 from spectra import InputError
 from spectra.checkpoint.names import resolve
-from spectra.core.documents import read_json, write_atomic
+from spectra.core.files import read_json, write_atomic
 from trainer.initializers.svd import started
 from trainer.layers.inject import lora_alpha_of
-from trainer.report import HISTORY, GrowthEvent, GrowthHistory
+from trainer.report import GrowthEvent, GrowthHistory
+from trainer.run_folder import HISTORY
 from trainer.training.growth_groups import Pool, pools_of
 
 DECAY = 0.9  # of both moving averages

@@ -11,16 +11,17 @@ from safetensors.torch import save
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from spectra import InputError
-from spectra.core.documents import write_atomic
-from trainer.adapters.store import WEIGHTS, load_state, trained_state
+from spectra.core.files import write_atomic
+from trainer.adapters.tensors import load_state, trained_state
 from trainer.layers.inject import routes_of
-from trainer.report import EvaluationPoint, LogPoint, RouteHealth, TrainSettings
+from trainer.report import EvaluationPoint, LogPoint, RouteHealth
+from trainer.run_folder import CHECKPOINTS, SIZES, WEIGHTS
+from trainer.settings import TrainSettings
 from trainer.training.growth import Growth
 from trainer.training.sharding import averaged, is_sharded
 
 Progress = Callable[[int, int, float], None]
 BF16_UNITS = "amx_bf16", "avx512_bf16"  # of CPUs, as torch names them
-CHECKPOINTS, SIZES = "checkpoints", "sizes.json"
 LOGS_PER_RUN, SAVES_PER_RUN = 50, 5
 COLLAPSED = 0.95  # share of the gates' mass from which on one expert does all the work
 LOGGERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}

@@ -1,6 +1,6 @@
 """The training run: a plan, a model and dataset files in, a folder of adapters and a RunReport out.
 
-The loop is transformers.Trainer's (trainer/training/loop.py). Here a run is checked before anything is written, claimed, resumed and
+The loop is transformers.Trainer's (training/loop.py). Here a run is checked before anything is written, claimed, resumed and
 reported.
 """
 
@@ -24,28 +24,21 @@ from planner.modules.checkpointing import recompute
 from spectra import Checkpoint, InputError, open_checkpoint
 from spectra.analysis import model_info
 from spectra.core.distributed import is_first
-from spectra.core.documents import read_json, write_atomic
-from trainer.adapters.store import AdapterConfig, build, save_adapters
+from spectra.core.files import read_json, write_atomic
+from trainer.adapters.config import AdapterConfig
+from trainer.adapters.store import build, save_adapters
 from trainer.base_model import head, load_tokenizer, require_length
-from trainer.data.dataset import Examples, Texts, collator, mix, read_texts, tokenise
+from trainer.data.dataset import collator, mix, read_texts
+from trainer.data.examples import Examples, Texts
+from trainer.data.tokenize import tokenise
 from trainer.layers.inject import routes_of
-from trainer.report import BEST, HISTORY, REPORT, GrowthHistory, MixtureSettings, RunReport, TrainSettings
+from trainer.report import GrowthHistory, RunReport
+from trainer.run_folder import BEST, CHECKPOINTS, HISTORY, MANIFEST, REPORT, SIZES
+from trainer.settings import MixtureSettings, TrainSettings
 from trainer.training.growth import Growth
-from trainer.training.loop import (
-    CHECKPOINTS,
-    SIZES,
-    AdapterTrainer,
-    Progress,
-    Watch,
-    arguments,
-    collapsed,
-    curve,
-    evaluations,
-    peak_memory,
-)
+from trainer.training.loop import AdapterTrainer, Progress, Watch, arguments, collapsed, curve, evaluations, peak_memory
 from trainer.training.sharding import shard
 
-BEGUN = "begun.json"
 ROUTER_SETTINGS = ("router", "capacity", "expert_dropout", "balance_loss", "z_loss")
 Files = str | Path | Sequence[str | Path]
 
@@ -207,7 +200,7 @@ def _claim(output: Path, run: _Run, resume: bool, first: bool) -> Path | None:
     Raises:
         InputError: the folder holds a run and `resume` is not asked for, or it holds a run of another plan, data or settings.
     """
-    begun = output / BEGUN
+    begun = output / MANIFEST
     mine = run.settings.model_dump(mode="json") | run.config.model_dump(mode="json") | {"plan": run.plan.model_dump(mode="json")}
     text = json.dumps(mine | {"data_sha256": run.data_sha256}, sort_keys=True, indent=1) + "\n"
     if first:
@@ -237,7 +230,7 @@ def _tidy(output: Path) -> Iterator[None]:
     except BaseException as error:
         if is_first() and not any(_is_whole(path) for path in output.glob(f"{CHECKPOINTS}/checkpoint-*")):
             shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
-            (output / BEGUN).unlink(missing_ok=True)
+            (output / MANIFEST).unlink(missing_ok=True)
             if not any(output.iterdir()):
                 output.rmdir()
         if isinstance(error, RuntimeError) and "inline_container" in str(error):  # torch's way to say that a write failed

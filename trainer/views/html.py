@@ -19,8 +19,8 @@ from spectra import load_spectra
 from spectra.views.figures import style
 from spectra.views.plots import alpha_figure, heat_figure
 from spectra.views.tables import alpha_table
-from trainer.adapters.store import PLAN
-from trainer.report import EVALUATION, HISTORY, REPORT, Evaluation, RunReport
+from trainer.report import Evaluation, RunReport
+from trainer.run_folder import EVALUATION, HISTORY, PLAN, REPORT
 from trainer.study.report import STUDY, StudyReport, sentence
 from trainer.views.plots import GROWTH, growth_figure, kind_of, run_figure, study_figure
 from trainer.views.tables import run_summary, score_table, study_table

@@ -13,10 +13,11 @@ from planner import Plan, SensitivityReport
 from planner.views.plots import allocation_figure, evidence_figure, sensitivity_figure
 from spectra import InputError, SpectraReport, load_spectra
 from spectra.checkpoint.names import place, resolve
-from spectra.core.documents import read_json
+from spectra.core.files import read_json
 from spectra.views.figures import GREY, PALETTE, save_figure, style
 from spectra.views.plots import alpha_figure, comparison_figure, density_figure, heat_figure
-from trainer.report import EVALUATION, HISTORY, REPORT, Evaluation, GrowthEvent, GrowthHistory, RunReport
+from trainer.report import Evaluation, GrowthEvent, GrowthHistory, RunReport
+from trainer.run_folder import EVALUATION, HISTORY, REPORT
 from trainer.study.report import CONTROL, STUDY, StudyReport
 
 

@@ -1,0 +1,47 @@
+"""What rebuilding a run's model takes beside its tensors."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from spectra import InputError
+from spectra.core.documents import Value
+from spectra.core.files import read_json
+from trainer.adapters.reference_logits import ReferenceLogits
+from trainer.run_folder import CONFIG
+from trainer.settings import MixtureSettings, TaskKind
+
+
+class AdapterConfig(Value):
+    """Everything but the tensors that rebuilding a run's model takes."""
+
+    version: Literal[1] = 1
+    base_model_name_or_path: str
+    kind: TaskKind
+    labels: tuple[str, ...]
+    label_counts: tuple[Annotated[int, Field(ge=1)], ...]
+    """Training examples per label, in the order of `labels`."""
+    max_length: int
+    loss_on: Literal["completion", "all"] = "completion"
+    seed: int
+    """Of the head's initial weights."""
+    pad_token_id: int | None
+    """The tokenizer's padding token."""
+    base_weights: str
+    """Identifies the base's values, so that another training of the same architecture is not taken for it."""
+    mixture: MixtureSettings
+    reference: ReferenceLogits | None = None
+    """What the trained model answered when it was saved."""
+
+
+def load_config(folder: str | Path) -> AdapterConfig:
+    """Read a run's configuration.
+
+    Raises:
+        InputError: not a finished run, or a configuration of another kind.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise InputError(f"{folder}: not a finished run: no {CONFIG}")
+    return AdapterConfig.checked(read_json(path), path)

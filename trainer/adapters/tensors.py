@@ -1,0 +1,74 @@
+"""The trained tensors: out of a model, into a file, and back."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from planner import Plan
+from spectra import InputError
+from trainer.adapters.peft import from_stock, is_stock
+from trainer.initializers.svd import settle, started
+from trainer.layers.expert_lora import expert_loras
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """Every trainable tensor by name, on the CPU, and the starting values of experts that did not start at zero."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in _trained(model).items()}
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    starts = {f"{name}.{part}": getattr(layer, part) for name, layer in started(model).items() for part in ("A0", "B0")}
+    padded = {id(parameter) for lora in expert_loras(model).values() for parameter in lora.parameters()}
+    plain = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad and id(tensor) not in padded}
+    packed = {f"{name}.{key}": value for name, lora in expert_loras(model).items() for key, value in lora.packed().items()}
+    return plain | packed | starts
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file.
+
+    Raises:
+        InputError: the file is unreadable, or holds values that are not finite.
+    """
+    try:
+        stored: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file: {error}") from None
+    for name, tensor in stored.items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{path}: {name!r} holds NaN or infinite values")
+    return stored
+
+
+def load_state(path: Path, model: nn.Module, plan: Plan | None = None) -> None:
+    """Fill a model's trainable tensors from a file.
+
+    Args:
+        path: a checkpoint's or a run's tensors.
+        model: as built from the plan.
+        plan: the run's plan, for a finished run, whose tensors may be in PEFT's names.
+
+    Raises:
+        InputError: the file is unreadable, or its tensors are not exactly the model's trainable ones.
+    """
+    stored: Mapping[str, Tensor] = read_state(path)
+    if plan is not None and is_stock(plan):
+        stored = from_stock(model, stored)
+    wanted = _trained(model)
+    if odd := sorted(stored.keys() ^ wanted.keys()):
+        where = "in the file but not in the model" if odd[0] in stored else "in the model but not in the file"
+        raise InputError(f"{path}: tensor {odd[0]!r} is {where}")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            if stored[name].shape != parameter.shape:
+                raise InputError(f"{path}: {name!r} has shape {list(stored[name].shape)}, the model {list(parameter.shape)}")
+            if not name.endswith((".A0", ".B0")):
+                parameter.copy_(stored[name])
+    for name, lora in expert_loras(model).items():
+        lora.unpack({key: stored[f"{name}.{key}"] for key in lora.packed()})
+    for name, layer in started(model).items():
+        settle(layer, stored[f"{name}.A0"], stored[f"{name}.B0"])

@@ -1,0 +1,47 @@
+"""What is read from a dataset file, before and after tokenisation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.settings import TaskKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Texts:
+    """One dataset file, read and checked but not tokenised."""
+
+    path: Path
+    rows: Any
+    """A datasets.Dataset of canonical rows, and in `row` the number that each had in the file, from 1."""
+    format: str | None = None
+    """Name in `trainer.formats.FORMATS` of what the file's columns are; None where a caller has not passed it on."""
+
+    @property
+    def kind(self) -> TaskKind:
+        """What the columns say the file is for."""
+        return "classification" if "label" in self.rows.column_names else "causal"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The distinct labels, sorted."""
+        return tuple(sorted(set(self.rows["label"])))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """Token ids, ready to be collated."""
+
+    kind: TaskKind
+    rows: Any
+    """A datasets.Dataset with `input_ids`, `attention_mask` and `labels`: a class id, or per token its id or -100 for no loss.
+    Packed rows have `position_ids` and no `attention_mask`."""
+    truncated: int
+    """How many texts were longer than the maximum length and lost their end."""
+    dropped: int = 0
+    """How many texts are not among the rows because they had no token to learn from, before or after losing their end."""
+
+    @property
+    def packed(self) -> bool:
+        """Whether a row holds several examples."""
+        return "position_ids" in self.rows.column_names

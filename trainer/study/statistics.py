@@ -1,0 +1,64 @@
+"""Paired differences to the control, with intervals for all plans at once."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from trainer.study.report import CONTROL, POOLED, Difference, Result
+
+COVERAGE = 0.95
+
+
+def differences(names: Sequence[str], results: Sequence[Result]) -> tuple[Difference, ...]:
+    """Every entrant beside the control, per task and pooled.
+
+    Args:
+        names: the entrants, the control among them.
+        results: one per entrant, seed and task.
+    """
+    tasks = list(dict.fromkeys(result.task for result in results))
+    scores = {(result.entrant, result.task, result.seed): result.score for result in results}
+    seeds = sorted({result.seed for result in results})
+    found = []
+    for task in [*tasks, *([POOLED] if len(tasks) > 1 else [])]:
+        of_task = tasks if task == POOLED else [task]
+        table = {name: np.array([[scores[name, one, seed] for one in of_task] for seed in seeds]).mean(axis=1) for name in names}
+        found += [_difference(name, task, table, len(names) - 1) for name in names]
+    return tuple(found)
+
+
+def _difference(name: str, task: str, table: Mapping[str, np.ndarray], comparisons: int) -> Difference:
+    mine, delta = table[name], table[name] - table[CONTROL]
+    n = delta.size
+    error = mine.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
+    mean = float(delta.mean())
+    half = _quantile(n, comparisons) * delta.std(ddof=1) / math.sqrt(n) if n > 1 and name != CONTROL else math.nan
+    if name == CONTROL:
+        half = 0.0
+    return Difference(
+        entrant=name,
+        task=task,
+        mean=float(mine.mean()),
+        standard_error=float(error),
+        difference=mean,
+        low=mean - half,
+        high=mean + half,
+        seeds_needed=None if name == CONTROL or n < 2 or abs(mean) > half else _seeds_needed(delta, comparisons),
+    )
+
+
+def _quantile(n: int, comparisons: int) -> float:
+    """Student's t with Bonferroni's correction for several comparisons with one control."""
+    from scipy.stats import t  # takes a moment to import
+
+    return float(t.ppf(1 - (1 - COVERAGE) / (2 * max(1, comparisons)), n - 1))
+
+
+def _seeds_needed(delta: np.ndarray, comparisons: int) -> int | None:
+    """The least n for which an interval of this spread would exclude zero."""
+    spread, mean = float(delta.std(ddof=1)), abs(float(delta.mean()))
+    for n in range(delta.size + 1, 1001):
+        if _quantile(n, comparisons) * spread / math.sqrt(n) < mean:
+            return n
+    return None
