@@ -13,6 +13,7 @@ import planner
 import spectra
 from spectra import InputError
 from trainer import TrainSettings, load_adapters, merge, train
+from trainer.adapters.reference_logits import reference_logits
 from trainer.run_folder import PEFT_CONFIG, WEIGHTS
 
 SHORT = TrainSettings(max_steps=6, batch_size=8, max_length=32, learning_rate=1e-2, precision="fp32")
