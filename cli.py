@@ -137,7 +137,7 @@ def analyze(
     An interrupted analysis goes on where it stopped when the same command is given again.
     """
     from spectra import analyze as run
-    from spectra.core.distributed import is_first
+    from spectra.core.distributed import is_main_process
     from spectra.storage.csv_table import to_csv
     from spectra.storage.journal import remove
     from spectra.views import tables as show
@@ -148,7 +148,7 @@ def analyze(
     journal = output.with_name(f".{output.name}.journal")
     with _bar("spectra") as update:
         report = run(model, chosen, journal=journal, eigenvalues=keep_eigenvalues, device=device, progress=update)
-    if not is_first():  # under torchrun one process writes and prints for all
+    if not is_main_process():  # under torchrun one process writes and prints for all
         return
     report.save(output)
     if csv:
@@ -183,16 +183,17 @@ def analyze(
 @_json_option
 def probe(
     model: str, files: tuple[Path, ...], output: Path, samples: int, max_length: int, seed: int, device: str,
-    gradient_checkpointing: bool, rehearse: int | None, learning_rate: float, batch_size: int, as_json: bool,
+    gradient_checkpointing: bool, run_trial: int | None, learning_rate: float, batch_size: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure how strongly sampled examples pull on every linear module of MODEL, and what learning there brings."""
+    from trainer.attribution.trial_run import STEPS
+    from trainer.attribution.trial_run import run_trial as with_trial_run
+
     from planner import SensitivityReport, join
     from planner import probe as run
     from planner.views import tables as show
     from spectra import open_checkpoint
     from trainer import TrainSettings, load_sample
-    from trainer.attribution.rehearsal import STEPS
-    from trainer.attribution.rehearsal import rehearse as rehearsed
 
     require_writable(output)
     checkpoint = open_checkpoint(model)
@@ -205,19 +206,19 @@ def probe(
             advance = partial(update, total=sample.examples)
             measured = partial(run, sample.model, sample.batches, checkpoint=checkpoint, task=file.stem, progress=advance)
             report = measured(gradient_checkpointing=gradient_checkpointing)
-        steps = STEPS[sample.kind] if rehearse is None else rehearse
+        steps = STEPS[sample.kind] if run_trial is None else run_trial
         if not steps:
             return report
         short = settings.model_copy(update={"max_steps": steps})
         with _bar(f"rehearsal of {file.stem}") as update:
-            return report.rehearsed(*rehearsed(checkpoint, file, short, device=device, progress=update))
+            return report.with_trial_run(*with_trial_run(checkpoint, file, short, device=device, progress=update))
 
     report = join([measure(file) for file in files])
     report.save(output)
     if as_json:
         click.echo(report.to_json(), nl=False)
     else:
-        _show(*show.sensitivity_tables(report), show.stability_lines(report), *show.rehearsal_lines(report), f"wrote {output}")
+        _show(*show.sensitivity_tables(report), show.stability_lines(report), *show.trial_run_lines(report), f"wrote {output}")
 
 
 @main.command()
@@ -378,7 +379,7 @@ def train(
 ) -> None:  # fmt: skip
     """Build the mixture of LoRA experts that PLAN describes and fine-tune it."""
     from planner import Plan
-    from spectra.core.distributed import is_first
+    from spectra.core.distributed import is_main_process
     from trainer import train as run
     from trainer.views.tables import run_summary
 
@@ -388,7 +389,7 @@ def train(
             Plan.load(plan), model, data, output, chosen, weights=weights, evaluation=eval_data, resume=resume,
             progress=lambda step, steps, loss: update(step, steps, "" if math.isnan(loss) else f"loss {loss:.3f}"),
         )  # fmt: skip
-    if not is_first():
+    if not is_main_process():
         return
     if as_json:
         click.echo(report.to_json(), nl=False)
@@ -445,7 +446,7 @@ def compare(
     chosen = TrainSettings.checked(settings, "training settings")
     with _bar("study") as update:
         report = run(
-            plans, model, data, tests, output, chosen, seeds=seeds, controls=not no_controls, rates=rates or (),
+            plans, model, data, tests, output, chosen, seeds=seeds, baselines=not no_controls, rates=rates or (),
             processes=processes or 0, progress=update,
         )  # fmt: skip
     if as_json:

@@ -24,7 +24,7 @@ import transformers
 from planner.modules.fused_experts import is_experts
 from trainer.layers.expert_lora import ExpertLora, adapt
 from trainer.training.growth import _Growing
-from trainer.training.growth_groups import pools_of
+from trainer.training.growth_groups import growth_groups
 
 SMALL = {"hidden_size": 512, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 8, "num_experts": 64,
        "num_experts_per_tok": 8, "vocab_size": 4000}  # fmt: skip
@@ -91,7 +91,7 @@ def memory(who: str, options: argparse.Namespace) -> float:
 
 def bookkeeping(model: Any, step: Callable[[], None], rounds: int) -> float:
     """Share of a step that watching gradients for growth takes."""
-    pools = [_Growing(pool, "paper") for _, pool in pools_of(model)]
+    groups = [_Growing(group, "paper") for _, group in growth_groups(model)]
     zero, model.zero_grad = model.zero_grad, lambda: None  # keep the gradients of the step for the watching that follows
     shares = []
     for _ in range(rounds):
@@ -99,7 +99,7 @@ def bookkeeping(model: Any, step: Callable[[], None], rounds: int) -> float:
         step()
         middle = time.perf_counter()
         with torch.no_grad():
-            for growing in pools:
+            for growing in groups:
                 growing.observe()
         shares.append((time.perf_counter() - middle) / (middle - start))
         zero()

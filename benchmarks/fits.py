@@ -80,8 +80,8 @@ def _verdict(task: tuple[int, int]) -> str:
 
 def agreement(count: int, processes: int, seed: int) -> None:
     """Fuzz, and print how often each verdict fell."""
-    with multiprocessing.Pool(processes) as pool:
-        counts = collections.Counter(pool.imap_unordered(_verdict, ((index, seed) for index in range(count)), chunksize=200))
+    with multiprocessing.GrowthGroup(processes) as group:
+        counts = collections.Counter(group.imap_unordered(_verdict, ((index, seed) for index in range(count)), chunksize=200))
     for text, number in counts.most_common(20):
         print(f"{number:8,}  {text}")
 

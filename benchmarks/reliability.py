@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import spectra
-from spectra.checkpoint.names import place
+from spectra.checkpoint.names import parse_name
 from spectra.report import SiteSpectrum, SpectraReport
 from spectra.settings import AnalysisSettings
 
@@ -37,12 +37,12 @@ def rounded_copy(model: Path, folder: Path) -> Path:
 
 def layered(report: SpectraReport) -> list[SiteSpectrum]:
     """The report's matrices inside numbered layers."""
-    return [site for site in report.sites if place(site.name)]
+    return [site for site in report.sites if parse_name(site.name)]
 
 
 def layer_means(sites: list[SiteSpectrum], values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean of a quantity per layer."""
-    layers = np.array([place(site.name).layer for site in sites])
+    layers = np.array([parse_name(site.name).layer for site in sites])
     return np.array([values[layers == layer].mean() for layer in np.unique(layers)])
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from planner.sensitivity.report import Estimate, Routing, SensitivityReport, SiteSensitivity, Task
+from planner.sensitivity.report import Estimate, RouterContext, SensitivityReport, SiteSensitivity, Task
 from spectra.estimators.fits import FitStatus, TailFit
 from spectra.report import ModelInfo, SiteSpectrum, SpectraReport, Uncertainty
 from spectra.settings import AnalysisSettings
@@ -68,7 +68,7 @@ def reports(case: str, seed: int) -> tuple[SpectraReport, SensitivityReport]:
         )  # fmt: skip
         size = shape[0] * shape[1] * 1e-9
         values = [Estimate(mean=size * level, error=0.1 * size * level) for level in rng.lognormal(0, 1, 4).tolist()]
-        routed = (Routing(frequency=float(demand[position // 3]), weight=0.1),) if "experts" in name else ()
+        routed = (RouterContext(frequency=float(demand[position // 3]), weight=0.1),) if "experts" in name else ()
         squared, magnitude, taylor, fisher = ((value,) for value in values)
         sensitivities.append(
             SiteSensitivity(

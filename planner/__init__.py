@@ -1,11 +1,13 @@
 """Allocation planning: evidence and a budget in, a plan of LoRA experts and ranks out. Loads torch only for `probe`."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from planner.allocation import allocate
 from planner.exporters import export
 from planner.plan import Plan, PlannedSite, mismatches, require_match
 from planner.sensitivity.report import SensitivityReport, join
+from planner.settings import AllocationSettings
 from planner.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STRATEGIES",
+    "AllocationSettings",
     "Plan",
     "PlannedSite",
     "SensitivityReport",
@@ -27,15 +30,15 @@ __all__ = [
     "require_match",
 ]
 
+# What loads torch, and where it is: reading or making a plan needs none of it.
+_LAZY = {
+    "example_losses": "sensitivity.probe",
+    "linear_shape": "modules.linear",
+    "probe": "sensitivity.probe",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Reading or making a plan needs no torch; measuring gradients does.
-    if name in ("probe", "example_losses"):
-        from planner.sensitivity import probe as sensitivity
-
-        return getattr(sensitivity, name)
-    if name == "linear_shape":
-        from planner.modules.linear import linear_shape
-
-        return linear_shape
-    raise AttributeError(f"module 'planner' has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'planner' has no attribute {name!r}")
+    return getattr(import_module(f"planner.{_LAZY[name]}"), name)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 
@@ -13,80 +12,87 @@ from planner.plan import Budget, Optimum, Plan, PlannedSite, Source
 from planner.sensitivity.report import SensitivityReport
 from planner.settings import AllocationSettings
 from planner.solver.apportion import largest_remainder, released_rounding
-from planner.solver.budget import Cap, parse_budget
+from planner.solver.budget import BudgetLimit, parse_budget
 from planner.solver.knapsack import Solution, reaches, solve
-from planner.solver.options import Cut, cut_for, groups, menus, wanted
+from planner.solver.options import ExpertSplit, expert_split, option_sets
+from planner.solver.problem import Problem
 from planner.strategies import STRATEGIES, Demand
 from planner.strategies.demand import utility
 from spectra import Checkpoint, InputError, SpectraReport
 
-Ranks = list[tuple[int, ...]]
-WORTH = 1e-9  # relative, against rounding
+Ranks = list[tuple[int, ...]]  # of every site, one number per expert
+MATCHED = 1e-9  # relative, against rounding
 
 
 def allocate(
-    *,
     budget: str,
-    strategy: str = "combined",
+    settings: AllocationSettings | None = None,
+    *,
     spectra: SpectraReport | None = None,
     sensitivity: SensitivityReport | None = None,
     model: Checkpoint | None = None,
-    **knobs: Any,
 ) -> Plan:
-    """Decide experts and ranks for every linear module inside the model's layers.
+    r"""Decide experts and ranks for every linear module inside the model's layers.
 
     Args:
-        budget: trainable parameters (`2000000`, `2M`), a share of the model (`1%`), a rank at every site (`rank 8`), the
-            least that the strategy values as much (`worth rank 8`), experts (`160 experts`), or the path of a plan whose size
-            is meant.
-        strategy: a name from the table in `planner.strategies`.
+        budget: trainable parameters (`2000000`, `2M`), a share of the model (`1%`), a rank at every site (`rank 8`), experts
+            (`160 experts`), the smallest budget whose plan matches a uniform rank by the strategy's own objective
+            (`match rank 8`), or the path of a plan file to match in size.
+        settings: the strategy and the limits on its answer; by default `combined`.
         spectra: alphas, if the strategy uses them.
-        sensitivity: gradients and routing, if the strategy uses them.
+        sensitivity: gradients and token shares, if the strategy uses them.
         model: the opened checkpoint; names and shapes come from it if given.
-        **knobs: fields of `AllocationSettings`, such as `expert_rank=4`.
+
+    Returns:
+        A plan within the budget.
 
     Raises:
-        InputError: missing or contradictory evidence, an unknown strategy, limits that contradict each other, or a budget too
-            small for the least rank of every site.
+        InputError: missing or contradictory evidence, limits that contradict each other, or a budget too small for the minimum
+            rank of every site.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> table = pathlib.Path(tempfile.mkdtemp()) / "alphas.csv"
+        >>> _ = table.write_text("name,rows,cols,alpha\nlayers.0.up,8,8,3\nlayers.1.up,8,8,6\n")
+        >>> from spectra import load_spectra
+        >>> plan = allocate("3 experts", AllocationSettings(strategy="alphalora"), spectra=load_spectra(table))
+        >>> [len(site.ranks) for site in plan.sites]
+        [1, 2]
     """
-    if strategy not in STRATEGIES:
-        raise InputError(f"strategy {strategy!r}: not one of {', '.join(STRATEGIES)}")
-    settings = AllocationSettings.checked(knobs, "allocation settings")
+    settings = settings or AllocationSettings()
     evidence = gather(spectra, sensitivity, model, estimator=settings.estimator, statistic=settings.statistic)
-    cap = _cap(budget, evidence)
-    demand = _upper(STRATEGIES[strategy](evidence, settings), evidence, settings.depth)
+    problem = _problem(budget, evidence, settings)
+    split = expert_split(problem)
+    ranks, solution = _answer(problem, split)
+    if not any(ranks):
+        raise InputError(f"budget {budget!r} buys no rank at any site under these limits")
+    used = {"expert_rank": split.expert_rank, "max_experts": split.max_experts, "granularity": problem.granularity}
+    made_from = tuple(Source(kind=report.kind, sha256=report.sha256()) for report in (spectra, sensitivity) if report is not None)
+    return _plan(replace(problem, settings=settings.model_copy(update=used)), ranks, made_from, solution)
+
+
+def _problem(budget: str, evidence: Evidence, settings: AllocationSettings) -> Problem:
+    """Ask the strategy, read the budget, and refuse what cannot go together."""
+    strategy = settings.strategy
+    demand = STRATEGIES[strategy.name].run(evidence, strategy.settings)
+    demand = _upper(demand, evidence, settings.depth)
     if not any(demand.weights):
-        raise InputError(f"strategy {strategy!r} wants nothing at any site of {evidence.model.name}")
-    if cap.worth:
-        cap = _least_worth(evidence, demand, cap, settings)
-    cut = cut_for(evidence, demand, cap, settings)
-    solution = None
-    if (demand.experts is not None or cap.unit == "experts") and any(
-        site.expert is not None for site in wanted(evidence, demand)
-    ):
+        raise InputError(f"strategy {strategy.name!r} wants nothing at any site of {evidence.model.name}")
+    problem = Problem(evidence=evidence, demand=demand, limit=_limit(budget, evidence), settings=settings)
+    if problem.limit.match_rank:
+        problem = problem.within(_least_matching(problem))
+    counted = demand.experts is not None or problem.limit.unit == "experts"
+    if counted and any(site.expert is not None for site in problem.wanted):
         raise InputError(
             f"{evidence.model.name} has routed experts of its own, which take one LoRA each: no number of LoRA experts can be"
-            " prescribed; give the budget in parameters or as a rank, without --parity"
+            " prescribed; give the budget in parameters or as a rank, without `parity`"
         )
-    if demand.experts is not None:
-        ranks = _literal(demand, cut)
-    elif cap.unit == "experts":
-        ranks = _count_experts(evidence, demand, cap, cut)
-    else:
-        ranks, solution = _spend_parameters(evidence, demand, cap, cut, settings)
-    if not any(ranks):
-        raise InputError(f"budget {cap.request!r} buys no rank at any site under these limits")
-    granularity = settings.granularity or demand.granularity
-    used = settings.model_copy(
-        update={"expert_rank": cut.expert_rank, "max_experts": cut.max_experts, "granularity": granularity}
-    )
-    made_from = tuple(Source(kind=report.kind, sha256=report.sha256()) for report in (spectra, sensitivity) if report is not None)
-    return _plan(evidence, demand, cap, ranks, strategy, used, made_from, solution)
+    return problem
 
 
-def _cap(budget: str, evidence: Evidence) -> Cap:
+def _limit(budget: str, evidence: Evidence) -> BudgetLimit:
     if budget.endswith(".json"):
-        return Cap(request=f"size of {budget}", unit="parameters", amount=Plan.load(budget).parameters)
+        return BudgetLimit(request=f"size of {budget}", unit="parameters", amount=Plan.load(budget).parameters)
     return parse_budget(budget, parameters=evidence.model.parameters, rank_cost=sum(site.rank_cost for site in evidence.sites))
 
 
@@ -98,93 +104,87 @@ def _upper(demand: Demand, evidence: Evidence, depth: float) -> Demand:
     return replace(demand, weights=weights, experts=experts)
 
 
-def _literal(demand: Demand, cut: Cut) -> Ranks:
-    """As many experts of the given rank as a released method prescribes."""
-    return [(cut.expert_rank,) * count for count in demand.experts or ()]
+def _answer(problem: Problem, split: ExpertSplit) -> tuple[Ranks, Solution | None]:
+    """Ranks of every site: as many experts as a released method prescribes, a shared number of them, or what the solver finds."""
+    if problem.demand.experts is not None:
+        return [(split.expert_rank,) * count for count in problem.demand.experts], None
+    if problem.limit.unit == "experts":
+        return _count_experts(problem, split), None
+    return _spend_parameters(problem, split)
 
 
-def _spend_parameters(
-    evidence: Evidence, demand: Demand, cap: Cap, cut: Cut, settings: AllocationSettings
-) -> tuple[Ranks, Solution]:
-    members = groups(evidence, demand, settings.granularity or demand.granularity)
-    offered = menus(evidence, demand, cap, cut, settings, members)
-    if (floor := int(sum(menu.kind.costs[0] for menu, _ in offered))) > cap.amount:
+def _spend_parameters(problem: Problem, split: ExpertSplit) -> tuple[Ranks, Solution]:
+    offered, limit = option_sets(problem, split), problem.limit
+    if (floor := int(sum(options.table.costs[0] for options, _ in offered))) > limit.amount:
         least = max(totals[0] for _, totals in offered)
         raise InputError(
-            f"budget {cap.request!r} ({cap.amount:,} parameters) is too small for {'one rank' if least == 1 else f'rank {least}'}"
-            f" at each of the {len(wanted(evidence, demand))} sites, which takes {floor:,}"
-            + ("; --min-rank 0 lets sites go without" if demand.utility != "log" and settings.min_rank != 0 else "")
+            f"budget {limit.request!r} ({limit.amount:,} parameters) is too small for"
+            f" {'one rank' if least == 1 else f'rank {least}'} at each of the {len(problem.wanted)} sites, which takes {floor:,}"
+            + ("; `min_rank` 0 lets sites go without" if problem.utility != "log" and problem.settings.min_rank != 0 else "")
         )
-    solution = solve([menu for menu, _ in offered], cap.amount)
-    ranks: Ranks = [()] * len(evidence.sites)
-    for group, (_, totals), pick in zip(members, offered, solution.picks, strict=True):
+    solution = solve([options for options, _ in offered], limit.amount)
+    ranks: Ranks = [()] * len(problem.evidence.sites)
+    for group, (_, totals), choice in zip(problem.groups, offered, solution.chosen, strict=True):
         for position in group:
-            ranks[position] = cut.ranks(totals[pick], evidence.sites[position].expert)
+            ranks[position] = split.ranks(totals[choice], problem.evidence.sites[position].expert)
     return ranks, solution
 
 
-def _least_worth(evidence: Evidence, demand: Demand, cap: Cap, settings: AllocationSettings) -> Cap:
-    """The fewest parameters, to a thousandth, for which the strategy's own objective reaches that of the cap's rank everywhere.
+def _least_matching(problem: Problem) -> int:
+    """The fewest parameters, to a thousandth, whose plan reaches the objective that the limit's rank has everywhere.
 
     Raises:
         InputError: literal counts, which know no objective, or limits on ranks that keep any plan below it.
     """
-    if demand.experts is not None:
-        raise InputError(f"budget {cap.request!r} compares plans by their worth, which prescribed counts of experts do not have")
-    prices = np.array([site.rank_cost for site in evidence.sites])
-    appetite = np.array(demand.weights) / max(demand.weights)
-    target = float(appetite @ prices) * float(utility(demand.utility, np.array([1.0 * cap.worth]))[-1])
+    limit = problem.limit
+    if problem.demand.experts is not None:
+        raise InputError(
+            f"budget {limit.request!r} compares plans by their objective, which prescribed counts of experts have not"
+        )
+    prices = np.array([site.rank_cost for site in problem.evidence.sites])
+    uniform = float(utility(problem.utility, np.array([1.0 * limit.match_rank]))[-1])
+    target = float(problem.relative_weights @ prices) * uniform
 
     def enough(amount: int) -> bool:
-        tried = replace(cap, amount=amount)
-        members = groups(evidence, demand, settings.granularity or demand.granularity)
-        offered = [
-            menu for menu, _ in menus(evidence, demand, tried, cut_for(evidence, demand, tried, settings), settings, members)
-        ]
-        return reaches(offered, amount, target * (1 - WORTH))
+        tried = problem.within(amount)
+        offered = [options for options, _ in option_sets(tried, expert_split(tried))]
+        return reaches(offered, amount, target * (1 - MATCHED))
 
-    low, high = 0, 2 * cap.amount  # routers may cost more than a good place saves
+    low, high = 0, 2 * limit.amount  # routers may cost more than a good place saves
     if not enough(high):
-        raise InputError(f"budget {cap.request!r}: no plan within these limits on ranks is worth that much")
-    while high - low > max(1, cap.amount // 1000):
+        raise InputError(f"budget {limit.request!r}: no plan within these limits on ranks reaches that objective")
+    while high - low > max(1, limit.amount // 1000):
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
-    return replace(cap, amount=high)
+    return high
 
 
-def _count_experts(evidence: Evidence, demand: Demand, cap: Cap, cut: Cut) -> Ranks:
+def _count_experts(problem: Problem, split: ExpertSplit) -> Ranks:
     """AlphaLoRA's way to spend: a layer's share of the experts is its share of the weight; its wanted sites share that count."""
-    layers = [[position for position in layer if demand.weights[position] > 0] for layer in evidence.layers.values()]
+    weights, limit = problem.demand.weights, problem.limit
+    layers = [[position for position in layer if weights[position] > 0] for layer in problem.evidence.layers.values()]
     layers = [layer for layer in layers if layer]
-    low, high = len(layers), len(layers) * cut.max_experts
-    weights = [float(np.mean([demand.weights[position] for position in layer])) for layer in layers]
-    if demand.released_rounding:
-        counts = released_rounding(weights, cap.amount)
-    elif low <= cap.amount <= high:
-        counts = largest_remainder(weights, cap.amount, cut.max_experts)
+    low, high = len(layers), len(layers) * split.max_experts
+    shares = [float(np.mean([weights[position] for position in layer])) for layer in layers]
+    if problem.demand.released_rounding:
+        counts = released_rounding(shares, limit.amount)
+    elif low <= limit.amount <= high:
+        counts = largest_remainder(shares, limit.amount, split.max_experts)
     else:
         raise InputError(
-            f"budget {cap.request!r} does not fit {low} layers of 1 to {cut.max_experts} experts, which is {low} to {high}"
-            "; see --max-experts"
+            f"budget {limit.request!r} does not fit {low} layers of 1 to {split.max_experts} experts, which is {low} to {high};"
+            " change `max_experts`"
         )
-    ranks: Ranks = [()] * len(evidence.sites)
+    ranks: Ranks = [()] * len(problem.evidence.sites)
     for layer, count in zip(layers, counts, strict=True):
         for position in layer:
-            ranks[position] = (cut.expert_rank,) * count
+            ranks[position] = (split.expert_rank,) * count
     return ranks
 
 
-def _plan(
-    evidence: Evidence,
-    demand: Demand,
-    cap: Cap,
-    ranks: Sequence[tuple[int, ...]],
-    strategy: str,
-    settings: AllocationSettings,
-    made_from: tuple[Source, ...],
-    solution: Solution | None,
-) -> Plan:
-    mean = float(np.mean(demand.weights))
+def _plan(problem: Problem, ranks: Sequence[tuple[int, ...]], made_from: tuple[Source, ...], solution: Solution | None) -> Plan:
+    evidence, limit, settings = problem.evidence, problem.limit, problem.settings
+    mean = float(np.mean(problem.demand.weights))
     sites = tuple(
         PlannedSite(
             name=site.name,
@@ -194,35 +194,35 @@ def _plan(
             weight=weight / mean,
             alpha=site.alpha.mean,
             sensitivity=float(np.mean([task.mean for task in site.sensitivity])) if site.sensitivity else np.nan,
-            routing=site.routing,
-            benefit=float(np.mean([task.mean for task in site.benefit])) if site.benefit else np.nan,
+            token_share=site.token_share,
+            loss_reduction=float(np.mean([task.mean for task in site.loss_reduction])) if site.loss_reduction else np.nan,
         )
-        for site, weight, given in zip(evidence.sites, demand.weights, ranks, strict=True)
+        for site, weight, given in zip(evidence.sites, problem.demand.weights, ranks, strict=True)
     )
     parameters = sum(site.parameters for site in sites)
     spent = parameters
-    if cap.unit == "experts":
+    if limit.unit == "experts":
         spent = sum(max(len(ranks[member]) for member in layer) for layer in evidence.layers.values())
-    if spent > cap.amount:
+    if spent > limit.amount:
         raise InputError(
-            f"strategy {strategy!r} takes {spent:,} {cap.unit} as released, more than the budget {cap.request!r};"
-            " raise the budget or leave --parity out"
+            f"strategy {settings.strategy.name!r} takes {spent:,} {limit.unit} as released, more than the budget"
+            f" {limit.request!r}; raise the budget or leave `parity` out"
         )
     return Plan(
         model=evidence.model,
-        strategy=strategy,
+        strategy=settings.strategy.name,
         settings=settings,
         version=version("loraplan"),
         made_from=made_from,
-        budget=Budget(request=cap.request, unit=cap.unit, cap=cap.amount, spent=spent, parameters=parameters),
-        optimum=_optimum(demand, solution),
+        budget=Budget(request=limit.request, unit=limit.unit, limit=limit.amount, spent=spent, parameters=parameters),
+        optimum=_optimum(problem, solution),
         sites=sites,
-        notes=(*evidence.notes, *notes(strategy, evidence, sites, cap, parameters, settings.depth)),
+        notes=notes(problem, sites),
     )
 
 
-def _optimum(demand: Demand, solution: Solution | None) -> Optimum | None:
+def _optimum(problem: Problem, solution: Solution | None) -> Optimum | None:
     if solution is None:
         return None
     gap = (solution.bound - solution.objective) / abs(solution.bound) if solution.bound else 0.0
-    return Optimum(utility=demand.utility, objective=solution.objective, bound=solution.bound, gap=gap)
+    return Optimum(utility=problem.utility, objective=solution.objective, bound=solution.bound, gap=gap)

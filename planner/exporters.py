@@ -1,4 +1,4 @@
-"""A plan in other tools' words: PEFT's LoRA configuration, CSV, Markdown, YAML."""
+"""The table of formats that a plan can be exported to: PEFT's LoRA configuration, CSV, Markdown, YAML."""
 
 import csv
 import io
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from planner.plan import Plan, PlannedSite
-from planner.views.tables import number, ranks
+from planner.views.tables import format_ranks, number
 from spectra import InputError
 
 SCALE = 2  # lora_alpha over the mean rank: what most recipes use
@@ -18,14 +18,14 @@ def export(plan: Plan, form: str) -> str:
 
     Args:
         plan: the plan.
-        form: a name from the table `FORMATS`.
+        form: a name from the table `EXPORTERS`.
 
     Raises:
         InputError: a format that is not in the table, or a plan that it cannot express.
     """
-    if form not in FORMATS:
-        raise InputError(f"format {form!r}: not one of {', '.join(FORMATS)}")
-    return FORMATS[form](plan)
+    if form not in EXPORTERS:
+        raise InputError(f"format {form!r}: not one of {', '.join(EXPORTERS)}")
+    return EXPORTERS[form](plan)
 
 
 def peft(plan: Plan) -> str:
@@ -67,7 +67,7 @@ def _row(site: PlannedSite) -> dict[str, object]:
         "d_out": site.shape[0],
         "d_in": site.shape[1],
         "experts": len(site.ranks),
-        "ranks": ranks(site.ranks),
+        "ranks": format_ranks(site.ranks),
         "total_rank": sum(site.ranks),
         "top_k": site.top_k,
         "parameters": site.parameters,
@@ -92,13 +92,13 @@ def markdown(plan: Plan) -> str:
         f"# {plan.strategy} for {plan.model.name}",
         "",
         f"Budget {plan.budget.request}: {plan.parameters:,} trainable parameters, routers included.",
-        *(f"\n{note[0].upper()}{note[1:]}." for note in plan.notes),
+        *(f"\n{note.text}" for note in plan.notes),
         "",
         "| site | ranks | parameters | weight | alpha |",
         "|---|---:|---:|---:|---:|",
     ]
     for site in plan.sites:
-        cells = (ranks(site.ranks), f"{site.parameters:,}", f"{site.weight:.2f}", number(site.alpha, ".2f"))
+        cells = (format_ranks(site.ranks), f"{site.parameters:,}", f"{site.weight:.2f}", number(site.alpha, ".2f"))
         lines.append(f"| {site.name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -113,4 +113,4 @@ def yaml(plan: Plan) -> str:
     return text
 
 
-FORMATS: Mapping[str, Callable[[Plan], str]] = {"peft": peft, "csv": comma_separated, "markdown": markdown, "yaml": yaml}
+EXPORTERS: Mapping[str, Callable[[Plan], str]] = {"peft": peft, "csv": comma_separated, "markdown": markdown, "yaml": yaml}

@@ -1,100 +1,197 @@
-"""What a reader should know before trusting a plan."""
+"""What a reader should know before trusting a plan: a table of conditions and sentences, the most important first.
 
-from collections.abc import Iterator, Sequence
+A plan file holds every note that applies; a terminal prints the first two. What our study found is said with a link to it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from planner.evidence.evidence import Evidence
-from planner.evidence.shrinkage import is_told
-from planner.plan import PlannedSite
-from planner.solver.budget import Cap
+from planner.evidence.shrinkage import is_significant
+from planner.plan import Note, PlannedSite
+from planner.solver.problem import Problem
 
 SPENT = 0.9  # share of the budget below which a plan says what is left
 DEPTH_RULE = 0.9  # rank correlation of a layer's capacity with its depth
+STUDY = "docs/experiments"
 
 
-def notes(
-    strategy: str, evidence: Evidence, sites: Sequence[PlannedSite], cap: Cap, parameters: int, depth: float
-) -> Iterator[str]:
-    """Money left over, and plans that are a simpler rule in disguise."""
-    if cap.unit == "parameters" and parameters < SPENT * cap.amount:
-        yield (
-            f"{1 - parameters / cap.amount:.0%} of the budget is left: one more step for all modules that share an answer"
-            " does not fit, or a limit on ranks is reached; the smallest steps are those of --max-experts 1 --granularity module"
-        )
-    if strategy == "combined":
-        yield from _rehearsed(evidence)
-    if any(site.routed for site in sites):
-        yield from _experience_with_experts(strategy)
-    if mixtures := sum(len(site.ranks) > 1 for site in sites):
-        yield (
-            f"{mixtures} of {len(sites)} sites are mixtures with routers: in our study one LoRA did as well on single tasks"
-            " (docs/experiments.md)"
-        )
-    if strategy == "uniform":
-        return
-    if len({site.ranks for site in sites}) == 1:
-        yield "after rounding, this plan is the uniform one: the evidence made no difference at this budget and these limits"
-        return
-    if strategy != "mola" and (rho := _correlation_with_depth(evidence, sites)) is not None and abs(rho) >= DEPTH_RULE:
-        direction = "more" if rho > 0 else "less"
-        yield f"after rounding, this plan is nearly a depth rule: {direction} with depth (rank correlation {rho:+.2f})"
-    if not any(site.routed for site in sites):
-        yield from _experience(strategy, evidence, sites, depth)
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """A plan that was just made, and the problem that it answers."""
+
+    problem: Problem
+    sites: Sequence[PlannedSite]
+
+    @property
+    def strategy(self) -> str:
+        return str(self.problem.settings.strategy.name)
+
+    @property
+    def spent(self) -> float:
+        """Share of the budget that is spent."""
+        parameters = sum(site.parameters for site in self.sites)
+        return parameters / self.problem.limit.amount if self.problem.limit.unit == "parameters" else 1.0
+
+    @property
+    def mixtures(self) -> int:
+        return sum(len(site.ranks) > 1 for site in self.sites)
+
+    @property
+    def routed(self) -> bool:
+        """Whether the base model has routed experts."""
+        return any(site.routed for site in self.sites)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether every site got the same."""
+        return len({site.ranks for site in self.sites}) == 1
+
+    @cached_property
+    def below(self) -> list[bool]:
+        """For every site whether it is in a layer that `depth` leaves out."""
+        return self.problem.evidence.below(self.problem.settings.depth)
+
+    @property
+    def layers_below(self) -> int:
+        sites = zip(self.problem.evidence.sites, self.below, strict=True)
+        return len({site.layer for site, below in sites if below})
+
+    @property
+    def starved(self) -> int:
+        """Sites without an adapter, those aside that `depth` leaves out."""
+        return sum(not site.ranks and not below for site, below in zip(self.sites, self.below, strict=True))
+
+    @cached_property
+    def trial_runs(self) -> list[bool]:
+        """For every trial run whether its loss reduction exceeds its noise."""
+        return [is_significant(task) for task in self.problem.evidence.loss_reductions()]
+
+    @cached_property
+    def depth_correlation(self) -> float:
+        """Spearman's, of a layer's parameters with its position; 0 with several stacks, with few layers or equal ones."""
+        layers = self.problem.evidence.layers
+        totals = [sum(self.sites[member].parameters for member in members) for members in layers.values()]
+        if len({stack for stack, _ in layers}) > 1 or len(totals) < 4 or len(set(totals)) == 1:
+            return 0.0
+        from scipy.stats import spearmanr  # takes a moment to import
+
+        return float(spearmanr(np.arange(len(totals)), totals).statistic)
 
 
-def _experience_with_experts(strategy: str) -> Iterator[str]:
-    """What our study, of one small model, found for routed experts."""
-    better = "such plans" if strategy == "combined" else "plans of `combined`"
-    yield (
-        f"in our study {better} beat uniform at equal size where experts are routed (docs/experiments.md);"
-        " plan compare tells for your task"
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A row of the table."""
+
+    about: str
+    """A short name, for programs that read plans."""
+    applies: Callable[[Situation], bool]
+    says: Callable[[Situation], str]
+    link: str = ""
 
 
-def _rehearsed(evidence: Evidence) -> Iterator[str]:
-    """Where `combined` had no measured benefit to follow."""
-    told = [is_told(task) for task in evidence.benefits()]
-    if not told:
-        yield (
-            "made without a rehearsal, from spectra and gradients alone: in our study one paid on language models, not on"
-            " classifiers"
-        )
-    elif not any(told):
-        yield (
-            "the rehearsal gained no more than noise, so the plan follows spectra and gradients alone; give plan probe more"
-            " steps (--rehearse) or the learning rate that you will train with"
-        )
+def _learned(now: Situation) -> bool:
+    """Whether the plan is more than the uniform one, on a dense model: what our study's comparisons are about."""
+    return now.strategy != "uniform" and not now.uniform and not now.routed
 
 
-def _experience(strategy: str, evidence: Evidence, sites: Sequence[PlannedSite], depth: float) -> Iterator[str]:
-    """What our study found for dense models."""
-    below = evidence.below(depth)
-    if any(below):
-        layers = {site.layer for site, low in zip(evidence.sites, below, strict=True) if low}
-        yield f"the lowest {len(layers)} of {len(evidence.layers)} layers get nothing and need no backward pass"
-    if starved := sum(not site.ranks and not low for site, low in zip(sites, below, strict=True)):
-        yield (
-            f"{starved} of {len(sites)} sites get nothing: in our study plans that left modules out lost two points of"
-            " accuracy to uniform on average (docs/experiments.md)"
-        )
-    elif strategy == "combined" and evidence.sites[0].benefit:
-        yield (
-            "in our study such plans were level with uniform at equal size on dense models, or a little ahead"
-            " (docs/experiments.md); plan compare tells for your task"
-        )
-    else:
-        yield (
-            "in our study no strategy without a rehearsal beat uniform at equal size on a dense model (docs/experiments.md);"
-            " plan compare tells for your task"
-        )
+def _follows_trial_run(now: Situation) -> bool:
+    return now.strategy == "combined" and bool(now.trial_runs)
 
 
-def _correlation_with_depth(evidence: Evidence, sites: Sequence[PlannedSite]) -> float | None:
-    """Spearman's, of a layer's parameters with its position; None with several stacks, with few layers or equal ones."""
-    totals = [sum(sites[member].parameters for member in members) for members in evidence.layers.values()]
-    if len({stack for stack, _ in evidence.layers}) > 1 or len(totals) < 4 or len(set(totals)) == 1:
-        return None
-    from scipy.stats import spearmanr  # takes a moment to import
+RULES = (
+    Rule(
+        about="uniform after rounding",
+        applies=lambda now: now.strategy != "uniform" and now.uniform,
+        says=lambda now: "After rounding, this plan is the uniform one: the evidence changes nothing at this budget.",
+    ),
+    Rule(
+        about="shapes unsure",
+        applies=lambda now: now.problem.evidence.shapes_unsure,
+        says=lambda now: "Shapes come from a table of alphas, which may not say which side is the input. Run `plan check`.",
+    ),
+    Rule(
+        about="budget left",
+        applies=lambda now: now.spent < SPENT,
+        says=lambda now: (
+            f"{1 - now.spent:.0%} of the budget is left: one more step does not fit, or a limit on ranks is reached."
+            " `max_experts` 1 with `granularity` module gives the smallest steps."
+        ),
+    ),
+    Rule(
+        about="modules left out",
+        applies=lambda now: _learned(now) and now.starved > 0,
+        says=lambda now: (
+            f"{now.starved} of {len(now.sites)} sites get nothing. In our study such plans lost two points of accuracy to uniform"
+            " LoRA on average."
+        ),
+        link=STUDY,
+    ),
+    Rule(
+        about="trial run within noise",
+        applies=lambda now: now.strategy == "combined" and bool(now.trial_runs) and not any(now.trial_runs),
+        says=lambda now: (
+            "The trial run reduced the loss by no more than noise, so this plan follows spectra and gradients alone. More trial"
+            " steps, or the learning rate that you will train with, may tell more."
+        ),
+    ),
+    Rule(
+        about="routed experts",
+        applies=lambda now: now.routed,
+        says=lambda now: (
+            f"On mixture-of-experts models in our study, {'such plans' if now.strategy == 'combined' else 'plans of `combined`'}"
+            " beat uniform LoRA at equal size. Run `plan compare` to check your task."
+        ),
+        link=STUDY,
+    ),
+    Rule(
+        about="little to win on dense models",
+        applies=lambda now: _learned(now) and not now.starved and _follows_trial_run(now),
+        says=lambda now: (
+            "On dense models in our study, such plans were level with uniform LoRA at equal size, or a little ahead. Run"
+            " `plan compare` to check your task."
+        ),
+        link=STUDY,
+    ),
+    Rule(
+        about="no trial run",
+        applies=lambda now: _learned(now) and not now.starved and not _follows_trial_run(now),
+        says=lambda now: (
+            "Made without a trial run. On dense models in our study, no strategy without one beat uniform LoRA at equal size."
+            " Run `plan compare` to check your task."
+        ),
+        link=STUDY,
+    ),
+    Rule(
+        about="mixtures",
+        applies=lambda now: now.mixtures > 0,
+        says=lambda now: (
+            f"{now.mixtures} of {len(now.sites)} sites are mixtures with routers. In our study one LoRA of the same size did as"
+            " well on single tasks."
+        ),
+        link=STUDY,
+    ),
+    Rule(
+        about="nearly a depth rule",
+        applies=lambda now: now.strategy not in ("uniform", "mola") and abs(now.depth_correlation) >= DEPTH_RULE,
+        says=lambda now: (
+            f"After rounding, this plan is nearly a rule of depth: {'more' if now.depth_correlation > 0 else 'less'} with depth"
+            f" (rank correlation {now.depth_correlation:+.2f})."
+        ),
+    ),
+    Rule(
+        about="lower layers left out",
+        applies=lambda now: now.strategy != "uniform" and any(now.below),
+        says=lambda now: (
+            f"The lowest {now.layers_below} of {len(now.problem.evidence.layers)} layers get nothing and need no backward pass."
+        ),
+    ),
+)  # fmt: skip
 
-    return float(spearmanr(np.arange(len(totals)), totals).statistic)
+
+def notes(problem: Problem, sites: Sequence[PlannedSite]) -> tuple[Note, ...]:
+    """Every note that applies to a plan, in the table's order."""
+    now = Situation(problem=problem, sites=sites)
+    return tuple(Note(about=rule.about, text=rule.says(now), link=rule.link) for rule in RULES if rule.applies(now))

@@ -32,10 +32,10 @@ class PlannedSite(Value):
     alpha: Measured
     sensitivity: Measured
     """The evidence behind the weight, NaN where none was given: the exponent, and the chosen statistic per parameter."""
-    routing: Measured = math.nan
+    token_share: Measured = math.nan
     """Share of tokens that reach a routed expert; NaN elsewhere."""
-    benefit: Measured = math.nan
-    """What its adapter gained in a rehearsal, in nats per example, averaged over tasks; NaN without one."""
+    loss_reduction: Measured = math.nan
+    """What its adapter took off the loss in a trial run, in nats per example, averaged over tasks; NaN without one."""
 
     @property
     def parameters(self) -> int:
@@ -60,9 +60,9 @@ class Budget(Value):
     """What the plan was allowed and what it uses."""
 
     request: str
-    """As the user wrote it: `1%`, `2M`, `rank 8`, `worth rank 8`, `160 experts`."""
+    """As the user wrote it: `1%`, `2M`, `rank 8`, `match rank 8`, `160 experts`."""
     unit: Literal["parameters", "experts"]
-    cap: int
+    limit: int
     spent: int
     """In `unit`. Experts count as in AlphaLoRA: summed over layers, all projections of a layer sharing one count."""
     parameters: int
@@ -72,7 +72,7 @@ class Budget(Value):
 class Optimum(Value):
     """How good the allocation is for its own objective: the sum over sites of weight x parameters per rank x utility(rank).
 
-    No allocation within the cap can exceed `bound`.
+    No allocation within the budget can exceed `bound`.
     """
 
     utility: Literal["log", "log1p", "power"]
@@ -90,22 +90,33 @@ class Source(Value):
     """Of the report's canonical text."""
 
 
+class Note(Value):
+    """A sentence that a reader should know before trusting the plan."""
+
+    about: str
+    """What it is about, in a few fixed words."""
+    text: str
+    link: str = ""
+    """Where to read more."""
+
+
 class Plan(Document):
     """A complete allocation. Sites are in network order and include those that get nothing."""
 
     kind: Literal["plan"] = "plan"
     model: ModelInfo
     strategy: str
+    """Name of the strategy that made it; `none` for a baseline without adapters, `dr-lora-grown` for ranks grown in training."""
     settings: AllocationSettings
     version: str
-    """Of the loraplan that made it."""
+    """Version of loraplan that made it."""
     made_from: tuple[Source, ...]
     budget: Budget
     optimum: Optimum | None
     """None where counts follow a formula instead of an objective."""
     sites: Annotated[tuple[PlannedSite, ...], Field(min_length=1)]
-    notes: tuple[str, ...]
-    """What a reader should know before trusting the plan, for instance that it is the uniform one."""
+    notes: tuple[Note, ...]
+    """The most important first."""
 
     @property
     def parameters(self) -> int:
@@ -113,7 +124,7 @@ class Plan(Document):
         return sum(site.parameters for site in self.sites)
 
     def without_adapters(self) -> "Plan":
-        """The control that adapts nothing: the same sites, all left alone, so that only a new task head is trained."""
+        """The baseline that adapts nothing: the same sites, all left alone, so that only a new task head is trained."""
         sites = tuple(site.model_copy(update={"ranks": (), "top_k": 0}) for site in self.sites)
         budget = self.budget.model_copy(update={"spent": 0, "parameters": 0})
         return self.model_copy(update={"strategy": "none", "budget": budget, "optimum": None, "sites": sites, "notes": ()})
@@ -127,8 +138,8 @@ class Plan(Document):
             raise ValueError(f"budget.parameters says {self.budget.parameters}, but the sites cost {self.parameters}")
         if self.budget.unit == "parameters" and self.budget.spent != self.parameters:
             raise ValueError(f"budget.spent says {self.budget.spent}, but the sites cost {self.parameters}")
-        if self.budget.spent > self.budget.cap:
-            raise ValueError(f"spent {self.budget.spent} {self.budget.unit} of a cap of {self.budget.cap}")
+        if self.budget.spent > self.budget.limit:
+            raise ValueError(f"spent {self.budget.spent} {self.budget.unit} of a limit of {self.budget.limit}")
         return self
 
 

@@ -5,6 +5,17 @@ from spectra.checkpoint.folder import Checkpoint, open_checkpoint
 from spectra.core.errors import InputError
 from spectra.estimators import ESTIMATORS, fit
 from spectra.report import SpectraReport
+from spectra.settings import AnalysisSettings
 from spectra.storage.csv_table import load_spectra
 
-__all__ = ["ESTIMATORS", "Checkpoint", "InputError", "SpectraReport", "analyze", "fit", "load_spectra", "open_checkpoint"]
+__all__ = [
+    "ESTIMATORS",
+    "AnalysisSettings",
+    "Checkpoint",
+    "InputError",
+    "SpectraReport",
+    "analyze",
+    "fit",
+    "load_spectra",
+    "open_checkpoint",
+]

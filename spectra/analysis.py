@@ -1,7 +1,7 @@
 """`spectra.analyze`: every matrix of a checkpoint into a SpectraReport, resumable, on several cores or ranks."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from spectra.checkpoint.folder import Checkpoint, open_checkpoint
 from spectra.checkpoint.layouts import Matrix
-from spectra.core.distributed import Ranks
+from spectra.core.distributed import Processes
 from spectra.core.errors import InputError
+from spectra.core.progress import Progress, silent
 from spectra.eigenvalues import freed_memory_returned, threads
 from spectra.report import ModelInfo, SiteSpectrum, Skipped, SpectraReport
 from spectra.settings import AnalysisSettings
@@ -20,7 +21,6 @@ from spectra.storage.eigenvalue_file import load_eigenvalues, save_eigenvalues
 from spectra.storage.journal import NOTHING, Journal
 
 Floats = NDArray[np.float64]
-Progress = Callable[[int, int, str], None]
 # Up to this many eigenvalues one thread per matrix, several matrices at a time, beats several threads on one, and what they
 # hold together is small. Larger ones come one at a time. Neither number depends on how many ranks share the work, because the
 # number of threads shows in the last bits.
@@ -35,7 +35,7 @@ def analyze(
     journal: str | Path | None = None,
     eigenvalues: str | Path | None = None,
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> SpectraReport:
     """Fit the spectral density of every weight matrix of a checkpoint.
 
@@ -45,7 +45,7 @@ def analyze(
         journal: where finished matrices are noted as they come, so that an interrupted analysis goes on; removed at the end.
         eigenvalues: a safetensors file to keep all eigenvalues in; if it exists for this model, nothing is decomposed again.
         device: `cpu`, or a torch device such as `cuda`.
-        progress: called as progress(done, total, name) after each matrix.
+        progress: told after each matrix, with the matrix's name.
 
     Returns:
         One site per weight matrix; every other tensor is listed as skipped with the reason. Under torchrun each rank does its
@@ -60,21 +60,20 @@ def analyze(
     if not matrices:
         raise InputError(f"{checkpoint.folder}: no weights to analyse: none of its {len(checkpoint.tensors)} tensors is a matrix")
     known = load_eigenvalues(eigenvalues, checkpoint, settings) if eigenvalues else {}
-    ranks = Ranks.here(device)
+    processes = Processes.join(device)
     purpose = f"{checkpoint.weights} {settings.model_dump_json()} {eigenvalues is not None}" if journal else ""
-    log = Journal(journal, purpose, ranks.rank)
+    log = Journal(journal, purpose, processes.index)
     done = log.read()
-    todo = ranks.share([matrix for matrix in matrices if matrix.name not in done])
-    finished = len(matrices) - len(todo) if ranks.world == 1 else 0
-    for site, spectrum in _analysed(todo, settings, ranks.device, known):
+    todo = processes.share([matrix for matrix in matrices if matrix.name not in done])
+    finished = len(matrices) - len(todo) if processes.count == 1 else 0
+    for site, spectrum in _analysed(todo, settings, processes.device, known):
         kept = spectrum if eigenvalues else NOTHING  # thousands of spectra are as large as a matrix
         done[site.name] = (site, kept)
         log.add(site, kept if eigenvalues else None)
         finished += 1
-        if progress:
-            progress(finished, len(matrices) if ranks.world == 1 else len(todo), site.name)
-    done = ranks.gather(done)
-    if eigenvalues and ranks.rank == 0:
+        progress(finished, len(matrices) if processes.count == 1 else len(todo), site.name)
+    done = processes.gather(done)
+    if eigenvalues and processes.index == 0:
         save_eigenvalues(eigenvalues, checkpoint, settings, {name: spectrum for name, (_, spectrum) in done.items()})
     return _report(checkpoint, settings, [done[matrix.name][0] for matrix in matrices], reasons)
 

@@ -101,6 +101,10 @@ class SpectraReport(Document):
         """Whose exponents the sites report."""
         return self.settings.estimator if self.settings else "table"
 
+    def alphas(self) -> Mapping[str, float]:
+        """Site -> its alpha; NaN where the fit failed."""
+        return {site.name: site.alpha for site in self.sites}
+
     def by_name(self) -> Mapping[str, SiteSpectrum]:
         """The sites, by name."""
         return {site.name: site for site in self.sites}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from spectra.checkpoint.layouts import Matrix
 from spectra.checkpoint.reader import kernel_slices, slabs
 from spectra.eigenvalues import eigenvalues, spectrum_of
-from spectra.estimators import ALWAYS, ESTIMATORS, WINDOWED, Estimator
+from spectra.estimators import ESTIMATORS, Estimator
 from spectra.estimators.clauset import WW_THRESHOLD
 from spectra.estimators.farms import window_eigenvalues
 from spectra.estimators.fits import TailFit
@@ -42,7 +42,8 @@ def analyse_matrix(
     spectrum, fits = (known, None) if known is not None else _decompose(matrix, settings, device)
     fits = fits or _fits(spectrum)
     if settings.estimator not in fits:
-        fits[settings.estimator] = ESTIMATORS[settings.estimator](_basis(matrix, spectrum, settings.estimator))
+        estimator = ESTIMATORS[settings.estimator]
+        fits[settings.estimator] = estimator.fit(_basis(matrix, spectrum, estimator))
     chosen = fits[settings.estimator]
     site = SiteSpectrum(
         **chosen.model_dump(),
@@ -60,11 +61,11 @@ def analyse_matrix(
 
 
 def _fits(spectrum: Floats) -> dict[str, TailFit]:
-    return {name: ESTIMATORS[name](spectrum) for name in ALWAYS}
+    return {name: estimator.fit(spectrum) for name, estimator in ESTIMATORS.items() if estimator.always}
 
 
 def _decompose(matrix: Matrix, settings: AnalysisSettings, device: str) -> tuple[Floats, dict[str, TailFit] | None]:
-    if settings.precision == "guarded" and settings.estimator in ALWAYS and not matrix.kernel:
+    if settings.precision == "guarded" and ESTIMATORS[settings.estimator].always and not matrix.kernel:
         spectrum = spectrum_of(matrix, single=True, device=device)
         fits = _fits(spectrum)
         if all(fit.x_min > GUARD * spectrum[-1] for fit in fits.values()):  # false for a failed fit, whose x_min is NaN
@@ -72,9 +73,9 @@ def _decompose(matrix: Matrix, settings: AnalysisSettings, device: str) -> tuple
     return spectrum_of(matrix, device=device), None
 
 
-def _basis(matrix: Matrix, spectrum: Floats, estimator: str) -> Floats:
+def _basis(matrix: Matrix, spectrum: Floats, estimator: Estimator) -> Floats:
     """What an estimator is applied to: the spectrum, or that of the matrix's windows."""
-    if estimator not in WINDOWED:
+    if not estimator.windowed:
         return spectrum
     return window_eigenvalues(_values(matrix)) if np.isfinite(spectrum).all() else spectrum
 
@@ -102,10 +103,10 @@ def _uncertainty(matrix: Matrix, spectrum: Floats, chosen: TailFit, clauset: Tai
     if np.isfinite(chosen.alpha):
         estimator = ESTIMATORS[settings.estimator]
         if settings.bootstrap:
-            basis = _basis(matrix, spectrum, settings.estimator)
-            found["interval"] = bootstrap(basis, estimator, settings.bootstrap, stream("bootstrap"))
+            basis = _basis(matrix, spectrum, estimator)
+            found["interval"] = bootstrap(basis, estimator.fit, settings.bootstrap, stream("bootstrap"))
         if settings.subsamples:
-            alpha = partial(_alpha_of, estimator, settings.estimator in WINDOWED)
+            alpha = partial(_alpha_of, estimator)
             found["subsample_variation"] = subsample_variation(_values(matrix), alpha, settings.subsamples, stream("subsamples"))
     if settings.goodness:
         kept = spectrum[spectrum > WW_THRESHOLD]
@@ -121,7 +122,7 @@ def _stream(seed: int, name: str, purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode()), zlib.crc32(purpose.encode())])
 
 
-def _alpha_of(estimator: Estimator, windowed: bool, W: Floats) -> float:
+def _alpha_of(estimator: Estimator, W: Floats) -> float:
     tall = W if W.shape[0] >= W.shape[1] else W.T
-    spectrum = window_eigenvalues(W) if windowed else eigenvalues([tall], tall.shape[1])
-    return float(estimator(spectrum).alpha)
+    spectrum = window_eigenvalues(W) if estimator.windowed else eigenvalues([tall], tall.shape[1])
+    return float(estimator.fit(spectrum).alpha)

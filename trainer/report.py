@@ -8,7 +8,7 @@ from spectra.report import ModelInfo
 from trainer.settings import TrainSettings
 
 
-class RouteHealth(Value):
+class RouterHealth(Value):
     """How one mixture's router has used its experts, padding left out."""
 
     site: str
@@ -61,7 +61,7 @@ class RunReport(Document):
     evaluations: tuple[EvaluationPoint, ...] = ()
     best_step: int | None = None
     """Of the evaluations; its adapters are in the folder `best`."""
-    routes: tuple[RouteHealth, ...] = ()
+    routes: tuple[RouterHealth, ...] = ()
     """How each router chose at the end of the run."""
     notes: tuple[str, ...] = ()
     """What a reader should know, for instance that a router has collapsed."""

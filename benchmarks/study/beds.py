@@ -52,7 +52,7 @@ class Bed:
         """One run of a plan on one task or several together, beside `processes` - 1 others."""
         files = [self.write(output / "tasks", task) for task in tasks]
         return Job(
-            entrant=name,
+            candidate=name,
             plan=str(plan),
             model=str(self.model(output)),
             data=tuple(str(train) for train, _ in files),

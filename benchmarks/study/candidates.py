@@ -119,7 +119,7 @@ def _by(granularity: Granularity) -> Rule:
 def full(evidence: Evidence, settings: AllocationSettings) -> Demand:
     """`combined`, trusting a rehearsal in full."""
     before = np.array(prior(evidence, settings).weights)
-    return replace(combined(evidence, settings), weights=tuple(evidence.appetite(before, 1.0).tolist()))
+    return replace(combined(evidence, settings), weights=tuple(evidence.weights(before, 1.0).tolist()))
 
 
 def _pooled(key: Callable[[SiteEvidence], object]) -> Rule:
@@ -137,12 +137,12 @@ def _pooled(key: Callable[[SiteEvidence], object]) -> Rule:
 def _shared(site: SiteEvidence, group: list[SiteEvidence]) -> SiteEvidence:
     """The site with its share of the group's benefit, by its cost; errors as if sites and shares were independent."""
     share = site.rank_cost / sum(other.rank_cost for other in group)
-    tasks = zip(*(other.benefit for other in group), strict=True)
-    benefit = tuple(
+    tasks = zip(*(other.loss_reduction for other in group), strict=True)
+    loss_reduction = tuple(
         Estimate(mean=share * sum(one.mean for one in task), error=share * sum(one.error**2 for one in task) ** 0.5)
         for task in tasks
     )
-    return replace(site, benefit=benefit)
+    return replace(site, loss_reduction=loss_reduction)
 
 
 def tempered(evidence: Evidence, settings: AllocationSettings) -> Demand:
@@ -153,7 +153,7 @@ def tempered(evidence: Evidence, settings: AllocationSettings) -> Demand:
 
 def prior(evidence: Evidence, settings: AllocationSettings) -> Demand:
     """`combined` without its rehearsal."""
-    sites = tuple(replace(site, benefit=()) for site in evidence.sites)
+    sites = tuple(replace(site, loss_reduction=()) for site in evidence.sites)
     return combined(replace(evidence, sites=sites), settings)
 
 

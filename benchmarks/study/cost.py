@@ -10,11 +10,11 @@ from pathlib import Path
 
 import click
 from beds import BEDS
+from trainer.attribution.trial_run import MEASURED
 
 import planner
 from spectra import open_checkpoint
 from trainer.attribution.attribution import POINTS
-from trainer.attribution.rehearsal import MEASURED
 from trainer.study.jobs import Job, run_all, workers
 
 RATE, BUDGET, REHEARSED = 2e-2, "rank 2", 30
@@ -46,7 +46,7 @@ def main(bed: str, output: Path, seeds: int, processes: int) -> None:
     processes = processes or workers()
     for job, evaluation in run_all(jobs(bed, output, seeds, processes), processes):
         assert evaluation is not None  # only trials of a sweep may diverge
-        print(Path(job.folder).parent.name, job.entrant, job.settings.seed, f"{evaluation.trained.loss:.4f}", flush=True)
+        print(Path(job.folder).parent.name, job.candidate, job.settings.seed, f"{evaluation.trained.loss:.4f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from beds import BEDS
 from run import PROBED, make_plan
+from trainer.attribution.trial_run import run_trial
 
 import planner
 import spectra
 from spectra import open_checkpoint
 from trainer import load_sample
-from trainer.attribution.rehearsal import rehearse
 from trainer.study.jobs import Job, run_all, workers
 
 RATE = 2e-2
@@ -34,7 +34,7 @@ class Frontier:
     """Of uniform."""
     others: tuple[tuple[str, str], ...]
     """Strategy and budget."""
-    rehearsed: int = 0
+    with_trial_run: int = 0
 
 
 FRONTIERS = {
@@ -50,7 +50,7 @@ FRONTIERS = {
         tasks=("translations", "sources", "frames"),
         ranks=(1, 2, 4),
         others=tuple(("combined", str(budget)) for budget in (25440, 30528, 40704, 50880, 61056)),
-        rehearsed=30,
+        with_trial_run=30,
     ),
 }
 
@@ -62,20 +62,20 @@ def jobs(name: str, output: Path, task: str, seeds: int, processes: int) -> list
     data, _ = bed.write(output / "tasks", task)
     sample = load_sample(checkpoint, data, samples=PROBED, max_length=bed.length, seed=0)
     gradients = planner.probe(sample.model, sample.batches, checkpoint=checkpoint, task=task)
-    if frontier.rehearsed:
-        gradients = gradients.rehearsed(*rehearse(checkpoint, data, bed.settings(RATE, max_steps=frontier.rehearsed)))
+    if frontier.with_trial_run:
+        gradients = gradients.with_trial_run(*run_trial(checkpoint, data, bed.settings(RATE, max_steps=frontier.with_trial_run)))
     found = []
     folder = output / "frontier" / name / task
     for rank in frontier.ranks:
         make_plan("combined", f"worth rank {rank}", checkpoint, alphas, gradients).save(folder / f"worth-{rank}.json")
     for strategy, budget in (*(("uniform", f"rank {rank}") for rank in frontier.ranks), *frontier.others):
-        entrant = f"{strategy} {budget}".replace(" ", "-")
-        path = folder / f"{entrant}.json"
+        candidate = f"{strategy} {budget}".replace(" ", "-")
+        path = folder / f"{candidate}.json"
         plan = make_plan(strategy, budget, checkpoint, alphas, gradients)
         plan.save(path)
         for seed in range(seeds):
-            own = folder / "runs" / entrant / f"seed-{seed}"
-            job = bed.job(output, (task,), entrant, path, own, bed.settings(RATE, seed=seed), processes)
+            own = folder / "runs" / candidate / f"seed-{seed}"
+            job = bed.job(output, (task,), candidate, path, own, bed.settings(RATE, seed=seed), processes)
             found.append((job, plan.parameters))
     return sorted(found, key=lambda pair: pair[0].settings.seed)
 
@@ -124,7 +124,7 @@ def main(bed: str, output: Path, seeds: int, processes: int) -> None:
             assert evaluation is not None  # only trials of a sweep may diverge
             loss = evaluation.trained.loss
             rows.append(
-                {"task": task, "plan": job.entrant, "parameters": sizes[job.folder], "seed": job.settings.seed, "loss": loss}
+                {"task": task, "plan": job.candidate, "parameters": sizes[job.folder], "seed": job.settings.seed, "loss": loss}
             )
             print(*rows[-1].values(), flush=True)
     frame = pd.DataFrame(rows)

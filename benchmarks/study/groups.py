@@ -17,12 +17,12 @@ import pandas as pd
 import torch
 from beds import BEDS
 from torch import Tensor, nn
+from trainer.attribution.trial_run import RANK, short_run
 
 import planner
 from planner import Plan, example_losses
 from spectra import Checkpoint, open_checkpoint
-from trainer.attribution.attribution import Batches, Dial, attribute, turned
-from trainer.attribution.rehearsal import RANK, short_run
+from trainer.attribution.attribution import AdapterScale, Batches, attribute, scaled
 from trainer.layers.inject import mixtures
 from trainer.layers.mixture import MixtureLinear
 from trainer.study.jobs import Job, run_all, workers
@@ -62,8 +62,8 @@ def truths(output: Path, task: str, processes: int) -> Mapping[str, float]:
     losses = {}
     for job, evaluation in run_all(jobs, processes):
         assert evaluation is not None  # only trials of a sweep may diverge
-        losses[job.entrant] = evaluation.trained.loss
-        print(task, job.entrant, round(evaluation.trained.loss, 4), flush=True)
+        losses[job.candidate] = evaluation.trained.loss
+        print(task, job.candidate, round(evaluation.trained.loss, 4), flush=True)
     more = {name: one.parameters - plan.parameters for name, one in plans.items()}
     return {name: 1e4 * (losses["uniform"] - losses[name]) / more[name] for name in plans if name != "uniform"}
 
@@ -77,14 +77,14 @@ def turn_to_components(mixture: MixtureLinear) -> None:
     mixture.A.copy_(roots[:, None] * right[: len(roots)])
 
 
-def slopes(model: nn.Module, sample: Batches, dials: list[Dial], to: float) -> list[Tensor]:
+def slopes(model: nn.Module, sample: Batches, adapter_scales: list[AdapterScale], to: float) -> list[Tensor]:
     """Of the loss by every base weight, adapters scaled by `to`."""
-    weights = [dial.module.base.weight.requires_grad_(True) for dial in dials]  # type: ignore[union-attr]
+    weights = [scale.module.base.weight.requires_grad_(True) for scale in adapter_scales]  # type: ignore[union-attr]
     sums = [torch.zeros_like(weight) for weight in weights]
     for batch in sample:
         inputs = dict(batch)
         labels = inputs.pop("labels")
-        with turned(dials, to):
+        with scaled(adapter_scales, to):
             loss = example_losses(model(**inputs).logits, labels).mean()
             for total, slope in zip(sums, torch.autograd.grad(loss, weights), strict=True):
                 total += slope / len(sample)
@@ -105,7 +105,8 @@ def signals(checkpoint: Checkpoint, data: Path) -> pd.DataFrame:
     for mixture in found.values():
         turn_to_components(mixture)
     parts = [
-        Dial(mixture, "gain", mixture.gain, tuple(f"{name}#{part}" for part in range(RANK))) for name, mixture in found.items()
+        AdapterScale(mixture, "gain", mixture.gain, tuple(f"{name}#{part}" for part in range(RANK)))
+        for name, mixture in found.items()
     ]
     shares = attribute(model, parts, sample).mean(0).reshape(-1, RANK).numpy()
     frame = pd.DataFrame(index=list(found))

@@ -54,7 +54,7 @@ def main(output: Path, seeds: int, processes: int) -> None:
             rows.append(
                 {
                     "task": Path(one.folder).parts[-3],
-                    "plan": one.entrant,
+                    "plan": one.candidate,
                     "seed": one.settings.seed,
                     "loss": evaluation.trained.loss,
                 }

@@ -43,7 +43,7 @@ def read(output: Path, stage: Stage, task: str, seed: int) -> tuple[pd.DataFrame
     """Training losses by step and plan, and every plan's loss on the test set."""
     folder = runs_folder(output, stage, task, stage.learning_rates[0]) / "runs"
     curves, scores = {}, {}
-    for name in ("uniform-lora", *stage.entrants):
+    for name in ("uniform-lora", *stage.candidates):
         run = folder / name / f"seed-{seed}"
         curves[name] = {point.step: point.loss for point in RunReport.load(run / REPORT).curve}
         scores[name] = Evaluation.load(run / EVALUATION).trained.loss

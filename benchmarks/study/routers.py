@@ -58,7 +58,7 @@ def main(output: Path, seeds: int, processes: int) -> None:
         for task in evaluation.tasks:
             trained = Path(job.folder).parts[-3]
             score = task.trained
-            rows.append([trained, task.name, job.entrant, job.settings.seed, 100 * score.accuracy, score.loss])
+            rows.append([trained, task.name, job.candidate, job.settings.seed, 100 * score.accuracy, score.loss])
             print(*rows[-1], flush=True)
     frame = pd.DataFrame(rows, columns=["trained on", "task", "plan", "seed", "accuracy", "loss"])
     frame.to_csv(output / "routers.csv", index=False)

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t
 from stages import STAGES, Stage
+from trainer.attribution.trial_run import run_trial
 
 import planner
 import planner.strategies
@@ -27,7 +28,6 @@ import spectra
 from planner import SensitivityReport
 from spectra import Checkpoint, SpectraReport, open_checkpoint
 from trainer import load_sample
-from trainer.attribution.rehearsal import rehearse
 from trainer.report import Evaluation
 from trainer.run_folder import EVALUATION
 from trainer.study.compare import compare
@@ -68,12 +68,12 @@ def run_stage(stage: Stage, output: Path, processes: int) -> pd.DataFrame:
         data, test = bed.write(output / "tasks", task)
         sample = load_sample(checkpoint, data, samples=PROBED, max_length=bed.length, seed=0)
         gradients = planner.probe(sample.model, sample.batches, checkpoint=checkpoint, task=task)
-        if stage.rehearsed:
-            short = bed.settings(stage.learning_rates[0], max_steps=stage.rehearsed)
-            gradients = gradients.rehearsed(*rehearse(checkpoint, data, short))
+        if stage.with_trial_run:
+            short = bed.settings(stage.learning_rates[0], max_steps=stage.with_trial_run)
+            gradients = gradients.with_trial_run(*run_trial(checkpoint, data, short))
         for rate in stage.learning_rates:
             folder = runs_folder(output, stage, task, rate)
-            names = ("uniform-lora", *stage.entrants)
+            names = ("uniform-lora", *stage.candidates)
             for name in names:
                 strategy = name.replace("uniform-lora", stage.baseline)
                 make_plan(strategy, stage.budget, checkpoint, alphas, gradients).save(folder / "made" / f"{name}.json")

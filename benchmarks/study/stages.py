@@ -12,34 +12,34 @@ class Stage:
     """Which plans are compared on which tasks."""
 
     tasks: tuple[str, ...]
-    entrants: tuple[str, ...]
+    candidates: tuple[str, ...]
     """Strategies; `NAME-mixture` lets a plan have several experts per module, else it is plain LoRA; `NAME-sparse` may leave
     modules out."""
     seeds: int
     bed: str
     learning_rates: tuple[float, ...]
     budget: str = "rank 2"
-    rehearsed: int = 0
+    with_trial_run: int = 0
     """Steps of the probe's rehearsal."""
     baseline: str = "uniform"
     """The strategy of `uniform-lora`, with which all are compared; another where no rank is affordable everywhere."""
 
 
-def classifiers(tasks: tuple[str, ...], *entrants: str, seeds: int, **others: object) -> Stage:
+def classifiers(tasks: tuple[str, ...], *candidates: str, seeds: int, **others: object) -> Stage:
     """Plans of MiniLM."""
     usual = {"bed": "minilm", "learning_rates": (2e-3,)}
-    return Stage(tasks=tasks, entrants=entrants, seeds=seeds, **usual | others)  # type: ignore[arg-type]
+    return Stage(tasks=tasks, candidates=candidates, seeds=seeds, **usual | others)  # type: ignore[arg-type]
 
 
-def texts(bed: str, tasks: tuple[str, ...], *entrants: str, seeds: int = 1, **others: object) -> Stage:
+def texts(bed: str, tasks: tuple[str, ...], *candidates: str, seeds: int = 1, **others: object) -> Stage:
     """Plans of a language model."""
     usual = {"bed": bed, "learning_rates": (2e-2,)}
-    return Stage(tasks=tasks, entrants=entrants, seeds=seeds, **usual | others)  # type: ignore[arg-type]
+    return Stage(tasks=tasks, candidates=candidates, seeds=seeds, **usual | others)  # type: ignore[arg-type]
 
 
-def rehearsed(stage: Stage) -> Stage:
+def with_trial_run(stage: Stage) -> Stage:
     """The same with a rehearsal of 30 steps, what `plan probe` does by itself."""
-    return replace(stage, rehearsed=30)
+    return replace(stage, with_trial_run=30)
 
 
 STRUCTURE = ("corruption", "follows", "indent")
@@ -68,38 +68,38 @@ STAGES: Mapping[str, Stage] = {
         "language", language.HELD_OUT, "combined", "hot-experts", "dr-lora", "random", "lora-smoe", "uniform-mixture", seeds=2
     ),
     # with a rehearsal
-    "dense": rehearsed(texts("dense", language.DEVELOPMENT, "combined", "mola", seeds=2)),
-    "dense-held-out": rehearsed(
+    "dense": with_trial_run(texts("dense", language.DEVELOPMENT, "combined", "mola", seeds=2)),
+    "dense-held-out": with_trial_run(
         texts("dense", language.HELD_OUT, "combined", "alphalora", "lora-smoe", "mola", "random", "uniform-mixture")
     ),
-    "classifiers": rehearsed(classifiers(DEVELOPMENT, "combined", "tempered", seeds=2)),
-    "rehearsed": rehearsed(classifiers(HELD_OUT, "combined", seeds=4)),
-    "scarce": rehearsed(
+    "classifiers": with_trial_run(classifiers(DEVELOPMENT, "combined", "tempered", seeds=2)),
+    "rehearsed": with_trial_run(classifiers(HELD_OUT, "combined", seeds=4)),
+    "scarce": with_trial_run(
         classifiers(RAISED, "combined-sparse", "query-value", "random-some", seeds=1, budget="18432", baseline="attention")
     ),
-    "upper": rehearsed(texts("dense", language.DEVELOPMENT, "upper-half", "combined-upper-half", "combined-upper-third")),
-    "dense-again": rehearsed(texts("dense", language.HELD_OUT, "combined", "combined-upper-half")),
-    "upper-classifiers": rehearsed(classifiers(HELD_OUT, "combined-upper-half", seeds=2)),
-    "signals": rehearsed(
+    "upper": with_trial_run(texts("dense", language.DEVELOPMENT, "upper-half", "combined-upper-half", "combined-upper-third")),
+    "dense-again": with_trial_run(texts("dense", language.HELD_OUT, "combined", "combined-upper-half")),
+    "upper-classifiers": with_trial_run(classifiers(HELD_OUT, "combined-upper-half", seeds=2)),
+    "signals": with_trial_run(
         texts(
             "dense",
             language.DEVELOPMENT,
             *("alpha", "inverse-alpha", "gradient", "product", "by-layer", "by-projection", "combined"),
         )
     ),
-    "experts-rehearsed": rehearsed(texts("language", ("tables", "cython", "licences"), "combined", "prior")),
+    "experts-rehearsed": with_trial_run(texts("language", ("tables", "cython", "licences"), "combined", "prior")),
     # on tasks and texts that no choice has seen
-    "texts": rehearsed(
+    "texts": with_trial_run(
         texts("dense", language.CONFIRMATION, "combined", "full", "alphalora", "lora-smoe", "random", "uniform-mixture")
     ),
-    "texts-seeds": rehearsed(texts("dense", language.CONFIRMATION, "combined", "full", seeds=2)),
-    "texts-pooled": rehearsed(texts("dense", language.CONFIRMATION, "layers", "types")),
+    "texts-seeds": with_trial_run(texts("dense", language.CONFIRMATION, "combined", "full", seeds=2)),
+    "texts-pooled": with_trial_run(texts("dense", language.CONFIRMATION, "layers", "types")),
     "mixtures-texts": texts("dense", ("translations", "scripts", "sources", "frames"), "uniform-mixture", budget="rank 8"),
     "mixtures-classifiers": classifiers(("role", "typo", "operator"), "uniform-mixture", seeds=2, budget="rank 8"),
-    "longer": rehearsed(texts("longer", ("translations", "sources", "frames"), "combined")),
-    "experts-texts": rehearsed(
+    "longer": with_trial_run(texts("longer", ("translations", "sources", "frames"), "combined")),
+    "experts-texts": with_trial_run(
         texts("language", language.CONFIRMATION, "combined", "lora-smoe", "dr-lora", "random", "uniform-mixture")
     ),
-    "classifiers-again": rehearsed(classifiers(CONFIRMATION, "combined", "random", "lora-smoe-mixture", seeds=2)),
+    "classifiers-again": with_trial_run(classifiers(CONFIRMATION, "combined", "random", "lora-smoe-mixture", seeds=2)),
     "classifiers-prior": classifiers(CONFIRMATION, "prior", seeds=2),
 }

@@ -46,13 +46,13 @@ def topic(random: random.Random, path: str, text: str, tree: ast.Module) -> Text
 def corruption(random: random.Random, path: str, text: str, tree: ast.Module) -> Texts:
     """Whether a sentence is intact, has two neighbouring words swapped, or one word replaced by another of the same file."""
     known = [sentence.split() for _, doc in docstrings(tree) for sentence in sentences(doc)]
-    pool = [word for words in known for word in words]
+    group = [word for words in known for word in words]
     for words in known:
         label, at = random.choice(("intact", "swapped", "replaced")), random.randrange(len(words) - 1)
         if label == "swapped":
             words[at : at + 2] = words[at + 1], words[at]
         elif label == "replaced":
-            words[at] = random.choice(pool)
+            words[at] = random.choice(group)
         yield " ".join(words), label
 
 
@@ -70,11 +70,11 @@ def indent(random: random.Random, path: str, text: str, tree: ast.Module) -> Tex
 def follows(random: random.Random, path: str, text: str, tree: ast.Module) -> Texts:
     """Whether the second sentence really follows the first, or comes from elsewhere in the same file."""
     docs = [sentences(doc) for _, doc in docstrings(tree)]
-    pool = [sentence for doc in docs for sentence in doc]
+    group = [sentence for doc in docs for sentence in doc]
     for doc in docs:
         for first, second in pairwise(doc):
             real = random.random() < 0.5
-            yield f"{first} [SEP] {second if real else random.choice(pool)}", "yes" if real else "no"
+            yield f"{first} [SEP] {second if real else random.choice(group)}", "yes" if real else "no"
 
 
 def order(random: random.Random, path: str, text: str, tree: ast.Module) -> Texts:

@@ -12,11 +12,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from planner.evidence.shrinkage import FORESIGHT, Floats, shrunk, updated
+from planner.evidence.shrinkage import TRUST, Floats, shrunk, updated
 from planner.sensitivity.report import Estimate, SensitivityReport, SiteSensitivity, Statistic
 from spectra import Checkpoint, InputError, SpectraReport
 from spectra.analysis import model_info
-from spectra.checkpoint.names import expert_index, is_adaptable, order, place, projection_type, resolve
+from spectra.checkpoint.names import expert_index, is_adaptable, parse_name, projection_type, resolve, sort_key
 from spectra.report import ModelInfo, SiteSpectrum
 
 T = TypeVar("T")
@@ -37,10 +37,10 @@ class SiteEvidence:
     alpha: Estimate
     sensitivity: tuple[Estimate, ...]
     """The chosen statistic per parameter, one estimate per task."""
-    routing: float = math.nan
+    token_share: float = math.nan
     """Share of tokens that reach the routed expert, averaged over tasks."""
-    benefit: tuple[Estimate, ...] = ()
-    """What the site's adapter gained in each task's rehearsal."""
+    loss_reduction: tuple[Estimate, ...] = ()
+    """What the site's adapter took off the loss in each task's trial run, in nats per example."""
 
     @property
     def rank_cost(self) -> int:
@@ -54,8 +54,8 @@ class Evidence:
 
     model: ModelInfo
     sites: tuple[SiteEvidence, ...]
-    notes: tuple[str, ...] = ()
-    """What a plan made from this should say."""
+    shapes_unsure: bool = False
+    """Whether shapes come from a table of alphas, which may not say which side of a matrix is the input."""
 
     @property
     def layers(self) -> Mapping[tuple[str, int], list[int]]:
@@ -99,29 +99,29 @@ class Evidence:
         mean: Floats = np.exp(np.mean([np.log(shrunk(self.types, task)) for task in tasks], axis=0))
         return mean
 
-    def use(self) -> Floats:
+    def token_shares(self) -> Floats:
         """(sites,): the share of the tasks' tokens that pass a site, 1 but for routed experts; never quite zero."""
-        shares = np.array([site.routing if site.expert is not None else 1.0 for site in self.sites])
+        shares = np.array([site.token_share if site.expert is not None else 1.0 for site in self.sites])
         if np.isnan(shares).any():
             name = self.sites[int(np.isnan(shares).argmax())].name
             raise InputError(f"site {name!r}: the sensitivity report does not say how many tokens reach it; see plan probe")
-        found: Floats = np.maximum(shares, LEAST_USE)
+        found: Floats = np.maximum(shares, LEAST_SHARE)
         return found
 
-    def benefits(self) -> list[Floats]:
-        """Per rehearsed task (sites, 2): benefit per parameter of an adapter and its standard error."""
+    def loss_reductions(self) -> list[Floats]:
+        """For every task with a trial run (sites, 2): loss reduction per parameter of an adapter, and its standard error."""
         cost = np.array([site.rank_cost for site in self.sites], dtype=np.float64)
-        tasks = zip(*(site.benefit for site in self.sites), strict=True)
+        tasks = zip(*(site.loss_reduction for site in self.sites), strict=True)
         return [np.array([(one.mean, one.error) for one in task]) / cost[:, None] for task in tasks]
 
-    def appetite(self, prior: Floats, foresight: float = FORESIGHT) -> Floats:
-        """(sites,): benefit per parameter as rehearsals measured it, mean 1, averaged over tasks; `prior` where they did not.
+    def weights(self, prior: Floats, trust: float = TRUST) -> Floats:
+        """(sites,): loss reduction per parameter as trial runs measured it, mean 1, averaged over tasks; else the prior.
 
         Args:
             prior: (sites,), positive: what to believe of a site whose measurement is all noise.
-            foresight: how much of a rehearsal, noise apart, is believed to hold for a long run; from 0 to 1.
+            trust: how much of a trial run, noise apart, is believed to hold for a long run; from 0 to 1.
         """
-        tasks = [updated(prior, task, foresight) for task in self.benefits()]
+        tasks = [updated(prior, task, trust) for task in self.loss_reductions()]
         mean: Floats = np.mean(tasks, axis=0) if tasks else prior / prior.mean()
         return mean
 
@@ -132,15 +132,14 @@ class Evidence:
             "sensitivity": not self.sites[0].sensitivity,
         }
         if missing[what]:
-            raise InputError(f"strategy {strategy!r} needs --{what} with measured values: make it with plan {MAKERS[what]}")
+            raise InputError(f"strategy {strategy!r} needs `{what}` with measured values: make it with plan {MAKERS[what]}")
         if what == "sensitivity" and not (self.sensitivities() > 0).any():
             raise InputError(f"strategy {strategy!r}: every gradient in the sensitivity report is zero")
 
 
-LEAST_USE = 1e-6
+LEAST_SHARE = 1e-6
 ROUNDING = 1e-9  # a third of six layers is two
 UNKNOWN = Estimate(mean=math.nan, error=math.nan)
-UNSURE_OF_SHAPES = "shapes come from a table of alphas, which may not say which side is the input; make sure with plan check"
 MAKERS = {"spectra": "analyze", "sensitivity": "probe"}
 
 
@@ -171,16 +170,16 @@ def gather(
     model, shapes = _inventory(spectra, sensitivity, checkpoint)
     alphas = _joined(shapes, _alphas(spectra, estimator), "spectra") if spectra else {}
     gradients = _joined(shapes, _gradients(sensitivity), "sensitivity") if sensitivity else {}
-    names = sorted(shapes, key=order)
+    names = sorted(shapes, key=sort_key)
     sites = tuple(_site(name, shapes[name], alphas.get(name, UNKNOWN), gradients.get(name), statistic) for name in names)
     known_by_table = model.fingerprint is None and any(site.shape[0] != site.shape[1] for site in sites)
-    return Evidence(model=model, sites=sites, notes=(UNSURE_OF_SHAPES,) if known_by_table else ())
+    return Evidence(model=model, sites=sites, shapes_unsure=known_by_table)
 
 
 def _site(name: str, shape: Shape, alpha: Estimate, gradients: SiteSensitivity | None, statistic: Statistic) -> SiteEvidence:
-    where = place(name)
+    where = parse_name(name)
     assert where is not None  # the inventory holds adaptable names only
-    routing = [task.frequency for task in gradients.routing] if gradients else []
+    shares = [task.token_share for task in gradients.usage] if gradients else []
     return SiteEvidence(
         name=name,
         shape=shape,
@@ -189,8 +188,8 @@ def _site(name: str, shape: Shape, alpha: Estimate, gradients: SiteSensitivity |
         expert=expert_index(name),
         alpha=alpha,
         sensitivity=gradients.per_parameter(statistic) if gradients else (),
-        routing=sum(routing) / len(routing) if routing else math.nan,
-        benefit=gradients.benefit if gradients else (),
+        token_share=sum(shares) / len(shares) if shares else math.nan,
+        loss_reduction=gradients.loss_reduction if gradients else (),
     )
 
 
@@ -205,7 +204,7 @@ def _require_one_model(
     known = [(source, fingerprint) for source, fingerprint in prints.items() if fingerprint]
     for source, fingerprint in known[1:]:
         if fingerprint != known[0][1]:
-            raise InputError(f"--{known[0][0]} and --{source} are of different models: {known[0][1]} and {fingerprint}")
+            raise InputError(f"`{known[0][0]}` and `{source}` are of different models: {known[0][1]} and {fingerprint}")
 
 
 def _inventory(
@@ -218,7 +217,7 @@ def _inventory(
     elif sensitivity is not None:
         model, matrices = sensitivity.model, {site.name: site.shape for site in sensitivity.sites}
     else:
-        raise InputError("nothing to allocate from: give --spectra, --sensitivity or --model")
+        raise InputError("nothing to allocate from: give `spectra`, `sensitivity` or `model`")
     shapes = {name: shape for name, shape in matrices.items() if is_adaptable(name)}
     if not shapes:
         raise InputError(f"{model.name}: no linear module inside a numbered layer")
@@ -239,7 +238,7 @@ def _alpha(site: SiteSpectrum, estimator: str | None) -> Estimate:
     fit = site if estimator is None else site.fits.get(estimator)
     if fit is None:
         known = ", ".join(site.fits) or "only the table's"
-        raise InputError(f"--estimator {estimator!r}: site {site.name!r} has no such fit, it has {known}; see plan analyze")
+        raise InputError(f"`estimator` {estimator!r}: site {site.name!r} has no such fit, it has {known}; see plan analyze")
     resampled = site.uncertainty.subsample_variation if fit is site else math.nan
     return Estimate(mean=fit.alpha, error=fit.alpha * resampled if math.isfinite(resampled) else fit.sigma)
 

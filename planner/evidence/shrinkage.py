@@ -1,4 +1,4 @@
-"""How far a noisy measurement is believed: towards the mean of its kind, or away from a prior, by how noisy it is."""
+"""How far a noisy measurement is believed: towards the mean of its projection type, or away from a prior, by how noisy it is."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from planner.sensitivity.report import Estimate
 
 Floats = NDArray[np.float64]
-FORESIGHT = 0.5  # a longer run learns with other modules than a short one does, on some tasks with quite other ones
-LEAST_APPETITE = 0.01  # of the mean: a module that a short run did not need may be needed later
+TRUST = 0.5  # a longer run learns with other modules than a short one does, on some tasks with quite other ones
+LEAST_WEIGHT = 0.01  # of the mean: a module that a short run did not need may be needed later
 
 
 def shrunk(types: Sequence[str], estimates: Sequence[Estimate]) -> Floats:
@@ -27,9 +27,9 @@ def shrunk(types: Sequence[str], estimates: Sequence[Estimate]) -> Floats:
         Shape (n,), geometric mean 1 within each type; unknown ones are 1.
     """
     means, errors = np.array([(estimate.mean, estimate.error) for estimate in estimates]).T
-    deviations, kinds = np.zeros(len(types)), np.array(types)
-    for kind in np.unique(kinds):
-        members = np.flatnonzero((kinds == kind) & (means >= 0))
+    deviations, known = np.zeros(len(types)), np.array(types)
+    for projection in np.unique(known):
+        members = np.flatnonzero((known == projection) & (means >= 0))
         if (means[members] > 0).any():
             least = means[members][means[members] > 0].min()
             deviations[members] = _shrunk_deviations(np.maximum(means[members], least), errors[members])
@@ -44,32 +44,32 @@ def _shrunk_deviations(means: Floats, errors: Floats) -> Floats:
     return kept
 
 
-def updated(prior: Floats, measured: Floats, foresight: float = FORESIGHT) -> Floats:
+def updated(prior: Floats, measured: Floats, trust: float = TRUST) -> Floats:
     """Move from a prior towards what was measured, each site as far as its noise lets one tell.
 
     On a scale where the mean is 1: of the spread between measurement and prior, what exceeds the mean noise is real, and each
-    difference is multiplied by real / (real + its own noise), the James-Stein estimator, and by `foresight`.
+    difference is multiplied by real / (real + its own noise), the James-Stein estimator, and by `trust`.
 
     Args:
         prior: (sites,), positive.
         measured: (sites, 2), means and standard errors; NaN where an error is unknown.
-        foresight: how much of a measurement, noise apart, is believed to hold for a long run; from 0 to 1.
+        trust: how much of a measurement, noise apart, is believed to hold for a long run; from 0 to 1.
 
     Returns:
-        Shape (sites,), mean 1, nowhere below `LEAST_APPETITE`. The prior, if the measurements do not add up to a gain beyond
+        Shape (sites,), mean 1, nowhere below `LEAST_WEIGHT`. The prior, if the measurements do not sum to a loss reduction beyond
         twice their noise.
     """
     before: Floats = prior / prior.mean()
     means, errors = measured.T
-    if not is_told(measured):
+    if not is_significant(measured):
         return before
     away, noise = means / means.mean() - before, np.square(errors / means.mean())
     real = max(0.0, float(np.square(away).mean() - noise.mean()))
-    moved = np.maximum(before + foresight * away * (real / (real + noise) if real else 0.0), LEAST_APPETITE)
+    moved = np.maximum(before + trust * away * (real / (real + noise) if real else 0.0), LEAST_WEIGHT)
     found: Floats = moved / moved.mean()
     return found
 
 
-def is_told(measured: Floats) -> bool:
-    """Whether (sites, 2) means and errors add up to a gain beyond twice their noise; never where the noise is unknown."""
+def is_significant(measured: Floats) -> bool:
+    """Whether (sites, 2) means and errors sum to a loss reduction beyond twice their noise; never where the noise is unknown."""
     return bool(measured[:, 0].sum() > 2 * np.sqrt(np.square(measured[:, 1]).sum()))

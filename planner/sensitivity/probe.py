@@ -9,7 +9,7 @@ No clipping, no weight updates, dropout off, every site sees the same examples: 
 (docs/method.md).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,15 +20,15 @@ from planner.modules.checkpointing import recompute
 from planner.modules.fused_experts import expert_sites, is_experts
 from planner.modules.linear import linear_shape
 from planner.sensitivity.recorder import Recorder
-from planner.sensitivity.report import Routing, SensitivityReport, SiteSensitivity, Task
+from planner.sensitivity.report import ExpertUsage, SensitivityReport, SiteSensitivity, Task
 from planner.sensitivity.statistics import estimates, stability
 from spectra import Checkpoint, InputError
 from spectra.analysis import model_info
-from spectra.checkpoint.names import is_adaptable, order, projection_type, resolve
+from spectra.checkpoint.names import is_adaptable, projection_type, resolve, sort_key
+from spectra.core.progress import Progress, silent
 from spectra.report import ModelInfo
 
 Batch = Mapping[str, Tensor]
-Progress = Callable[[int], None]
 
 
 def probe(
@@ -38,7 +38,7 @@ def probe(
     checkpoint: Checkpoint | None = None,
     task: str = "task",
     gradient_checkpointing: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> SensitivityReport:
     """Measure the sensitivity of every linear module, and the routing of mixture-of-experts models.
 
@@ -49,7 +49,7 @@ def probe(
         checkpoint: where the model came from; the report then uses its names, which may lack a prefix that the live model adds.
         task: a name for this sample.
         gradient_checkpointing: recompute each layer in the backward pass instead of keeping its activations.
-        progress: called with the number of examples done.
+        progress: told the number of examples done after each batch.
 
     Returns:
         Per linear module inside a numbered layer, and per routed expert's projection, the statistics of `SiteSensitivity`; the
@@ -69,12 +69,12 @@ def probe(
         examples = _run(model, batches, recorder, progress)
     if examples == 0:
         raise InputError(f"task {task!r}: no examples to take gradients on")
-    routing = _routing(recorder, experts)
-    sites = [_site(stored[name], name, shape, recorder, routing) for name, shape in shapes.items()]
-    sites.sort(key=lambda site: order(site.name))
+    usage = _usage(recorder, experts)
+    sites = [_site(stored[name], name, shape, recorder, usage) for name, shape in shapes.items()]
+    sites.sort(key=lambda site: sort_key(site.name))
     squared = np.stack([recorder.per_example(name)[:, 0].numpy() for name in shapes], axis=1)
-    curve, settled = stability(squared, [projection_type(name) for name in shapes])
-    described = Task(name=task, examples=examples, stability=curve, settles_at=settled)
+    curve, stable_from = stability(squared, [projection_type(name) for name in shapes])
+    described = Task(name=task, examples=examples, stability=curve, stable_from=stable_from)
     return SensitivityReport(model=_info(model, checkpoint), tasks=(described,), sites=tuple(sites))
 
 
@@ -99,27 +99,27 @@ def _info(model: nn.Module, checkpoint: Checkpoint | None) -> ModelInfo:
     return ModelInfo(name=type(model).__name__, parameters=parameters, fingerprint=None)
 
 
-def _site(name: str, live: str, shape: tuple[int, int], recorder: Recorder, routing: Mapping[str, Routing]) -> SiteSensitivity:
+def _site(name: str, live: str, shape: tuple[int, int], recorder: Recorder, usage: Mapping[str, ExpertUsage]) -> SiteSensitivity:
     per_example = recorder.per_example(live)
     if torch.isinf(per_example).any() or torch.isnan(per_example[:, 0]).any():
         raise InputError(f"site {name!r}: gradient is not finite; check the model's weights and dtype")
     values = {statistic.replace("-", "_"): value for statistic, value in estimates(per_example.numpy()).items()}
-    routed = (routing[live],) if live in routing else ()
-    return SiteSensitivity.model_validate({"name": name, "shape": shape, "routing": routed, **values})
+    used = (usage[live],) if live in usage else ()
+    return SiteSensitivity.model_validate({"name": name, "shape": shape, "usage": used, **values})
 
 
-def _routing(recorder: Recorder, experts: Mapping[str, nn.Module]) -> Mapping[str, Routing]:
+def _usage(recorder: Recorder, experts: Mapping[str, nn.Module]) -> Mapping[str, ExpertUsage]:
     """How each routed expert was used, under the names of its projections."""
     found = {}
     for name, module in experts.items():
-        frequency, weight = recorder.routing(name)
+        shares, weights = recorder.usage(name)
         for site in expert_sites(module):
             expert = int(site.partition(".")[0])
-            found[f"{name}.{site}"] = Routing(frequency=float(frequency[expert]), weight=float(weight[expert]))
+            found[f"{name}.{site}"] = ExpertUsage(token_share=float(shares[expert]), mean_weight=float(weights[expert]))
     return found
 
 
-def _run(model: nn.Module, batches: Iterable[Batch], recorder: Recorder, progress: Progress | None) -> int:
+def _run(model: nn.Module, batches: Iterable[Batch], recorder: Recorder, progress: Progress) -> int:
     examples = 0
     device = next(model.parameters()).device
     for batch in batches:
@@ -131,8 +131,7 @@ def _run(model: nn.Module, batches: Iterable[Batch], recorder: Recorder, progres
             raise InputError(f"loss of example {examples + int((~torch.isfinite(losses)).nonzero()[0]) + 1} is not finite")
         losses.sum().backward()  # type: ignore[no-untyped-call]
         examples += len(labels)
-        if progress:
-            progress(examples)
+        progress(examples)
     return examples
 
 

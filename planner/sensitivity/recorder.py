@@ -46,7 +46,7 @@ class Recorder:
         """Prepare to watch some linear modules and some modules of routed experts, both by name."""
         self._linears, self._experts = linears, experts
         self._batches: list[dict[str, Tensor]] = []
-        self._routing: list[dict[str, tuple[Tensor, Tensor]]] = []
+        self._usage: list[dict[str, tuple[Tensor, Tensor]]] = []
         self._mask: Tensor | None = None
         self._examples = self._before = 0
 
@@ -55,7 +55,7 @@ class Recorder:
         self._before += self._examples
         self._examples, self._mask = examples, mask
         self._batches.append({})
-        self._routing.append({})
+        self._usage.append({})
 
     def per_example(self, site: str) -> Tensor:
         """(examples, 4): a site's statistics in the order of `STATISTICS`, NaN where one was not taken.
@@ -64,9 +64,9 @@ class Recorder:
         """
         return torch.cat([batch[site] for batch in self._batches])
 
-    def routing(self, experts: str) -> tuple[Tensor, Tensor]:
+    def usage(self, experts: str) -> tuple[Tensor, Tensor]:
         """Per expert of a module of experts: share of tokens that chose it, and mean routing weight over those."""
-        chosen, weight = (torch.stack(parts).sum(0) for parts in zip(*(batch[experts] for batch in self._routing), strict=True))
+        chosen, weight = (torch.stack(parts).sum(0) for parts in zip(*(batch[experts] for batch in self._usage), strict=True))
         return chosen[:-1] / chosen[-1], weight / chosen[:-1]
 
     @contextmanager
@@ -106,7 +106,7 @@ class Recorder:
             nothing = torch.zeros(self._examples, len(STATISTICS), dtype=torch.float64)
             nothing[[not self._in_full(example) for example in range(self._examples)], 1:] = torch.nan
             self._batches[-1].setdefault(f"{name}.{site}", nothing)
-        self._routing[-1][name] = self._count(module, index, weights.detach())
+        self._usage[-1][name] = self._count(module, index, weights.detach())
         return run_experts(module, hidden, index, weights, partial(self._watch_expert, name, module, len(hidden)))
 
     def _watch_expert(

@@ -31,16 +31,16 @@ class Stability(Value):
     """Of the two top halves, corrected for chance: 0 where sites are picked blindly, 1 where both halves are the same."""
 
 
-class Rehearsal(Value):
-    """A short run of uniform LoRA, after which every module's share of what the run gained was measured."""
+class TrialRun(Value):
+    """A short run of uniform LoRA, after which its loss reduction was attributed to the modules."""
 
     rank: int
     steps: int
     batch_size: int
     learning_rate: float
     examples: int
-    """Held-out examples that the gain was measured on."""
-    gain: Estimate
+    """Held-out examples that the loss reduction was measured on."""
+    loss_reduction: Estimate
     """What the adapters take off the mean loss per example, in nats; its error is over batches."""
 
 
@@ -51,18 +51,18 @@ class Task(Value):
     examples: int
     stability: tuple[Stability, ...] = ()
     """For growing samples, as far as half the examples allow."""
-    settles_at: int | None = None
+    stable_from: int | None = None
     """Examples from which on the rank correlation stays at 0.95 or above; None if it never does."""
-    rehearsal: Rehearsal | None = None
-    """None where probing was done without."""
+    trial_run: TrialRun | None = None
+    """None if the task was probed without."""
 
 
-class Routing(Value):
+class ExpertUsage(Value):
     """How a routed expert was used by the tokens of one task, padding left out."""
 
-    frequency: Measured
+    token_share: Measured
     """Share of tokens that chose the expert; over the experts of a layer it sums to the number chosen per token."""
-    weight: Measured
+    mean_weight: Measured
     """Mean routing weight of the expert over the tokens that chose it; NaN if none did."""
 
 
@@ -84,10 +84,10 @@ class SiteSensitivity(Value):
     """|sum G W|: the first-order change of the loss if the matrix vanished."""
     fisher: tuple[Estimate, ...]
     """sum (G W)^2: the empirical Fisher's second-order estimate of the same."""
-    routing: tuple[Routing, ...] = ()
+    usage: tuple[ExpertUsage, ...] = ()
     """Per task, for the matrices of a routed expert; empty elsewhere."""
-    benefit: tuple[Estimate, ...] = ()
-    """Per task, the share of the rehearsal's gain that this module's adapter brought; empty without rehearsals."""
+    loss_reduction: tuple[Estimate, ...] = ()
+    """For every task with a trial run, its loss reduction in nats per example that is attributed to this module's adapter."""
 
     def per_parameter(self, statistic: Statistic = "squared-gradient") -> tuple[Estimate, ...]:
         """A statistic over the number of weights, which makes matrices of unequal size comparable."""
@@ -118,21 +118,23 @@ class SensitivityReport(Document):
     @model_validator(mode="after")
     def _one_value_per_task(self) -> Self:
         for site in self.sites:
-            if len(site.squared_gradient) != len(self.tasks) or len(site.routing) not in (0, len(self.tasks)):
+            if len(site.squared_gradient) != len(self.tasks) or len(site.usage) not in (0, len(self.tasks)):
                 raise ValueError(f"{site.name}: {len(site.squared_gradient)} gradients for {len(self.tasks)} tasks")
-            if len(site.benefit) != len(rehearsed := [task for task in self.tasks if task.rehearsal]):
-                raise ValueError(f"{site.name}: {len(site.benefit)} benefits for {len(rehearsed)} rehearsed tasks")
+            if len(site.loss_reduction) != len(tried := [task for task in self.tasks if task.trial_run]):
+                raise ValueError(
+                    f"{site.name}: {len(site.loss_reduction)} loss reductions for {len(tried)} tasks with a trial run"
+                )
         return self
 
     def by_name(self) -> Mapping[str, SiteSensitivity]:
         """The sites, by name."""
         return {site.name: site for site in self.sites}
 
-    def rehearsed(self, rehearsal: Rehearsal, benefits: Mapping[str, Estimate]) -> "SensitivityReport":
-        """This report of one task, with what its rehearsal measured: one benefit for every site."""
+    def with_trial_run(self, trial_run: TrialRun, loss_reductions: Mapping[str, Estimate]) -> "SensitivityReport":
+        """This report of one task, with what its trial run measured: one loss reduction for every site."""
         (task,) = self.tasks
-        sites = tuple(site.model_copy(update={"benefit": (benefits[site.name],)}) for site in self.sites)
-        return self.model_copy(update={"tasks": (task.model_copy(update={"rehearsal": rehearsal}),), "sites": sites})
+        sites = tuple(site.model_copy(update={"loss_reduction": (loss_reductions[site.name],)}) for site in self.sites)
+        return self.model_copy(update={"tasks": (task.model_copy(update={"trial_run": trial_run}),), "sites": sites})
 
 
 def join(reports: Sequence[SensitivityReport]) -> SensitivityReport:
@@ -154,6 +156,6 @@ def join(reports: Sequence[SensitivityReport]) -> SensitivityReport:
 
 
 def _side_by_side(same: Sequence[SiteSensitivity]) -> SiteSensitivity:
-    fields = [statistic.replace("-", "_") for statistic in STATISTICS] + ["routing", "benefit"]
+    fields = [statistic.replace("-", "_") for statistic in STATISTICS] + ["usage", "loss_reduction"]
     joined = {field: tuple(value for site in same for value in getattr(site, field)) for field in fields}
     return same[0].model_copy(update=joined)

@@ -11,7 +11,7 @@ from planner.sensitivity.report import STATISTICS, Estimate, Stability, Statisti
 
 Floats = NDArray[np.float64]
 SPLITS = 20  # random pairs of disjoint samples behind each figure of stability
-SETTLED = 0.95
+STABLE = 0.95
 # The squared norm costs two small products; the other three statistics need the gradient itself, a third of a training step. So
 # they are taken on every fourth example, and probing stays within 1.3 times a LoRA step.
 EVERY = 4
@@ -74,15 +74,15 @@ def stability(per_example: Floats, types: Sequence[str]) -> tuple[tuple[Stabilit
         types: each site's projection type; sites are compared with their type's mean, or size would make up the agreement.
 
     Returns:
-        One entry per size, and the size from which on the rank correlation stays high.
+        One entry per size, and the size from which on the rank correlation stays high, if any.
     """
     found = tuple(_agreement(per_example, types, size) for size in _sizes(len(per_example)))
-    settled = None
+    stable_from = None
     for entry in reversed(found):
-        if not entry.rank_correlation >= SETTLED:
+        if not entry.rank_correlation >= STABLE:
             break
-        settled = entry.examples
-    return found, settled
+        stable_from = entry.examples
+    return found, stable_from
 
 
 def _sizes(examples: int) -> Iterator[int]:
@@ -104,10 +104,10 @@ def _agreement(per_example: Floats, types: Sequence[str], size: int) -> Stabilit
 
 
 def _relative(means: Floats, types: Sequence[str]) -> Floats:
-    kinds = np.array(types)
-    relative = means.copy()
-    for kind in np.unique(kinds):
-        relative[kinds == kind] /= max(float(means[kinds == kind].mean()), np.finfo(float).tiny)
+    known, relative = np.array(types), means.copy()
+    for projection in np.unique(known):
+        members = known == projection
+        relative[members] /= max(float(means[members].mean()), np.finfo(float).tiny)
     return relative
 
 

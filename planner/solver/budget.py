@@ -8,23 +8,24 @@ from typing import Literal
 from spectra import InputError
 
 _FORMS = (
-    "write parameters (2000000, 500k, 2M), a share of the model (1%), a rank at every site (rank 8), experts (160 experts),"
-    " the fewest parameters that are worth a uniform rank (worth rank 8) or the path of a plan whose size is meant"
+    "write parameters (2000000, 500k, 2M), a share of the model (1%), a rank at every site (rank 8), experts (160 experts), the"
+    " smallest budget whose plan matches a uniform rank by the strategy's own objective (match rank 8), or the path of a plan"
+    " file to match in size"
 )
 _NUMBER = re.compile(r"(?P<number>\d+(\.\d+)?(e\d+)?)\s*(?P<unit>|k|M|G|B|%|experts?)", re.IGNORECASE)
-_RANK = re.compile(r"(?P<worth>worth\s+)?rank\s*=?\s*(?P<rank>\d+)(\s+everywhere)?", re.IGNORECASE)
+_RANK = re.compile(r"(?P<match>match\s+)?rank\s*=?\s*(?P<rank>\d+)(\s+everywhere)?", re.IGNORECASE)
 _SCALES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cap:
+class BudgetLimit:
     """The most that may be spent, in trainable parameters or in experts."""
 
     request: str
     unit: Literal["parameters", "experts"]
     amount: int
-    worth: int = 0
-    """If positive, the least that is worth as much to the strategy as this rank at every site; the amount is what that costs."""
+    match_rank: int = 0
+    """If positive: spend the least whose plan reaches the objective of this rank at every site. The amount is what that costs."""
 
 
 def site_cost(shape: tuple[int, int], ranks: Sequence[int]) -> int:
@@ -42,31 +43,31 @@ def site_cost(shape: tuple[int, int], ranks: Sequence[int]) -> int:
     return sum(ranks) * (d_in + d_out) + router
 
 
-def parse_budget(text: str, *, parameters: int, rank_cost: int) -> Cap:
+def parse_budget(text: str, *, parameters: int, rank_cost: int) -> BudgetLimit:
     """Read a budget.
 
     Args:
-        text: `2000000`, `500k`, `2M`, `1%`, `rank 8`, `worth rank 8` or `160 experts`.
+        text: `2000000`, `500k`, `2M`, `1%`, `rank 8`, `match rank 8` or `160 experts`.
         parameters: of the model, what a share refers to.
         rank_cost: trainable parameters of one rank at every site.
 
     Raises:
         InputError: not one of these forms, or nothing to spend.
     """
-    if match := _RANK.fullmatch(text.strip()):
-        rank = int(match["rank"])
-        cap = Cap(request=text, unit="parameters", amount=rank * rank_cost, worth=rank if match["worth"] else 0)
+    if found := _RANK.fullmatch(text.strip()):
+        rank = int(found["rank"])
+        limit = BudgetLimit(request=text, unit="parameters", amount=rank * rank_cost, match_rank=rank if found["match"] else 0)
         whole = True
-    elif match := _NUMBER.fullmatch(text.strip().replace(",", "").replace("_", "")):
-        number, unit = float(match["number"]), match["unit"].lower()
+    elif found := _NUMBER.fullmatch(text.strip().replace(",", "").replace("_", "")):
+        number, unit = float(found["number"]), found["unit"].lower()
         if unit.startswith("expert"):
-            cap = Cap(request=text, unit="experts", amount=int(number))
+            limit = BudgetLimit(request=text, unit="experts", amount=int(number))
         else:
             amount = number / 100 * parameters if unit == "%" else number * _SCALES[unit]
-            cap = Cap(request=text, unit="parameters", amount=int(amount))
+            limit = BudgetLimit(request=text, unit="parameters", amount=int(amount))
         whole = unit in _SCALES.keys() - {""} or unit == "%" or number.is_integer()
     else:
         raise InputError(f"budget {text!r} cannot be read; {_FORMS}")
-    if not whole or cap.amount < 1:
-        raise InputError(f"budget {text!r} is not a positive whole number of {cap.unit}; {_FORMS}")
-    return cap
+    if not whole or limit.amount < 1:
+        raise InputError(f"budget {text!r} is not a positive whole number of {limit.unit}; {_FORMS}")
+    return limit

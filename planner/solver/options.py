@@ -1,15 +1,15 @@
-"""What the solver may choose from: for every group of sites a menu of total ranks, each with its experts, cost and value."""
+"""What the solver may choose from: for every group of sites a set of total ranks, each with its experts, cost and value."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from planner.evidence.evidence import Evidence, SiteEvidence
-from planner.settings import AllocationSettings, Granularity
-from planner.solver.budget import Cap, site_cost
-from planner.solver.knapsack import Kind, Menu
-from planner.strategies.demand import Demand, utility
+from planner.evidence.evidence import SiteEvidence
+from planner.solver.budget import site_cost
+from planner.solver.knapsack import ItemTable, OptionSet
+from planner.solver.problem import Problem
+from planner.strategies.demand import utility
 from spectra import InputError
 
 DEFAULT_EXPERT_RANK = 8  # what AlphaLoRA, LoRA-SMoE and MoLA train with
@@ -18,8 +18,8 @@ CEILING = 8  # by default no site gets more than this many times the affordable 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
-    """How a site's total rank is cut into (experts, rank) pairs."""
+class ExpertSplit:
+    """How a site's total rank is split into experts."""
 
     expert_rank: int
     """Rank an expert grows to before the next one is added."""
@@ -27,7 +27,7 @@ class Cut:
     multiple: int
 
     def ranks(self, total: int, expert: int | None = None) -> tuple[int, ...]:
-        """Cut a total rank, a multiple of `multiple`, into experts that differ by at most one multiple.
+        """Split a total rank, a multiple of `multiple`, into experts that differ by at most one multiple.
 
         Args:
             total: of all experts.
@@ -40,100 +40,71 @@ class Cut:
         return ((units + 1) * self.multiple,) * larger + (units * self.multiple,) * (count - larger)
 
 
-def cut_for(evidence: Evidence, demand: Demand, cap: Cap, settings: AllocationSettings) -> Cut:
+def expert_split(problem: Problem) -> ExpertSplit:
     """Choose the experts' rank: as asked for, else 8, or for a tight budget what leaves an average site two experts.
 
     Raises:
         InputError: a rank that no site can have, or that is no multiple.
     """
-    rank = settings.expert_rank
+    settings, rank = problem.settings, problem.settings.expert_rank
     if rank is None:
-        rank = max(_default_rank(evidence, demand, cap), settings.rank_multiple)
-    if rank > (side := min(min(site.shape) for site in evidence.sites)):
-        raise InputError(f"expert rank {rank} exceeds the smallest side of a site, {side}")
+        rank = max(_default_rank(problem), settings.rank_multiple)
+    if rank > (side := min(min(site.shape) for site in problem.evidence.sites)):
+        raise InputError(f"`expert_rank` {rank} exceeds the smallest side of a site, {side}")
     if rank % settings.rank_multiple:
-        raise InputError(f"expert rank {rank} is no multiple of --rank-multiple {settings.rank_multiple}")
-    plain = demand.plain and settings.expert_rank is None and cap.unit == "parameters"
+        raise InputError(f"`expert_rank` {rank} is no multiple of `rank_multiple` {settings.rank_multiple}")
+    plain = problem.demand.plain and settings.expert_rank is None and problem.limit.unit == "parameters"
     most = settings.max_experts or (1 if plain else MOST_EXPERTS)
-    return Cut(expert_rank=rank, max_experts=most, multiple=settings.rank_multiple)
+    return ExpertSplit(expert_rank=rank, max_experts=most, multiple=settings.rank_multiple)
 
 
-def _default_rank(evidence: Evidence, demand: Demand, cap: Cap) -> int:
-    if cap.unit == "experts" or demand.experts is not None:
+def _default_rank(problem: Problem) -> int:
+    if problem.limit.unit == "experts" or problem.demand.experts is not None:
         return DEFAULT_EXPERT_RANK
-    half = int(mean_rank(evidence, demand, cap) / 2)
-    return min(DEFAULT_EXPERT_RANK, 1 << max(0, half.bit_length() - 1))
+    half = int(problem.mean_rank / 2)
+    return min(DEFAULT_EXPERT_RANK, 1 << max(0, half.bit_length() - 1))  # the largest power of two within the half
 
 
-def mean_rank(evidence: Evidence, demand: Demand, cap: Cap) -> float:
-    """Total rank per wanted site that the cap affords, routers aside."""
-    return cap.amount / max(1, sum(site.rank_cost for site in wanted(evidence, demand)))
-
-
-def wanted(evidence: Evidence, demand: Demand) -> list[SiteEvidence]:
-    """The sites of positive weight."""
-    return [site for site, weight in zip(evidence.sites, demand.weights, strict=True) if weight > 0]
-
-
-def groups(evidence: Evidence, demand: Demand, granularity: Granularity) -> list[list[int]]:
-    """Positions of the sites that share one decision; sites of weight 0 are in no group."""
-    gathered: dict[object, list[int]] = {}
-    for position, (site, weight) in enumerate(zip(evidence.sites, demand.weights, strict=True)):
-        if weight > 0:
-            gathered.setdefault(_group(site, granularity), []).append(position)
-    return list(gathered.values())
-
-
-def _group(site: SiteEvidence, granularity: Granularity) -> object:
-    if granularity == "expert":
-        return (site.layer, site.expert) if site.expert is not None else site.name
-    return {"model": None, "layer": site.layer, "projection": site.projection, "module": site.name}[granularity]
-
-
-def menus(
-    evidence: Evidence, demand: Demand, cap: Cap, cut: Cut, settings: AllocationSettings, members: Sequence[Sequence[int]]
-) -> list[tuple[Menu, list[int]]]:
-    """A menu for each group, and the total ranks that its options stand for.
+def option_sets(problem: Problem, split: ExpertSplit) -> list[tuple[OptionSet, list[int]]]:
+    """A set of options for each group, and the total ranks that they stand for.
 
     Raises:
         InputError: limits on the rank that contradict each other or a site's shape.
     """
-    kinds: dict[tuple[tuple[tuple[int, int], bool], ...], tuple[Kind, list[int]]] = {}
-    appetite = np.array(demand.weights) / max(demand.weights)
+    # Groups of one signature share their item table: a large model has tens of thousands of groups and a handful of signatures.
+    tables: dict[tuple[tuple[tuple[int, int], bool], ...], tuple[ItemTable, list[int]]] = {}
     made = []
-    for group in members:
-        sites = [evidence.sites[position] for position in group]
+    for group in problem.groups:
+        sites = [problem.evidence.sites[position] for position in group]
         signature = tuple(sorted((site.shape, site.expert is not None) for site in sites))
-        if signature not in kinds:
-            kinds[signature] = _kind(sites, demand, mean_rank(evidence, demand, cap), cut, settings)
-        kind, totals = kinds[signature]
-        weight = sum(appetite[position] * evidence.sites[position].rank_cost for position in group)
-        made.append((Menu(kind, float(f"{weight:.12g}")), totals))  # rescaled weights then differ in no digit
+        if signature not in tables:
+            tables[signature] = _item_table(problem, sites, split)
+        table, totals = tables[signature]
+        weight = sum(problem.relative_weights[at] * problem.evidence.sites[at].rank_cost for at in group)
+        made.append((OptionSet(table, float(f"{weight:.12g}")), totals))  # rescaled weights then differ in no digit
     return made
 
 
-def _least(sites: Sequence[SiteEvidence], demand: Demand, settings: AllocationSettings) -> int:
-    if settings.min_rank is not None:
-        return settings.min_rank
-    return 0 if demand.spares_experts and all(site.expert is not None for site in sites) else 1
+def _least(problem: Problem, sites: Sequence[SiteEvidence]) -> int:
+    if problem.settings.min_rank is not None:
+        return problem.settings.min_rank
+    return 0 if problem.demand.spares_experts and all(site.expert is not None for site in sites) else 1
 
 
-def _kind(
-    sites: Sequence[SiteEvidence], demand: Demand, affordable: float, cut: Cut, settings: AllocationSettings
-) -> tuple[Kind, list[int]]:
+def _item_table(problem: Problem, sites: Sequence[SiteEvidence], split: ExpertSplit) -> tuple[ItemTable, list[int]]:
     """Every admissible total rank with its cost and utility."""
-    multiple = cut.multiple
-    least = -(-_least(sites, demand, settings) // multiple) * multiple
-    if demand.utility == "log":
+    multiple = split.multiple
+    least = -(-_least(problem, sites) // multiple) * multiple
+    if problem.utility == "log":
         least = max(least, multiple)  # the logarithm wants everyone to have something
     side = min(min(site.shape) for site in sites)
-    most = settings.max_rank or max(least, int(CEILING * affordable) + multiple)
-    most = min(most, side * (1 if sites[0].expert is not None else cut.max_experts))
+    most = problem.settings.max_rank or max(least, int(CEILING * problem.mean_rank) + multiple)
+    most = min(most, side * (1 if sites[0].expert is not None else split.max_experts))
     totals = list(range(least, most + 1, multiple))
     if not totals:
         raise InputError(
             f"site {sites[0].name!r}: no rank is at least {least}, at most {most} and a multiple of {multiple};"
-            " see --min-rank, --max-rank and --rank-multiple"
+            " change `min_rank`, `max_rank` or `rank_multiple`"
         )
-    costs = [sum(site_cost(site.shape, cut.ranks(total, site.expert)) for site in sites) for total in totals]
-    return Kind(np.array(costs, dtype=float), utility(demand.utility, np.array(totals, dtype=float))), totals
+    costs = [sum(site_cost(site.shape, split.ranks(total, site.expert)) for site in sites) for total in totals]
+    return ItemTable(np.array(costs, dtype=float), utility(problem.utility, np.array(totals, dtype=float))), totals

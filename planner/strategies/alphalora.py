@@ -4,12 +4,25 @@ A larger alpha means a lighter tail, a less well trained layer, and more experts
 utility log(x) with weights alpha^beta, which is how it fits a budget of parameters.
 """
 
+from typing import Annotated
+
+from pydantic import Field
+
 from planner.evidence.evidence import Evidence
-from planner.settings import AllocationSettings
 from planner.strategies.demand import Demand
+from spectra.core.documents import Value
 
 
-def alphalora(evidence: Evidence, settings: AllocationSettings) -> Demand:
+class AlphaLoraSettings(Value):
+    """The rule's own settings."""
+
+    beta: Annotated[float, Field(gt=0, le=100)] = 2.5
+    """Exponent of alpha. A larger one favours the layers with large alphas more."""
+    parity: bool = False
+    """Repair rounding as the released code does, instead of fairly."""
+
+
+def alphalora(evidence: Evidence, settings: AlphaLoraSettings) -> Demand:
     """Weight each layer by the plain mean of its matrices' alphas, raised to beta.
 
     Raises:

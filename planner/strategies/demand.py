@@ -6,10 +6,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.settings import Granularity
-
 Floats = NDArray[np.float64]
 Utility = Literal["log", "log1p", "power"]
+Granularity = Literal["model", "layer", "projection", "expert", "module"]
 GAMMA = 1.2  # DR-LoRA's penalty exponent, hard-coded in its release
 
 
@@ -25,6 +24,8 @@ class Demand:
     """One per site, >= 0; only ratios matter. A site of weight 0 gets nothing."""
     granularity: Granularity = "module"
     utility: Utility = "log1p"
+    without_floor: Utility | None = None
+    """The utility where the user asks for a minimum rank of 0; by default the same."""
     spares_experts: bool = False
     """Whether routed experts may go without, where the user asks for no least rank: who sees no token learns nothing."""
     plain: bool = False

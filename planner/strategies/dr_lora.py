@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.evidence.evidence import Evidence
-from planner.settings import AllocationSettings
 from planner.strategies.demand import Demand
+from spectra.checkpoint.names import live_name
+from spectra.core.methods import NoSettings
 
 Floats = NDArray[np.float64]
-ADAPTED = ("up_proj", "down_proj", "w2", "w3")  # the published setting leaves gates alone
+ADAPTED = ("up_proj", "down_proj")  # the published setting leaves gates alone
 
 
-def dr_lora(evidence: Evidence, settings: AllocationSettings) -> Demand:
+def dr_lora(evidence: Evidence, settings: NoSettings) -> Demand:
     """Weights f g, each normalised within the layer.
 
     In a mixture-of-experts model: f is the expert's share of tokens, g its sensitivity averaged over its adapted projections,
@@ -28,8 +29,10 @@ def dr_lora(evidence: Evidence, settings: AllocationSettings) -> Demand:
     routed = any(site.expert is not None for site in evidence.sites)
     gradient = evidence.sensitivities()
     gradient = (gradient / np.maximum(gradient.sum(axis=0), np.finfo(float).tiny)).mean(axis=1)
-    demand = np.array([site.routing if site.expert is not None else 1.0 for site in evidence.sites])
-    wanted = np.array([not routed or (site.expert is not None and site.projection.endswith(ADAPTED)) for site in evidence.sites])
+    demand = np.array([site.token_share if site.expert is not None else 1.0 for site in evidence.sites])
+    wanted = np.array(
+        [not routed or (site.expert is not None and live_name(site.name).endswith(ADAPTED)) for site in evidence.sites]
+    )
     weights = np.zeros(len(evidence.sites))
     for members in evidence.layers.values():
         chosen = np.array([member for member in members if wanted[member]], dtype=np.intp)

@@ -7,28 +7,28 @@ arXiv 2603.24044; HELLoRA, 2605.18795).
 import math
 
 from planner.evidence.evidence import Evidence
-from planner.settings import AllocationSettings
 from planner.strategies.demand import Demand
 from spectra import InputError
+from spectra.core.methods import NoSettings
 
 SHARE = 0.25
 
 
-def hot_experts(evidence: Evidence, settings: AllocationSettings) -> Demand:
+def hot_experts(evidence: Evidence, settings: NoSettings) -> Demand:
     """Equal weight for the experts with the largest shares of tokens, per layer; ties go to the lower number.
 
     Raises:
-        InputError: no sensitivity report with routing.
+        InputError: no sensitivity report, or one without routed experts.
     """
     evidence.require("sensitivity", "hot-experts")
-    if not any(math.isfinite(site.routing) for site in evidence.sites):
+    if not any(math.isfinite(site.token_share) for site in evidence.sites):
         raise InputError(
-            "strategy 'hot-experts': no routed experts in the sensitivity report; it is for mixture-of-experts models"
+            "strategy 'hot-experts': the sensitivity report knows no routed experts; it is for mixture-of-experts models"
         )
     weights = [0.0] * len(evidence.sites)
     for members in evidence.layers.values():
         shares = {
-            evidence.sites[at].expert: evidence.sites[at].routing for at in members if evidence.sites[at].expert is not None
+            evidence.sites[at].expert: evidence.sites[at].token_share for at in members if evidence.sites[at].expert is not None
         }
         hot = sorted(shares, key=lambda expert: (-shares[expert], expert))[: math.ceil(SHARE * len(shares))]
         for at in members:

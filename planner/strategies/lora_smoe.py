@@ -4,17 +4,28 @@ A module counts the tasks in which its squared gradient is among the top 60 per 
 Differences from the released code, which clips gradients and updates weights while it measures, are in docs/method.md.
 """
 
+from typing import Literal
+
 import numpy as np
 
 from planner.evidence.evidence import Evidence, SiteEvidence
-from planner.settings import AllocationSettings
 from planner.strategies.demand import Demand
+from spectra.core.documents import Value
 
 TOP_PERCENT = 60.0  # the released default
 ATTENTION = ("attn", "attention")
 
 
-def lora_smoe(evidence: Evidence, settings: AllocationSettings) -> Demand:
+class LoraSmoeSettings(Value):
+    """The rule's own settings."""
+
+    grouping: Literal["projection", "block", "all"] = "projection"
+    """Modules that compete: those of one projection type, those of attention and of the MLP, or all."""
+    parity: bool = False
+    """Give literally one expert for every task that wants the module, whatever the budget would buy."""
+
+
+def lora_smoe(evidence: Evidence, settings: LoraSmoeSettings) -> Demand:
     """Rank in proportion to the number of tasks that want the site; with parity that many experts, literally.
 
     Raises:

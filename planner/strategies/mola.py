@@ -1,8 +1,11 @@
 """`mola`: more experts at some depths than at others, whatever the model (Gao et al., NAACL Findings 2025, arXiv 2402.08562)."""
 
+from typing import Annotated
+
 from planner.evidence.evidence import Evidence
-from planner.settings import AllocationSettings
 from planner.strategies.demand import Demand
+from spectra.core.documents import Value
+from spectra.core.methods import OneOf
 
 QUARTERS = {
     "rectangle": (5, 5, 5, 5),
@@ -13,7 +16,16 @@ QUARTERS = {
 }
 
 
-def mola(evidence: Evidence, settings: AllocationSettings) -> Demand:
+class MolaSettings(Value):
+    """The rule's own settings."""
+
+    shape: Annotated[str, OneOf(QUARTERS, "shape")] = "inverted-triangle"
+    """Experts by quarter of the depth: rectangle 5555, inverted-triangle 2468, triangle 8642, hourglass 8228, diamond 2882."""
+    parity: bool = False
+    """Give literally these numbers of experts, whatever the budget would buy."""
+
+
+def mola(evidence: Evidence, settings: MolaSettings) -> Demand:
     """Capacity by quarter of the depth in the published proportions, which with parity are numbers of experts."""
     stacks: dict[str, list[int]] = {}
     for stack, layer in evidence.layers:

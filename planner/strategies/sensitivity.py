@@ -6,11 +6,11 @@ The plainest use of gradients, and a warning: on our pilot's tasks it lost to un
 import numpy as np
 
 from planner.evidence.evidence import Evidence
-from planner.settings import AllocationSettings
 from planner.strategies.demand import Demand
+from spectra.core.methods import NoSettings
 
 
-def sensitivity(evidence: Evidence, settings: AllocationSettings) -> Demand:
+def sensitivity(evidence: Evidence, settings: NoSettings) -> Demand:
     """Rank proportional to the chosen statistic per parameter, tasks weighing equally.
 
     Raises:

@@ -11,10 +11,10 @@ from matplotlib.ticker import MaxNLocator
 
 from planner.plan import Plan
 from planner.sensitivity.report import SensitivityReport
-from planner.views.maps import Map, draw, limits, maps
-from planner.views.tables import ranks
+from planner.views.tables import format_ranks
 from spectra import InputError
-from spectra.views.figures import MARKERS, PALETTE, style
+from spectra.views.figures import MARKERS, PALETTE, heat_map, style
+from spectra.views.layer_grid import Panel, layer_grid, limits
 
 DECIDED = ("total rank", "weight")
 READABLE = 400  # cells; beyond that numbers inside them would be dust
@@ -26,14 +26,13 @@ def allocation_figure(plan: Plan) -> Figure:
     Raises:
         InputError: the plan has no site inside a numbered layer.
     """
-    shown = _maps({site.name: float(sum(site.ranks)) for site in plan.sites}, f"plan for {plan.model.name}")
-    written = {site.name: ranks(site.ranks) for site in plan.sites}
+    shown = _panels_of({site.name: float(sum(site.ranks)) for site in plan.sites}, f"plan for {plan.model.name}")
+    written = {site.name: format_ranks(site.ranks) for site in plan.sites}
     most = max(1.0, limits(shown)[1])
     with style():
         figure = _canvas(shown)
         for axes, one in zip(figure.subplots(1, len(shown), squeeze=False, width_ratios=_widths(shown))[0], shown, strict=True):
-            image = draw(axes, one, "YlGnBu", (0.0, most))
-            axes.set_title(one.title)
+            image = heat_map(axes, one, "YlGnBu", (0.0, most))
             if one.values.size <= READABLE and not one.title:
                 _write(axes, one, written, 0.6 * most)
         figure.suptitle(f"{plan.model.name}: {plan.strategy}, {plan.parameters:,} parameters", x=0.01, ha="left", fontsize=10)
@@ -46,8 +45,8 @@ def evidence_figure(plan: Plan) -> Figure | None:
 
     Routed experts have a row of their own, with the share of tokens that reach them, drawn for one of their projections.
     """
-    kinds = [_panels(plan, routed) for routed in (False, True)]
-    rows = [panels for panels in kinds if len(panels) > 2]  # more than what the plan itself says
+    both = [_panels(plan, routed) for routed in (False, True)]
+    rows = [panels for panels in both if len(panels) > 2]  # more than what the plan itself says
     if not rows:
         return None
     across, tall = max(map(len, rows)), [_height(panels[0][1]) for panels in rows]
@@ -59,7 +58,7 @@ def evidence_figure(plan: Plan) -> Figure | None:
         for line, panels in zip(grid, rows, strict=True):
             for axes, (title, one) in zip(line, panels, strict=False):
                 axes.set_visible(True)
-                image = draw(axes, one, "YlGnBu" if title in DECIDED else "viridis", limits([one]))
+                image = heat_map(axes, one, "YlGnBu" if title in DECIDED else "viridis", limits([one]))
                 axes.set_title(f"{title}\n{one.title}" if one.title else title)
                 if one.title:  # narrow panels have room for few experts' numbers
                     apart = -(-len(one.columns) // 8)
@@ -68,19 +67,19 @@ def evidence_figure(plan: Plan) -> Figure | None:
     return figure
 
 
-def _panels(plan: Plan, routed: bool) -> list[tuple[str, Map]]:
+def _panels(plan: Plan, routed: bool) -> list[tuple[str, Panel]]:
     """What is known of the ordinary sites, or of the first projection of routed experts."""
     sites = [site for site in plan.sites if site.routed == routed]
     panels = {
         "total rank": {site.name: float(sum(site.ranks)) for site in sites},
         "weight": {site.name: site.weight for site in sites},
-        "share of tokens": {site.name: site.routing for site in sites},
+        "share of tokens": {site.name: site.token_share for site in sites},
         "alpha": {site.name: site.alpha for site in sites},
         f"log10 {plan.settings.statistic}": {site.name: _log10(site.sensitivity) for site in sites},
-        "gain per parameter": {site.name: site.benefit / sum(site.shape) for site in sites},
+        "trial run: loss reduction": {site.name: site.loss_reduction / sum(site.shape) for site in sites},
     }
     known = {title: values for title, values in panels.items() if any(math.isfinite(value) for value in values.values())}
-    return [(title, _maps(values, "plan")[0]) for title, values in known.items()]
+    return [(title, _panels_of(values, "plan")[0]) for title, values in known.items()]
 
 
 def sensitivity_figure(report: SensitivityReport) -> Figure:
@@ -92,15 +91,16 @@ def sensitivity_figure(report: SensitivityReport) -> Figure:
     panels = [
         replace(one, title=f"{task.name}: {one.title}" if one.title else task.name)
         for number, task in enumerate(report.tasks)
-        for one in _maps({site.name: _log10(site.per_parameter()[number].mean) for site in report.sites}, "sensitivity report")
+        for one in _panels_of(
+            {site.name: _log10(site.per_parameter()[number].mean) for site in report.sites}, "sensitivity report"
+        )
     ]
     curves = [task for task in report.tasks if task.stability]
     with style():
         figure = Figure(figsize=(1.2 + 3.0 * (len(panels) + bool(curves)), max(3.0, _height(panels[0]))), layout="constrained")
         axes = figure.subplots(1, len(panels) + bool(curves), squeeze=False)[0]
         for one, ax in zip(panels, axes, strict=False):
-            image = draw(ax, one, "viridis", limits(panels))
-            ax.set_title(one.title)
+            image = heat_map(ax, one, "viridis", limits(panels))
         figure.colorbar(image, ax=list(axes[: len(panels)]), label="log10 squared gradient per parameter", shrink=0.9)
         if curves:
             _draw_stability(axes[-1], report)
@@ -122,22 +122,22 @@ def _draw_stability(axes: Axes, report: SensitivityReport) -> None:
     axes.legend(fontsize=7)
 
 
-def _maps(values: Mapping[str, float], what: str) -> list[Map]:
-    shown = maps(values)
+def _panels_of(values: Mapping[str, float], what: str) -> list[Panel]:
+    shown = layer_grid(values).panels(values)
     if not shown:
         raise InputError(f"{what}: no site inside a numbered layer to plot")
     return shown
 
 
-def _canvas(shown: list[Map]) -> Figure:
+def _canvas(shown: list[Panel]) -> Figure:
     return Figure(figsize=(1.6 + sum(_widths(shown)), max(map(_height, shown))), layout="constrained")
 
 
-def _widths(shown: list[Map]) -> list[float]:
+def _widths(shown: list[Panel]) -> list[float]:
     return [min(7.0, 0.6 + (0.18 if one.title else 1.05) * len(one.columns)) for one in shown]
 
 
-def _height(one: Map) -> float:
+def _height(one: Panel) -> float:
     return 1.4 + min(9.0, 0.36 * len(one.rows))
 
 
@@ -145,7 +145,7 @@ def _log10(value: float) -> float:
     return math.log10(value) if value > 0 else math.nan
 
 
-def _write(axes: Axes, one: Map, written: Mapping[str, str], dark: float) -> None:
+def _write(axes: Axes, one: Panel, written: Mapping[str, str], dark: float) -> None:
     for (row, column), name in np.ndenumerate(one.names):
         if name:
             look = {

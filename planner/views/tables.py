@@ -1,86 +1,84 @@
-"""Plans and sensitivity reports for people."""
+"""Plans and sensitivity reports for people: tables, and a paragraph that sums a plan up."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from rich import box
 from rich.table import Table
 
 from planner.plan import Plan, PlannedSite
-from planner.sensitivity.report import SensitivityReport, SiteSensitivity
+from planner.sensitivity.report import SensitivityReport, SiteSensitivity, Task, TrialRun
 from spectra import InputError
-from spectra.checkpoint.names import Place, expert_index, place, projection_type, resolve, short
+from spectra.checkpoint.names import parse_name, projection_type, resolve, short_name
+from spectra.views.layer_grid import layer_grid, layer_labels
 
 BAR = 10  # characters for the largest site
 FOLDED = 60  # a plan with more routed experts than this shows one line per projection and layer instead of one per expert
+PRINTED_NOTES = 2  # a reader skips a longer list; the plan file holds all of them
 LOOK = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
 
 
 def plan_table(plan: Plan) -> Table:
     """One row per site: its ranks, what they cost, a bar, and the evidence behind them. Fits a terminal of 80 columns."""
+    reduced = math.fsum(site.loss_reduction for site in plan.sites)
+    tried, routed = not math.isnan(reduced), any(not math.isnan(site.token_share) for site in plan.sites)
     title = f"plan for {plan.model.name}: {plan.strategy}, budget {plan.budget.request}"
-    caption = "3 x 2: three experts of rank 2; " if any(len(site.ranks) > 1 for site in plan.sites) else ""
-    caption += f"g/mean: {plan.settings.statistic} per parameter, mean site = 1"
-    gained = math.fsum(site.benefit for site in plan.sites)
-    rehearsed = not math.isnan(gained)
-    caption += "; gain: its share of what a rehearsal gained" if rehearsed else ""
-    table = Table(title=title, caption=caption, **LOOK)  # type: ignore[arg-type]  # each key has its own type
+    table = Table(title=title, caption=_caption(plan, tried), **LOOK)  # type: ignore[arg-type]  # each key has its own type
     for heading in ("layer", "site"):
         table.add_column(heading, no_wrap=True)
     for heading in ("ranks", "params"):
         table.add_column(heading, justify="right")
     table.add_column("total rank", no_wrap=True)
-    routed = any(not math.isnan(site.routing) for site in plan.sites)
-    for heading in ("weight", "alpha", "g/mean", *(["tokens"] if routed else []), *(["gain"] if rehearsed else [])):
+    for heading in ("weight", "alpha", "g/mean", *["tokens"] * routed, *["trial"] * tried):
         table.add_column(heading, justify="right", no_wrap=True)
-    rows = _folded(plan) if sum(expert_index(site.name) is not None for site in plan.sites) > FOLDED else plan.sites
+    rows = _folded(plan) if sum(site.routed for site in plan.sites) > FOLDED else plan.sites
     largest = max(sum(site.ranks) for site in plan.sites) or 1
     mean = sum(site.sensitivity for site in plan.sites) / len(plan.sites) or math.nan
-    several = _several_stacks([site.name for site in plan.sites])
+    labels = layer_labels(site.name for site in plan.sites)
     for site in rows:
-        known = [_share(site.routing)] * routed + [f"{site.benefit / gained:.1%}"] * rehearsed
-        table.add_row(*_where(site.name, several), *_row(site, largest, mean), *known)
+        known = [_share(site.token_share)] * routed + [f"{site.loss_reduction / reduced:.1%}"] * tried
+        table.add_row(labels.get(site.name, ""), _projection(site.name), *_row(site, largest, mean), *known)
     return table
 
 
-def _several_stacks(names: list[str]) -> bool:
-    return len({where.stack for name in names if (where := place(name))}) > 1
+def _caption(plan: Plan, tried: bool) -> str:
+    mixtures = "3 x 2: three experts of rank 2; " if any(len(site.ranks) > 1 for site in plan.sites) else ""
+    trial = "; trial: share of the trial run's loss reduction" if tried else ""
+    return f"{mixtures}g/mean: {plan.settings.statistic} per parameter, mean site = 1{trial}"
 
 
 def _folded(plan: Plan) -> list[PlannedSite]:
     """Of the routed experts of one layer and projection only the one that got most, named `experts.*`."""
-    rows: dict[tuple[str, int, str], PlannedSite] = {}
+    rows: dict[object, PlannedSite] = {}
     for site in plan.sites:
-        where = place(site.name) or Place(stack="", layer=0, projection=site.name)
-        key = (where.stack, where.layer, projection_type(site.name))
+        where = parse_name(site.name)
+        key = (where.stack, where.layer, projection_type(site.name)) if where else site.name
         if key not in rows or sum(site.ranks) > sum(rows[key].ranks):
             rows[key] = site
     return list(rows.values())
 
 
-def _where(name: str, several: bool) -> tuple[str, str]:
-    """Layer, with its stack where there are several, and projection; a site outside any layer by its full name."""
-    where = place(name)
-    if where is None:
-        return "", name
-    return f"{where.stack} {where.layer}" if several else str(where.layer), short(where.projection)
+def _projection(name: str) -> str:
+    """A site's projection; its full name outside any layer."""
+    where = parse_name(name)
+    return short_name(where.projection) if where else name
 
 
 def _row(site: PlannedSite, largest: int, mean: float) -> tuple[str, ...]:
     total = sum(site.ranks)
     evidence = (number(site.alpha, ".2f"), number(site.sensitivity / mean, ".2f"))
-    return (ranks(site.ranks), f"{site.parameters:,}", f"{_bar(total, largest)} {total}", f"{site.weight:.2f}", *evidence)
+    return (format_ranks(site.ranks), f"{site.parameters:,}", f"{_bar(total, largest)} {total}", f"{site.weight:.2f}", *evidence)
 
 
 def _bar(total: int, largest: int) -> str:
     return "█" * max(min(1, total), round(BAR * total / largest))
 
 
-def _share(frequency: float) -> str:
-    return "" if math.isnan(frequency) else f"{frequency:.0%}"
+def _share(share: float) -> str:
+    return "" if math.isnan(share) else f"{share:.0%}"
 
 
-def ranks(given: tuple[int, ...]) -> str:
+def format_ranks(given: tuple[int, ...]) -> str:
     """Ranks as people read them: `3,3,2`, equal ones as `4 x 2`, none as a dash."""
     if not given:
         return "-"
@@ -99,11 +97,17 @@ def plan_summary(plan: Plan) -> str:
         f"{sum(bool(site.ranks) for site in plan.sites)} of {len(plan.sites)} sites adapted{_experts(plan, mixtures)}",
         f"{plan.parameters:,} trainable parameters{', routers included' if mixtures else ''}"
         f" ({100 * plan.parameters / plan.model.parameters:.2f}% of {plan.model.parameters:,})",
-        f"budget: {plan.budget.spent:,} of {plan.budget.cap:,} {plan.budget.unit} spent",
+        f"budget: {plan.budget.spent:,} of {plan.budget.limit:,} {plan.budget.unit} spent",
     ]
     if plan.optimum is not None:
         lines.append(f"within {100 * plan.optimum.gap:.3f}% of the best possible value of its objective")
-    return "\n".join([*lines, *(f"note: {note}" for note in plan.notes)])
+    return "\n".join([*lines, *_notes(plan)])
+
+
+def _notes(plan: Plan) -> list[str]:
+    shown = [f"note: {note.text}" + (f" ({note.link})" if note.link else "") for note in plan.notes[:PRINTED_NOTES]]
+    more = len(plan.notes) - len(shown)
+    return shown + ([f"{more} more {'note' if more == 1 else 'notes'} in the plan file"] if more else [])
 
 
 def _experts(plan: Plan, mixtures: int) -> str:
@@ -137,11 +141,13 @@ def difference_table(plan: Plan, other: Plan) -> Table:
         table.add_column(heading, no_wrap=True)
     for heading in (plan.strategy, other.strategy, "difference"):
         table.add_column(heading, justify="right", no_wrap=True)
-    several = _several_stacks(list(names))
+    labels = layer_labels(names)
     for site in plan.sites:
         mine, yours = site.ranks, theirs[names[site.name]].ranks if site.name in names else ()
         if mine != yours:
-            table.add_row(*_where(site.name, several), ranks(mine), ranks(yours), f"{sum(yours) - sum(mine):+d}")
+            change = f"{sum(yours) - sum(mine):+d}"
+            where = (labels.get(site.name, ""), _projection(site.name))
+            table.add_row(*where, format_ranks(mine), format_ranks(yours), change)
     return table
 
 
@@ -152,30 +158,26 @@ def _difference_title(plan: Plan, other: Plan) -> str:
     shared = [(sum(site.ranks), theirs[site.name]) for site in plan.sites if site.name in theirs]
     total = max(1, sum(mine for mine, _ in shared))
     moved = sum(max(0, mine - yours) for mine, yours in shared)
-    return f"{plan.strategy} -> {other.strategy}: {sizes}; {100 * moved / total:.0f}% of the rank sits elsewhere"
+    return f"{plan.strategy} -> {other.strategy}: {sizes}; {100 * moved / total:.0f}% of the rank is allocated differently"
 
 
 def sensitivity_tables(report: SensitivityReport) -> list[Table]:
-    """The squared gradient of every site, per parameter, and what its adapter gained in rehearsals; means over tasks."""
+    """The squared gradient of every site, per parameter, and its adapter's loss reduction in trial runs; means over tasks."""
     found = [_site_table(report, "sensitivity: squared gradient per parameter, mean site = 1", _gradient)]
-    if report.sites[0].benefit:
-        found.append(_site_table(report, "rehearsal: gain per parameter of an adapter, mean site = 1", _benefit))
+    if report.sites[0].loss_reduction:
+        found.append(_site_table(report, "trial run: loss reduction per parameter of an adapter, mean site = 1", _loss_reduction))
     return found
 
 
 def _site_table(report: SensitivityReport, title: str, value: Callable[[SiteSensitivity], float]) -> Table:
     table = Table("layer", title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    cells: dict[str, dict[str, list[float]]] = {}
-    several = _several_stacks([site.name for site in report.sites])
-    for site in report.sites:
-        layer, _ = _where(site.name, several)
-        cells.setdefault(layer, {}).setdefault(short(projection_type(site.name)), []).append(value(site))
-    mean = sum(map(value, report.sites)) / len(report.sites) or math.nan
-    columns = list(dict.fromkeys(projection for row in cells.values() for projection in row))
-    for projection in columns:
-        table.add_column(projection, justify="right", overflow="fold")
-    for layer, row in cells.items():
-        table.add_row(layer, *(_cell(row, name, mean) for name in columns))
+    values = {site.name: value(site) for site in report.sites}
+    grid, mean = layer_grid(values), sum(values.values()) / len(values) or math.nan
+    for column in grid.columns:
+        table.add_column(short_name(column), justify="right", overflow="fold")
+    for row, cells in grid.rows.items():
+        shown = (number(grid.mean(values, row, column) / mean, ".3g") if column in cells else "" for column in grid.columns)
+        table.add_row(row, *shown)
     return table
 
 
@@ -184,42 +186,35 @@ def _gradient(site: SiteSensitivity) -> float:
     return sum(task.mean for task in tasks) / len(tasks)
 
 
-def _benefit(site: SiteSensitivity) -> float:
-    return sum(task.mean for task in site.benefit) / len(site.benefit) / sum(site.shape)
+def _loss_reduction(site: SiteSensitivity) -> float:
+    return sum(task.mean for task in site.loss_reduction) / len(site.loss_reduction) / sum(site.shape)
 
 
-def _cell(row: Mapping[str, list[float]], projection: str, mean: float) -> str:
-    return number(sum(row[projection]) / len(row[projection]) / mean, ".3g") if projection in row else ""
+def trial_run_lines(report: SensitivityReport) -> list[str]:
+    """One line per task: what a trial run took off the loss, and whether that exceeds its noise; or that there was none."""
+    return [f"{task.name}: {_trial_run(task.trial_run)}" for task in report.tasks]
 
 
-def rehearsal_lines(report: SensitivityReport) -> list[str]:
-    """One line per task: what a rehearsal gained, and whether that can be told from noise; or that there was none."""
-    lines = []
-    for task in report.tasks:
-        if (run := task.rehearsal) is not None:
-            known = (
-                "" if run.gain.mean > 2 * run.gain.error else ", no more than noise: more steps or a higher rate may tell more"
-            )
-            lines.append(
-                f"{task.name}: a rehearsal of {run.steps} steps took {run.gain.mean:.3f} +- {run.gain.error:.3f} nats off"
-                f" the loss of {run.examples} held-out examples{known}"
-            )
-        else:
-            lines.append(f"{task.name}: no rehearsal, so no learning rate and batch size were used; --rehearse 30 makes one")
-    return lines
+def _trial_run(run: TrialRun | None) -> str:
+    if run is None:
+        return "no trial run, so learning rate and batch size were not used; `trial_steps` 30 makes one"
+    reduced = run.loss_reduction
+    said = f"a trial run of {run.steps} steps took {reduced.mean:.3f} +- {reduced.error:.3f} nats off the loss of {run.examples}"
+    noise = "" if reduced.mean > 2 * reduced.error else ", no more than noise: more steps or a higher rate may tell more"
+    return f"{said} held-out examples{noise}"
 
 
 def stability_lines(report: SensitivityReport) -> str:
-    """One line per task: how well disjoint samples agree, and from how many examples on."""
-    lines = []
-    for task in report.tasks:
-        if not task.stability:
-            lines.append(f"{task.name}: {task.examples} examples; 8 or more would tell how stable the ranking is")
-            continue
-        last = task.stability[-1]
-        settled = f"settles at {task.settles_at}" if task.settles_at else "has not settled"
-        lines.append(
-            f"{task.name}: {task.examples} examples; two samples of {last.examples} rank the sites alike to"
-            f" {last.rank_correlation:.2f} (1 = the same, 0 = chance), top halves to {last.overlap:.2f}; the ranking {settled}"
-        )
-    return "\n".join(lines)
+    """One line per task: how well rankings from disjoint samples agree, and from how many examples on."""
+    return "\n".join(f"{task.name}: {task.examples} examples; {_stability(task)}" for task in report.tasks)
+
+
+def _stability(task: Task) -> str:
+    if not task.stability:
+        return "8 or more would tell how stable the ranking is"
+    last = task.stability[-1]
+    stable = f"stable from {task.stable_from} examples" if task.stable_from else "not yet stable"
+    return (
+        f"rankings from two samples of {last.examples} agree: Spearman {last.rank_correlation:.2f}, top-half overlap"
+        f" {last.overlap:.2f} (1 = identical, 0 = chance); {stable}"
+    )

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from spectra.checkpoint.layouts import CODES, FLOATS, Matrix, expand
-from spectra.checkpoint.names import order
+from spectra.checkpoint.names import sort_key
 from spectra.checkpoint.tensors import Tensor, headers, sample
-from spectra.core.errors import InputError
+from spectra.core.errors import InputError, first_line
 from spectra.core.files import read_json
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -68,7 +68,7 @@ class Checkpoint:
         """Every matrix in network order, and for every tensor that holds none the reason."""
         matrices, reasons = expand(self.tensors, self.config)
         shared = {name: f"tied: shares the storage of {owner}" for name, owner in self.aliases.items()}
-        return tuple(sorted(matrices, key=lambda matrix: order(matrix.name))), dict(sorted((reasons | shared).items()))
+        return tuple(sorted(matrices, key=lambda matrix: sort_key(matrix.name))), dict(sorted((reasons | shared).items()))
 
     def modules(self) -> Mapping[str, tuple[int, int]]:
         """Linear module -> (d_out, d_in), in network order; fused parts count together, convolutions not at all."""
@@ -80,7 +80,7 @@ class Checkpoint:
         return found
 
 
-def locate(model: str | Path) -> Path:
+def find_folder(model: str | Path) -> Path:
     """The folder of a model: a local one, or a hub id's snapshot (from the cache, else downloaded).
 
     Raises:
@@ -102,8 +102,7 @@ def _snapshot(hub_id: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=HUB_FILES))
     except Exception as error:  # the hub client raises many unrelated classes, none of them ours
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{hub_id}: no such folder, and not to be had from the hub: {reason}") from None
+        raise InputError(f"{hub_id}: no such folder, and the Hub download failed: {first_line(error)}") from None
 
 
 def open_checkpoint(model: str | Path) -> Checkpoint:
@@ -112,7 +111,7 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
     Raises:
         InputError: no such model, no weights, a missing shard, a corrupt file, or a tensor stored twice.
     """
-    folder = locate(model)
+    folder = find_folder(model)
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     for file in _weight_files(folder):
@@ -124,7 +123,7 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
             else:
                 tensors[tensor.name] = tensor
     name = folder.absolute().name if Path(model).is_dir() else str(model)
-    ordered = tuple(tensors[name] for name in sorted(tensors, key=order))
+    ordered = tuple(tensors[name] for name in sorted(tensors, key=sort_key))
     return Checkpoint(name=name, folder=folder, tensors=ordered, aliases=aliases, config=_config(folder))
 
 

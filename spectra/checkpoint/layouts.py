@@ -15,20 +15,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from spectra.checkpoint.families import EQUAL_THIRDS, EXPERT_PROJECTIONS, Family, family_of
 from spectra.checkpoint.tensors import Tensor
 
 Range = tuple[int, int, int]
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 CODES = {"F8_E4M3": "fp8", "F8_E5M2": "fp8", "I8": "int8"}
-# Families whose linear layers are Conv1D and store (in, out); only these modules of them.
-CONV1D_FAMILIES = frozenset({"gpt2", "gpt-sw3", "openai-gpt", "imagegpt", "decision_transformer"})
-CONV1D = frozenset({"c_attn", "q_attn", "c_proj", "c_fc"})
-# Families whose fused experts are stored (expert, in, out), and those that interleave gate and up instead of stacking them.
-TRANSPOSED_EXPERTS, INTERLEAVED_EXPERTS = frozenset({"gpt_oss", "llama4", "llama4_text"}), frozenset({"gpt_oss"})
-# Mixtral's checkpoints call the same experts differently from the live model.
-PER_EXPERT_NAMES = {"mixtral": ("block_sparse_moe", {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"})}
-THIRDS = frozenset({"c_attn", "Wqkv", "qkv", "in_proj_weight"})
 # Tensors that belong to a quantised weight and mean nothing alone.
 PACKED = {
     "qweight": "GPTQ or AWQ codes",
@@ -134,12 +127,12 @@ def _scale(tensor: Tensor, by_name: Mapping[str, Tensor]) -> Tensor | None:
 def _plain(tensor: Tensor, scale: Tensor | None, config: Mapping[str, Any]) -> list[Matrix]:
     """A 2-D weight: one matrix, or the parts that are fused in it."""
     module = tensor.name.removesuffix(".weight")
-    kind = module.rpartition(".")[2]
-    transposed = config.get("model_type") in CONV1D_FAMILIES and kind in CONV1D
+    leaf = module.rpartition(".")[2]
+    transposed = leaf in family_of(config).conv1d
     d_out, d_in = tensor.shape[::-1] if transposed else tensor.shape
     whole = Matrix(name=module, module=module, shape=(d_out, d_in), tensor=tensor, transposed=transposed, scale=scale)
-    parts = fused_parts(kind, d_out, config)
-    if kind == "in_proj_weight":  # torch's MultiheadAttention has no module for it
+    parts = fused_parts(leaf, d_out, config)
+    if leaf == "in_proj_weight":  # torch's MultiheadAttention has no module for it
         whole = replace(whole, module=module.rpartition(".")[0] + ".in_proj", name=module.rpartition(".")[0] + ".in_proj")
     return [
         replace(whole, name=f"{whole.name}.{part}", shape=(_length(ranges), d_in), outputs=tuple(ranges))
@@ -151,21 +144,28 @@ def _length(ranges: Iterable[Range]) -> int:
     return sum(len(range(*part)) for part in ranges)
 
 
-def fused_parts(kind: str, d_out: int, config: Mapping[str, Any]) -> dict[str, list[Range]]:
-    """How a fused module's outputs divide into parts; empty if it is not fused or the configuration does not fit its size."""
-    if kind == "gate_up_proj" and d_out % 2 == 0:
+def fused_parts(leaf: str, d_out: int, config: Mapping[str, Any]) -> dict[str, list[Range]]:
+    """How a fused module's outputs divide into parts; empty if it is not fused or the configuration does not fit its size.
+
+    Args:
+        leaf: the last part of the module's name.
+        d_out: its number of outputs.
+        config: the model's config.json.
+    """
+    if leaf == "gate_up_proj" and d_out % 2 == 0:
         return {"gate": [(0, d_out // 2, 1)], "up": [(d_out // 2, d_out, 1)]}
-    if kind in THIRDS and d_out % 3 == 0:
+    if leaf in EQUAL_THIRDS and d_out % 3 == 0:
         return _stacked({"q": d_out // 3, "k": d_out // 3, "v": d_out // 3})
     heads = config.get("num_attention_heads") or config.get("n_head") or 0
-    if not heads or kind not in ("qkv_proj", "query_key_value"):
+    if not heads or leaf not in ("qkv_proj", "query_key_value"):
         return {}
     grouped = config.get("num_key_value_heads") or config.get("num_kv_heads") or heads
-    if kind == "qkv_proj":
+    if leaf == "qkv_proj":
         side = d_out // (heads + 2 * grouped)
         fits = side * (heads + 2 * grouped) == d_out
         return _stacked({"q": heads * side, "k": grouped * side, "v": grouped * side}) if fits else {}
-    return _by_head(d_out, heads, grouped, config)
+    special = family_of(config).key_value_heads
+    return _by_head(d_out, heads, (special(config) if special else None) or grouped)
 
 
 def _stacked(sizes: Mapping[str, int]) -> dict[str, list[Range]]:
@@ -176,10 +176,8 @@ def _stacked(sizes: Mapping[str, int]) -> dict[str, list[Range]]:
     return parts
 
 
-def _by_head(d_out: int, heads: int, grouped: int, config: Mapping[str, Any]) -> dict[str, list[Range]]:
+def _by_head(d_out: int, heads: int, grouped: int) -> dict[str, list[Range]]:
     """`query_key_value`: each group of heads keeps its queries, then its key, then its value (GPT-NeoX, BLOOM, Falcon)."""
-    if config.get("model_type") == "falcon" and not config.get("new_decoder_architecture"):
-        grouped = 1 if config.get("multi_query", True) else heads
     per_group = heads // grouped
     side = d_out // (grouped * (per_group + 2))
     if side * grouped * (per_group + 2) != d_out:
@@ -195,20 +193,20 @@ def _by_head(d_out: int, heads: int, grouped: int, config: Mapping[str, Any]) ->
 
 def _experts(tensor: Tensor, config: Mapping[str, Any]) -> list[Matrix]:
     """Every expert's matrices in a 3-D tensor; none if it is no stack of experts."""
-    path, _, kind = tensor.name.removesuffix(".weight").rpartition(".")
-    if not path.endswith("experts") or kind not in ("gate_up_proj", "down_proj", "gate_proj", "up_proj"):
+    path, _, leaf = tensor.name.removesuffix(".weight").rpartition(".")
+    if not path.endswith("experts") or leaf not in ("gate_up_proj", *EXPERT_PROJECTIONS):
         return []
-    family = str(config.get("model_type"))
-    transposed = family in TRANSPOSED_EXPERTS
+    family = family_of(config)
     experts, d_out, d_in = tensor.shape
-    d_out, d_in = (d_in, d_out) if transposed else (d_out, d_in)
-    parts = {kind: [(0, d_out, 1)]}
-    if kind == "gate_up_proj" and family in INTERLEAVED_EXPERTS:
+    if family.experts_transposed:
+        d_out, d_in = d_in, d_out
+    parts = {leaf: [(0, d_out, 1)]}
+    if leaf == "gate_up_proj" and family.experts_interleaved:
         parts = {"gate_proj": [(0, d_out, 2)], "up_proj": [(1, d_out, 2)]}
-    elif kind == "gate_up_proj":
+    elif leaf == "gate_up_proj":
         parts = {"gate_proj": [(0, d_out // 2, 1)], "up_proj": [(d_out // 2, d_out, 1)]}
+    stored = Matrix(name=path, module=path, shape=(d_out, d_in), tensor=tensor, transposed=family.experts_transposed)
     found = []
-    stored = Matrix(name=path, module=path, shape=(d_out, d_in), tensor=tensor, transposed=transposed)
     for expert in range(experts):
         for part, ranges in parts.items():
             name = _per_expert_name(path, expert, part, family)
@@ -217,8 +215,7 @@ def _experts(tensor: Tensor, config: Mapping[str, Any]) -> list[Matrix]:
     return found
 
 
-def _per_expert_name(path: str, expert: int, part: str, family: str) -> str:
-    block, names = PER_EXPERT_NAMES.get(family, (None, {}))
-    if block:
-        path = path.removesuffix("mlp.experts") + block + ".experts"
-    return f"{path}.{expert}.{names.get(part, part)}"
+def _per_expert_name(path: str, expert: int, part: str, family: Family) -> str:
+    """What a checkpoint that stores every expert by itself calls this matrix."""
+    path = f"{path.removesuffix('mlp.experts')}{family.experts_block}.experts" if path.endswith("mlp.experts") else path
+    return f"{path}.{expert}.{family.expert_names.get(part, part)}"

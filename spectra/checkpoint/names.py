@@ -9,17 +9,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from spectra.checkpoint.families import FAMILIES, NO_PROJECTION
 from spectra.core.errors import InputError
 
 _NUMBERS = re.compile(r"(\d+)")
 _EXPERT = re.compile(r"(?<=experts\.)(\d+)(?=\.)")
-# Mixtral's checkpoints and its relatives' call an expert's projections so; live models call them as everyone does.
-_MIXTRAL = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 _PLACE = re.compile(r"^(?P<stack>.*?)\.?(?:^|(?<=\.))(?P<layer>\d+)\.(?P<projection>.+)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Place:
+class ParsedName:
     """Where a site sits: its stack of layers, the layer's index and the projection's name within the layer."""
 
     stack: str
@@ -27,12 +26,12 @@ class Place:
     projection: str
 
 
-def place(name: str) -> Place | None:
+def parse_name(name: str) -> ParsedName | None:
     """Read a site's place off its name; None outside any numbered stack."""
     match = _PLACE.match(name)
     if match is None:
         return None
-    return Place(stack=match["stack"], layer=int(match["layer"]), projection=match["projection"])
+    return ParsedName(stack=match["stack"], layer=int(match["layer"]), projection=match["projection"])
 
 
 def expert_index(name: str) -> int | None:
@@ -43,27 +42,34 @@ def expert_index(name: str) -> int | None:
 
 def projection_type(name: str) -> str:
     """A projection's name without layer and routed expert: `mlp.experts.*.up_proj`. The whole name outside any stack."""
-    where = place(name)
+    where = parse_name(name)
     return _EXPERT.sub("*", where.projection if where else name)
 
 
-def canonical(name: str) -> str:
-    """A module's name as live models have it, where checkpoints of the family call it differently."""
-    stem, _, last = name.rpartition(".")
-    if last in _MIXTRAL and expert_index(name) is not None:
-        name = f"{stem}.{_MIXTRAL[last]}"
-    return name.replace("block_sparse_moe.", "mlp.")
+def live_name(name: str) -> str:
+    """A module's name as live models have it, where the checkpoints of its family call it differently.
+
+    The family is not known here, so every family's names are tried; they are odd enough not to be anything else's.
+    """
+    for family in FAMILIES.values():
+        if family.expert_names and expert_index(name) is not None:
+            stem, _, last = name.rpartition(".")
+            live = {theirs: ours for ours, theirs in family.expert_names.items()}
+            name = f"{stem}.{live.get(last, last)}"
+        if family.experts_block != "mlp":
+            name = name.replace(f"{family.experts_block}.", "mlp.")
+    return name
 
 
-def short(projection: str) -> str:
+def short_name(projection: str) -> str:
     """A projection's name without the words that say nothing: `attention.self.query` becomes `query`."""
     parts = [part for part in projection.split(".") if part not in ("self", "dense", "self_attn", "mlp", "*")]
     return parts[-1] if parts[-1] in ("query", "key", "value") else ".".join(parts)
 
 
-def order(name: str) -> tuple[object, ...]:
+def sort_key(name: str) -> tuple[object, ...]:
     """Sort key: sites outside the stacks first, then by stack, layer and projection; 10 follows 9, of layers and experts."""
-    where = place(name)
+    where = parse_name(name)
     return (0, name) if where is None else (1, where.stack, where.layer, *_natural(where.projection))
 
 
@@ -76,7 +82,7 @@ def resolve(names: Iterable[str], available: Sequence[str]) -> dict[str, str]:
 
     A checkpoint of a bare encoder says `encoder.layer.0...` where the same weights inside a classifier are
     `bert.encoder.layer.0...`. Two names mean one module if they are equal or one is the other behind a prefix that ends in a dot,
-    both in their canonical form.
+    both as live models have them.
 
     Returns:
         name -> available name, only for the names that were found.
@@ -84,14 +90,14 @@ def resolve(names: Iterable[str], available: Sequence[str]) -> dict[str, str]:
     Raises:
         InputError: a name fits several available ones, or two names fit the same one.
     """
-    live = {canonical(other): other for other in available}
+    live = {live_name(other): other for other in available}
     by_suffix: dict[str, list[str]] = {}
     for other in live:
         for suffix in _suffixes(other):
             by_suffix.setdefault(suffix, []).append(other)
     found: dict[str, str] = {}
     for name in names:
-        wanted = canonical(name)
+        wanted = live_name(name)
         fits = [wanted] if wanted in live else by_suffix.get(wanted) or [part for part in _suffixes(wanted) if part in live]
         if len(fits) > 1:
             raise InputError(f"site {name!r} is ambiguous: it fits {live[fits[0]]!r} and {live[fits[1]]!r}")
@@ -109,10 +115,6 @@ def _suffixes(name: str) -> list[str]:
     return [".".join(parts[start:]) for start in range(len(parts))]
 
 
-# Matrices inside numbered layers that are no linear projections: positional tables and the routers of mixture-of-experts models.
-_NO_PROJECTION = re.compile(r"(^|[._])(embed\w*|\w*embeddings?|relative_attention_bias|\w*norm|router|gate)$")
-
-
 def is_adaptable(name: str) -> bool:
     """Whether a matrix is a projection inside a numbered layer."""
-    return place(name) is not None and not _NO_PROJECTION.search(name)
+    return parse_name(name) is not None and not NO_PROJECTION.search(name)

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from spectra.core.errors import InputError
+from spectra.core.errors import InputError, first_line
 
 # torch's names of the dtypes that a pickle can hold, in safetensors' spelling.
 TORCH_DTYPES = {
@@ -108,8 +108,7 @@ def _unpickled(file: Path) -> Mapping[str, Any]:
         # weights_only: tensors and containers, never code. mmap: values stay on disk until sliced.
         found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch and pickle raise many unrelated classes on a bad file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{file}: not a readable torch checkpoint: {reason}") from None
+        raise InputError(f"{file}: not a readable torch checkpoint: {first_line(error)}") from None
     if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise InputError(f"{file}: not a state dict: it holds something other than named tensors")
     return found

@@ -27,7 +27,9 @@ Measured = Annotated[float, BeforeValidator(_nan_if_none), WithJsonSchema({"anyO
 class Value(BaseModel):
     """Base of everything that crosses a package border: immutable, strict about its keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", ser_json_inf_nan="null", use_attribute_docstrings=True, validate_default=True
+    )
 
     @classmethod
     def checked(cls, data: object, source: str | Path) -> Self:
@@ -46,7 +48,7 @@ class Document(Value):
     """A value with a file format of its own. A subclass gives `kind` its name; `schema_version` counts incompatible changes."""
 
     kind: str
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
 
     def save(self, path: str | Path) -> None:
         """Write the document to `path`, whole or not at all.
@@ -76,9 +78,10 @@ class Document(Value):
         expected, found = cls.model_fields["kind"].default, data.get("kind") if isinstance(data, dict) else None
         if found != expected:
             raise InputError(f"{path}: expected a {expected!r} file, found kind {found!r}")
-        if (version := data.get("schema_version")) != 1:
+        reads = cls.model_fields["schema_version"].default
+        if (version := data.get("schema_version")) != reads:
             raise InputError(
-                f"{path}: schema version {version!r} cannot be read by this loraplan (it reads 1); make the file again"
+                f"{path}: schema version {version!r} cannot be read by this loraplan (it reads {reads}); make the file again"
             )
         return cls.checked(data, path)
 

@@ -1,6 +1,7 @@
 """The table of tail estimators: eigenvalues in, TailFit out. A new estimator is one file and one line here."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from numpy.typing import ArrayLike
 
@@ -9,20 +10,28 @@ from spectra.estimators.clauset import clauset
 from spectra.estimators.fits import TailFit
 from spectra.estimators.hill import hill, peak, peak_meant
 
-Estimator = Callable[[ArrayLike], TailFit]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimator:
+    """A row of the table."""
+
+    fit: Callable[[ArrayLike], TailFit]
+    """Eigenvalues in any order, zeros included -> the fit."""
+    windowed: bool = False
+    """Whether it is given the pooled eigenvalues of fixed-aspect windows (farms.py) instead of the whole matrix's."""
+    always: bool = False
+    """Whether every report holds its fit, whatever was asked for."""
+
 
 ESTIMATORS: dict[str, Estimator] = {
-    "clauset": clauset,
-    "hill": hill,
-    "peak": peak,
-    "peak-meant": peak_meant,
-    "farms": hill,
-    "farms-peak": peak,
+    # Always there: the one whose scale people know, and the most reliable one (docs/guide/choosing.md).
+    "clauset": Estimator(fit=clauset, always=True),
+    "hill": Estimator(fit=hill, always=True),
+    "peak": Estimator(fit=peak),
+    "peak-meant": Estimator(fit=peak_meant),
+    "farms": Estimator(fit=hill, windowed=True),
+    "farms-peak": Estimator(fit=peak, windowed=True),
 }
-# These take the pooled eigenvalues of fixed-aspect windows (spectra/estimators/farms.py) instead of the whole matrix's.
-WINDOWED = frozenset({"farms", "farms-peak"})
-# Computed from every spectrum, whatever is asked for: the default for reporting and the most reliable one (docs/choosing.md).
-ALWAYS = ("clauset", "hill")
 
 
 def fit(eigenvalues: ArrayLike, estimator: str = "clauset") -> TailFit:
@@ -43,4 +52,4 @@ def fit(eigenvalues: ArrayLike, estimator: str = "clauset") -> TailFit:
     """
     if estimator not in ESTIMATORS:
         raise InputError(f"estimator {estimator!r}: not one of {', '.join(ESTIMATORS)}")
-    return ESTIMATORS[estimator](eigenvalues)
+    return ESTIMATORS[estimator].fit(eigenvalues)

@@ -20,10 +20,10 @@ NOTHING = np.empty(0)
 class Journal:
     """An append-only file per rank. Its first line says what was analysed and how; a journal of anything else is started over."""
 
-    def __init__(self, path: str | Path | None, purpose: str, rank: int = 0) -> None:
+    def __init__(self, path: str | Path | None, purpose: str, index: int = 0) -> None:
         """Open a journal; without a path it remembers nothing."""
         self.base = Path(path) if path else None
-        self.path = Path(f"{path}.{rank}") if path else None
+        self.path = Path(f"{path}.{index}") if path else None
         self.purpose = purpose
 
     def read(self) -> Entries:

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from spectra.core.files import write_atomic
+from spectra.views.layer_grid import Panel
 
 # Okabe and Ito's palette: eight colours that stay apart for colour-blind readers and in grey.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -35,6 +38,24 @@ def style() -> Iterator[None]:
     """Draw inside this block; matplotlib's settings outside stay what they were."""
     with matplotlib.rc_context(STYLE):
         yield
+
+
+MOST_TICKS = 24  # labels along one side of a heat map; more would run into each other
+WIDE = 3  # characters; longer labels are turned
+
+
+def heat_map(axes: Axes, panel: Panel, cmap: str, limits: tuple[float, float]) -> AxesImage:
+    """Draw a panel of a layer grid with its labels; many rows or columns are labelled sparsely."""
+    image = axes.imshow(panel.values, cmap=cmap, aspect="auto", vmin=limits[0], vmax=limits[1])
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    across, down = (max(1, -(-len(labels) // MOST_TICKS)) for labels in (panel.columns, panel.rows))
+    turned = across == 1 and any(len(name) > WIDE for name in panel.columns)
+    look: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if turned else {}
+    axes.set_xticks(range(0, len(panel.columns), across), panel.columns[::across], **look)
+    axes.set_yticks(range(0, len(panel.rows), down), panel.rows[::down])
+    axes.set(ylabel="layer", title=panel.title)
+    return image
 
 
 def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:

@@ -2,18 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from spectra.checkpoint.names import place, resolve, short
+from spectra.checkpoint.names import parse_name, resolve, short_name
 from spectra.core.errors import InputError
 from spectra.report import SiteSpectrum, SpectraReport
-from spectra.views.figures import GREY, MARKERS, PALETTE, style
-from spectra.views.layer_grid import Grid, expert_of, grid
+from spectra.views.figures import GREY, MARKERS, PALETTE, heat_map, style
+from spectra.views.layer_grid import LayerGrid, layer_grid
 from spectra.views.tables import OVER_TRAINED, UNDER_TRAINED
 
 
@@ -25,8 +25,8 @@ def alpha_figure(report: SpectraReport) -> Figure:
     Raises:
         InputError: no site inside a numbered layer has an alpha.
     """
-    cells = grid(report)
-    means = [cells.mean(layer) for layer in cells.rows]
+    grid, alphas = layer_grid(report.by_name()), report.alphas()
+    means = [grid.mean(alphas, row) for row in grid.rows]
     if not np.isfinite(means).any():
         raise InputError(f"{report.model.name}: no alpha inside a numbered layer to plot")
     with style():
@@ -35,20 +35,21 @@ def alpha_figure(report: SpectraReport) -> Figure:
         if report.estimator == "clauset":  # the band is weightwatcher's and means nothing for another estimator
             band = f"{OVER_TRAINED:g} to {UNDER_TRAINED:g}:\nwell trained\n(weightwatcher)"
             axes.axhspan(OVER_TRAINED, UNDER_TRAINED, color="#edf1f4", zorder=0, label=band)
-        for number, projection in enumerate(cells.projections):
-            _draw_projection(axes, cells, projection, number)
+        for number, column in enumerate(grid.columns):
+            _draw_projection(axes, report, grid, column, number)
         axes.plot(range(len(means)), means, color="black", lw=2.2, label="layer mean", zorder=5)
-        _name_layers(axes, list(cells.rows))
+        _name_layers(axes, list(grid.rows))
         axes.set(title=f"{report.model.name}: power-law exponent by layer ({report.estimator})", xlabel="layer", ylabel="alpha")
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 
-def _draw_projection(axes: Axes, cells: Grid, projection: str, number: int) -> None:
-    alphas = np.array([cells.mean(layer, projection) for layer in cells.rows])
-    bars = np.array([_bar(row.get(projection, ())) for row in cells.rows.values()]).T
+def _draw_projection(axes: Axes, report: SpectraReport, grid: LayerGrid, column: str, number: int) -> None:
+    sites, alphas = report.by_name(), report.alphas()
+    means = np.array([grid.mean(alphas, row, column) for row in grid.rows])
+    bars = np.array([_bar([sites[name] for name in cells.get(column, ())]) for cells in grid.rows.values()]).T
     look: dict[str, Any] = {"color": PALETTE[number % len(PALETTE)], "marker": MARKERS[number % len(MARKERS)]}
-    axes.errorbar(range(alphas.size), alphas, bars, label=short(projection), lw=1, ms=4, elinewidth=0.7, alpha=0.9, **look)
+    axes.errorbar(range(means.size), means, bars, label=short_name(column), lw=1, ms=4, elinewidth=0.7, alpha=0.9, **look)
 
 
 def _bar(sites: Sequence[SiteSpectrum]) -> tuple[float, float]:
@@ -73,50 +74,24 @@ def heat_figure(report: SpectraReport) -> Figure:
     Raises:
         InputError: no site inside a numbered layer.
     """
-    cells = grid(report)
-    if not cells.rows:
+    grid, alphas = layer_grid(report.by_name()), report.alphas()
+    if not grid.rows:
         raise InputError(f"{report.model.name}: no matrix inside a numbered layer to plot")
-    maps = {"": (_by_projection(cells), [short(name) for name in cells.projections])}
-    for name in cells.routed:
-        values = _by_expert(cells, name)
-        maps[short(name)] = (values, [str(expert) for expert in range(values.shape[1])])
+    title = f"{report.model.name}: alpha ({report.estimator})"
+    panels = [replace(grid.whole(alphas), title=title), *grid.by_expert(alphas)]
+    finite = np.concatenate([panel.values[np.isfinite(panel.values)] for panel in panels])
+    # A single outlier would otherwise take all the colours.
+    low, high = np.quantile(finite, [0.02, 0.98]) if finite.size else (0.0, 1.0)
     with style():
-        columns_of_maps = min(2, len(maps))
-        rows_of_maps = -(-len(maps) // columns_of_maps)
-        size = (1.2 + 4.8 * columns_of_maps, (1.6 + 0.24 * len(cells.rows)) * rows_of_maps)
+        across = min(2, len(panels))
+        down = -(-len(panels) // across)
+        size = (1.2 + 4.8 * across, (1.6 + 0.24 * len(grid.rows)) * down)
         figure = Figure(figsize=size, layout="constrained")
-        panels = figure.subplots(rows_of_maps, columns_of_maps, squeeze=False).ravel()[: len(maps)]
-        finite = np.concatenate([values[np.isfinite(values)] for values, _ in maps.values()])
-        low, high = np.quantile(finite, [0.02, 0.98]) if finite.size else (0.0, 1.0)
-        for axes, (title, (values, columns)) in zip(panels, maps.items(), strict=True):
-            image = axes.imshow(values, cmap="viridis", aspect="auto", vmin=low, vmax=high)
-            _dress(axes, list(cells.rows), columns, title or f"{report.model.name}: alpha ({report.estimator})")
-        figure.colorbar(image, ax=list(panels), label="alpha", shrink=0.9)
+        drawn = figure.subplots(down, across, squeeze=False).ravel()[: len(panels)]
+        for axes, panel in zip(drawn, panels, strict=True):
+            image = heat_map(axes, panel, "viridis", (float(low), float(high)))
+        figure.colorbar(image, ax=list(drawn), label="alpha", shrink=0.9)
     return figure
-
-
-def _dress(axes: Axes, layers: Sequence[str], columns: Sequence[str], title: str) -> None:
-    axes.grid(visible=False)
-    axes.tick_params(length=0)
-    axes.set(title=title, ylabel="layer")
-    step, row_step = max(1, len(columns) // 16), max(1, len(layers) // 24)
-    upright = step == 1 and any(len(name) > 3 for name in columns)
-    turn: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if upright else {}
-    axes.set_xticks(range(0, len(columns), step), columns[::step], **turn)
-    axes.set_yticks(range(0, len(layers), row_step), layers[::row_step])
-
-
-def _by_projection(cells: Grid) -> NDArray[np.float64]:
-    return np.array([[cells.mean(layer, name) for name in cells.projections] for layer in cells.rows])
-
-
-def _by_expert(cells: Grid, projection: str) -> NDArray[np.float64]:
-    experts = 1 + max(expert_of(site) for row in cells.rows.values() for site in row.get(projection, ()))
-    values = np.full((len(cells.rows), experts), np.nan)
-    for position, row in enumerate(cells.rows.values()):
-        for site in row.get(projection, ()):
-            values[position, expert_of(site)] = site.alpha
-    return values
 
 
 def comparison_figure(one: SpectraReport, other: SpectraReport) -> Figure:
@@ -136,9 +111,10 @@ def comparison_figure(one: SpectraReport, other: SpectraReport) -> Figure:
         figure = Figure(figsize=(8.4, 3.4), layout="constrained")
         depth, scatter = figure.subplots(1, 2, width_ratios=[1.5, 1])
         for report, colour in ((one, PALETTE[0]), (other, PALETTE[5])):
-            cells, label = grid(report), _label(report, one, other)
-            depth.plot([cells.mean(layer) for layer in cells.rows], color=colour, marker="o", ms=3, label=label)
-            _name_layers(depth, list(cells.rows))
+            grid, alphas = layer_grid(report.by_name()), report.alphas()
+            means = [grid.mean(alphas, row) for row in grid.rows]
+            depth.plot(means, color=colour, marker="o", ms=3, label=_label(report, one, other))
+            _name_layers(depth, list(grid.rows))
         depth.set(title=f"layer mean of alpha ({one.estimator})", xlabel="layer", ylabel="alpha")
         depth.legend()
         limits = [np.nanmin(pairs), np.nanmax(pairs)]
@@ -163,7 +139,7 @@ def density_figure(report: SpectraReport) -> Figure:
     fitted = [site for site in report.sites if site.density is not None and math.isfinite(site.ks)]
     if not fitted:
         raise InputError(f"{report.model.name}: no spectral density with a fit to plot")
-    inside = [site for site in fitted if place(site.name)]
+    inside = [site for site in fitted if parse_name(site.name)]
     ranked = sorted(inside or fitted, key=lambda site: site.alpha)
     shown = list({site.name: site for site in (ranked[0], ranked[len(ranked) // 2], ranked[-1])}.values())
     with style():

@@ -8,9 +8,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from spectra.checkpoint.names import place, short
+from spectra.checkpoint.names import parse_name, short_name
 from spectra.report import SiteSpectrum, SpectraReport
-from spectra.views.layer_grid import grid
+from spectra.views.layer_grid import layer_grid
 
 # weightwatcher's bands (constants.py): below 2 a tail is heavier than a trained layer's should be, above 6 lighter.
 OVER_TRAINED, UNDER_TRAINED = 2.0, 6.0
@@ -23,17 +23,17 @@ def alpha_table(report: SpectraReport) -> Table:
     title = f"alpha by layer and projection: {report.model.name}, estimator {report.estimator}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("layer", justify="right")
-    cells = grid(report)
-    for projection in cells.projections:
-        table.add_column(short(projection), justify="right", overflow="fold")
+    alphas, grid = report.alphas(), layer_grid(report.by_name())
+    for column in grid.columns:
+        table.add_column(short_name(column), justify="right", overflow="fold")
     table.add_column("mean", justify="right", style="bold")
     table.add_column("")
-    largest = max((alpha for layer in cells.rows if not math.isnan(alpha := cells.mean(layer))), default=1.0)
-    for layer, row in cells.rows.items():
-        alphas = (cell(cells.mean(layer, name)) if name in row else "" for name in cells.projections)
-        whole = cells.mean(layer)
-        bar = "" if math.isnan(whole) else "█" * round(BAR * whole / largest)
-        table.add_row(layer, *alphas, cell(whole), bar)
+    means = {row: grid.mean(alphas, row) for row in grid.rows}
+    largest = max((alpha for alpha in means.values() if not math.isnan(alpha)), default=1.0)
+    for row, cells in grid.rows.items():
+        shown = (cell(grid.mean(alphas, row, column)) if column in cells else "" for column in grid.columns)
+        bar = "" if math.isnan(means[row]) else "█" * round(BAR * means[row] / largest)
+        table.add_row(row, *shown, cell(means[row]), bar)
     return table
 
 
@@ -41,7 +41,7 @@ def elsewhere_table(report: SpectraReport) -> Table:
     """Matrices outside the numbered layers: embeddings, poolers, heads."""
     table = Table("matrix", "shape", "alpha", "fit", title="outside the layers", title_justify="left", box=box.SIMPLE_HEAD)
     for site in report.sites:
-        if place(site.name) is None:
+        if parse_name(site.name) is None:
             table.add_row(site.name, "x".join(map(str, site.shape)), cell(site.alpha), str(site.status))
     return table
 
@@ -56,8 +56,8 @@ def cell(alpha: float) -> Text:
 
 def overview(report: SpectraReport) -> list[RenderableType]:
     """What a person wants first: the outliers, a bar per layer, the grid, and what was skipped and why."""
-    parts: list[RenderableType] = [alpha_table(report)] if grid(report).rows else []
-    if any(place(site.name) is None for site in report.sites):
+    parts: list[RenderableType] = [alpha_table(report)] if layer_grid(report.by_name()).rows else []
+    if any(parse_name(site.name) is None for site in report.sites):
         parts.append(elsewhere_table(report))
     return [*parts, *_outliers(report), *_skipped(report)]
 

@@ -46,10 +46,10 @@ def measure(model, data):
     checkpoint = spectra.open_checkpoint(model)
     sample = trainer.load_sample(checkpoint, data, samples=16, max_length=32, seed=0)
     sensitivity = planner.probe(sample.model, sample.batches, checkpoint=checkpoint, task="text")
-    from trainer.attribution.rehearsal import rehearse
+    from trainer.attribution.trial_run import run_trial
 
     short = trainer.TrainSettings(max_steps=4, **QUICK)
-    return report, sensitivity.rehearsed(*rehearse(checkpoint, data, short))
+    return report, sensitivity.with_trial_run(*run_trial(checkpoint, data, short))
 
 
 def steady(text: str, scratch: Path) -> str:
@@ -86,7 +86,7 @@ def make(folder: Path, scratch: Path) -> None:
     quick = trainer.TrainSettings(max_steps=3, **QUICK)
     trainer.compare(
         [scratch / "uniform-lora.json", scratch / "other.json"], scratch / "llama", [data], [data], scratch / "study", quick,
-        seeds=2, controls=False, processes=1,
+        seeds=2, baselines=False, processes=1,
     ).save(folder / "study.json")  # fmt: skip
 
 

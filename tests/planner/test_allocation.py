@@ -9,11 +9,11 @@ import pytest
 
 import planner
 from planner.sensitivity.report import Estimate
-from planner.solver.options import Cut
+from planner.solver.options import ExpertSplit
 from planner.strategies import STRATEGIES
 from planner.views.tables import plan_summary
 from spectra import InputError, load_spectra, open_checkpoint
-from spectra.checkpoint.names import place, projection_type
+from spectra.checkpoint.names import parse_name, projection_type
 
 # AlphaLoRA's rule (beta 2.5, 160 experts) on the published alphas of LLaMA-7B, layer 0 first; computed independently with numpy.
 LLAMA_7B_COUNTS = [
@@ -41,7 +41,7 @@ def evidence(spectra_report, sensitivity):
 def test_every_strategy_stays_within_every_budget(evidence, strategy, budget):
     plan = planner.allocate(budget=budget, strategy=strategy, **evidence)
     assert len(plan.sites) == 36
-    assert 0 < plan.parameters == plan.budget.spent <= plan.budget.cap
+    assert 0 < plan.parameters == plan.budget.spent <= plan.budget.limit
     assert plan.optimum.gap <= 1e-3
     again = planner.allocate(budget=budget, strategy=strategy, **evidence)
     assert again.to_json() == plan.to_json()
@@ -57,7 +57,7 @@ def test_uniform_is_the_same_everywhere(evidence):
     plan = planner.allocate(budget="1%", strategy="uniform", **evidence)
     assert len({site.ranks for site in plan.sites}) == 1
     one_more = sum(sum(site.shape) for site in plan.sites)
-    assert plan.budget.cap - plan.budget.spent < one_more + sum(site.shape[1] for site in plan.sites)
+    assert plan.budget.limit - plan.budget.spent < one_more + sum(site.shape[1] for site in plan.sites)
 
 
 def test_alphalora_gives_a_layer_one_answer_and_light_tails_more(evidence, spectra_report):
@@ -83,8 +83,8 @@ def test_lora_smoe_counts_tasks_within_each_group(evidence, grouping):
     plan = planner.allocate(budget="1%", strategy="lora-smoe", grouping=grouping, **evidence)
     adapted = [site for site in plan.sites if site.ranks]
     if grouping == "projection":
-        for projection in {place(site.name).projection for site in plan.sites}:
-            sites = [site for site in plan.sites if place(site.name).projection == projection]
+        for projection in {parse_name(site.name).projection for site in plan.sites}:
+            sites = [site for site in plan.sites if parse_name(site.name).projection == projection]
             top = sorted(sites, key=lambda site: -site.sensitivity)[:3]
             assert {site.name for site in adapted} & {site.name for site in sites} == {site.name for site in top}
     raw = {site.name: site.sensitivity * math.prod(site.shape) for site in plan.sites}
@@ -113,7 +113,7 @@ def test_lora_smoe_with_parity_gives_an_expert_per_task(sensitivity):
     both = two_tasks(sensitivity)
     plan = planner.allocate(budget="2M", strategy="lora-smoe", sensitivity=both, parity=True)
     values = np.array([[estimate.mean for estimate in site.per_parameter()] for site in both.sites])
-    types = np.array([place(site.name).projection for site in both.sites])
+    types = np.array([parse_name(site.name).projection for site in both.sites])
     for projection in set(types):
         members = types == projection
         limits = [np.sort(column)[::-1][3] for column in values[members].T]  # of 6, the best 3 are above the 40th percentile
@@ -169,7 +169,7 @@ def test_dr_lora_on_a_dense_model_is_the_greedy_growth_run_to_its_end(evidence):
     weights = np.array([site.weight for site in plan.sites])
     grown = [1] * len(weights)
     costs = [sum(site.shape) for site in plan.sites]
-    left = plan.budget.cap - sum(costs)
+    left = plan.budget.limit - sum(costs)
     while True:  # saliency f g / (r + 1)^1.2, one rank at a time to the most salient that can be paid
         saliency = [weight / (rank + 1) ** 1.2 if cost <= left and rank < 64 else -1
                     for weight, rank, cost in zip(weights, grown, costs, strict=True)]  # fmt: skip
@@ -211,7 +211,7 @@ def test_a_failed_fit_neither_attracts_nor_repels(evidence, spectra_report, sens
 
 @pytest.mark.parametrize("total", range(1, 40))
 def test_a_total_rank_is_cut_into_nearly_equal_experts(total):
-    ranks = Cut(expert_rank=4, max_experts=5, multiple=1).ranks(total)
+    ranks = ExpertSplit(expert_rank=4, max_experts=5, multiple=1).ranks(total)
     assert sum(ranks) == total
     assert len(ranks) == min(5, math.ceil(total / 4))
     assert max(ranks) - min(ranks) <= 1
@@ -301,10 +301,10 @@ def test_a_budget_that_cannot_be_spent_says_so(tiny_llama):
 def test_budgets_by_rank_and_by_another_plan(evidence, tmp_path):
     plan = planner.allocate(budget="rank 8", strategy="uniform", max_experts=1, **evidence)
     assert {site.ranks for site in plan.sites} == {(8,)}
-    assert plan.budget.spent == plan.budget.cap == 8 * sum(sum(site.shape) for site in plan.sites)
+    assert plan.budget.spent == plan.budget.limit == 8 * sum(sum(site.shape) for site in plan.sites)
     plan.save(tmp_path / "other.json")
     same = planner.allocate(budget=str(tmp_path / "other.json"), max_experts=1, **evidence)
-    assert same.budget.cap == plan.parameters
+    assert same.budget.limit == plan.parameters
     assert same.budget.request == f"size of {tmp_path / 'other.json'}"
 
 
@@ -313,8 +313,8 @@ def test_granularity_is_who_shares_an_answer(evidence, granularity):
     plan = planner.allocate(budget="2%", strategy="sensitivity", granularity=granularity, **evidence)
     key = {
         "model": lambda site: 0,
-        "layer": lambda site: place(site.name).layer,
-        "projection": lambda site: place(site.name).projection,
+        "layer": lambda site: parse_name(site.name).layer,
+        "projection": lambda site: parse_name(site.name).projection,
         "module": lambda site: site.name,
     }[granularity]
     answers = {}
@@ -337,10 +337,10 @@ def test_limits_on_ranks(evidence):
 @pytest.mark.parametrize("strategy", ["uniform", "combined", "random"])
 def test_depth_leaves_lower_layers_alone(evidence, depth, layers, strategy):
     plan = planner.allocate(budget="2%", strategy=strategy, depth=depth, **evidence)
-    where = {place(site.name).layer for site in plan.sites if site.ranks}
+    where = {parse_name(site.name).layer for site in plan.sites if site.ranks}
     assert where == layers
-    assert all(bool(site.ranks) == (place(site.name).layer in layers) for site in plan.sites)
-    assert plan.parameters > 0.9 * plan.budget.cap
+    assert all(bool(site.ranks) == (parse_name(site.name).layer in layers) for site in plan.sites)
+    assert plan.parameters > 0.9 * plan.budget.limit
     if strategy != "uniform" and len(layers) < 6:
         said = f"the lowest {6 - len(layers)} of 6 layers get nothing and need no backward pass"
         assert said in plan.notes
@@ -350,14 +350,14 @@ def test_depth_leaves_lower_layers_alone(evidence, depth, layers, strategy):
 def test_the_least_that_is_worth_a_uniform_rank(evidence):
     """By its definition: it reaches the objective of that rank everywhere, and a hundredth less does not."""
     plan = planner.allocate(budget="worth rank 4", max_experts=1, **evidence)
-    appetite = np.array([site.weight for site in plan.sites])
+    weights = np.array([site.weight for site in plan.sites])
     prices = np.array([sum(site.shape) for site in plan.sites])
-    worth = lambda ranks: float(appetite @ (prices * np.log1p(ranks)))  # noqa: E731
+    worth = lambda ranks: float(weights @ (prices * np.log1p(ranks)))  # noqa: E731
     reached = worth(np.array([sum(site.ranks) for site in plan.sites]))
     target = worth(np.full(len(plan.sites), 4))
     assert reached >= target * (1 - 1e-9)
     assert plan.parameters <= 4 * prices.sum()
-    smaller = planner.allocate(budget=str(int(0.99 * plan.budget.cap)), max_experts=1, **evidence)
+    smaller = planner.allocate(budget=str(int(0.99 * plan.budget.limit)), max_experts=1, **evidence)
     assert worth(np.array([sum(site.ranks) for site in smaller.sites])) < target
     even = planner.allocate(budget="worth rank 4", strategy="uniform", max_experts=1, **evidence)
     assert {site.ranks for site in even.sites} == {(4,)}
@@ -443,9 +443,9 @@ def test_combined_and_uniform_plan_one_lora_per_module_unless_asked_for_more(evi
     assert {len(site.ranks) for site in (*plan.sites, *even.sites)} == {1}
     assert plan.settings.max_experts == even.settings.max_experts == 1
     assert "36 of 36 sites adapted, one LoRA of rank " in plan_summary(plan)
-    cut = planner.allocate(budget="2%", expert_rank=2, **evidence)
-    assert all(rank <= 3 for site in cut.sites for rank in site.ranks)
-    assert any(len(site.ranks) > 1 for site in cut.sites)
+    split = planner.allocate(budget="2%", expert_rank=2, **evidence)
+    assert all(rank <= 3 for site in split.sites for rank in site.ranks)
+    assert any(len(site.ranks) > 1 for site in split.sites)
     asked = planner.allocate(budget="2%", max_experts=4, **evidence)
     mixtures = sum(len(site.ranks) > 1 for site in asked.sites)
     assert mixtures
@@ -462,7 +462,8 @@ def test_a_depth_rule_says_so(spectra_report):
 
 def rising(report):
     sites = [
-        site.model_copy(update={"alpha": 2.0 + (place(site.name).layer if place(site.name) else 0)}) for site in report.sites
+        site.model_copy(update={"alpha": 2.0 + (parse_name(site.name).layer if parse_name(site.name) else 0)})
+        for site in report.sites
     ]
     return report.model_copy(update={"sites": tuple(sites)})
 

@@ -23,8 +23,8 @@ from spectra import InputError
     ],
 )
 def test_how_budgets_are_written(text, unit, amount):
-    cap = parse_budget(text, parameters=1_000_000, rank_cost=500)
-    assert (cap.unit, cap.amount) == (unit, amount)
+    limit = parse_budget(text, parameters=1_000_000, rank_cost=500)
+    assert (limit.unit, limit.amount) == (unit, amount)
 
 
 @pytest.mark.parametrize("text", ["", "much", "-5", "1.5", "2.5 experts", "0", "0%", "10 ranks", "rank", "rank 0"])

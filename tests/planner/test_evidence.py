@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import planner
-from planner.evidence.shrinkage import LEAST_APPETITE, updated
-from planner.sensitivity.report import Estimate, Rehearsal
+from planner.evidence.shrinkage import LEAST_WEIGHT, updated
+from planner.sensitivity.report import Estimate, TrialRun
 from spectra import open_checkpoint
-from spectra.checkpoint.names import place
+from spectra.checkpoint.names import parse_name
 from trainer import load_sample
 
 PRIOR = np.array([1.0, 2.0, 1.0, 0.5])
@@ -20,10 +20,10 @@ def measured(means, errors):
 
 
 @pytest.mark.parametrize("foresight", [0.0, 0.5, 1.0])
-def test_a_measurement_without_noise_counts_as_much_as_foresight_allows(foresight):
+def test_a_measurement_without_noise_counts_as_much_as_foresight_allows(trust):
     means = np.array([4.0, 1.0, 2.0, 1.0])
-    expected = foresight * means / means.mean() + (1 - foresight) * PRIOR / PRIOR.mean()
-    np.testing.assert_allclose(updated(PRIOR, measured(means, 0.0), foresight), expected, rtol=1e-12)
+    expected = trust * means / means.mean() + (1 - trust) * PRIOR / PRIOR.mean()
+    np.testing.assert_allclose(updated(PRIOR, measured(means, 0.0), trust), expected, rtol=1e-12)
 
 
 def test_a_measurement_of_nothing_but_noise_changes_nothing():
@@ -46,7 +46,7 @@ def test_appetites_are_positive_of_mean_one_and_know_no_units(rows, unit):
     means, errors, prior = np.array(rows).T
     found = updated(prior, measured(means, errors))
     assert found.mean() == pytest.approx(1.0)
-    assert found.min() > 0.5 * LEAST_APPETITE or found.min() == pytest.approx((prior / prior.mean()).min())
+    assert found.min() > 0.5 * LEAST_WEIGHT or found.min() == pytest.approx((prior / prior.mean()).min())
     np.testing.assert_allclose(found, updated(prior, measured(unit * means, unit * errors)), rtol=1e-6)
 
 
@@ -57,27 +57,29 @@ def evidence(minilm, spectra_report, small_corpus):
     return {"spectra": spectra_report, "sensitivity": planner.probe(sample.model, sample.batches, checkpoint=checkpoint)}
 
 
-def combined(evidence, benefit, error):
+def combined(evidence, loss_reduction, error):
     """The plan of `combined` after a rehearsal in which a site of layer l brought benefit(l) per parameter."""
     report = evidence["sensitivity"]
     found = {
-        site.name: Estimate(mean=benefit(place(site.name).layer) * sum(site.shape), error=error * sum(site.shape))
+        site.name: Estimate(mean=loss_reduction(parse_name(site.name).layer) * sum(site.shape), error=error * sum(site.shape))
         for site in report.sites
     }
     gain = Estimate(mean=sum(one.mean for one in found.values()), error=error)
-    how = Rehearsal(rank=2, steps=30, batch_size=32, learning_rate=1e-3, examples=64, gain=gain)
-    return planner.allocate(budget="rank 4", max_experts=1, spectra=evidence["spectra"], sensitivity=report.rehearsed(how, found))
+    how = TrialRun(rank=2, steps=30, batch_size=32, learning_rate=1e-3, examples=64, gain=gain)
+    return planner.allocate(
+        budget="rank 4", max_experts=1, spectra=evidence["spectra"], sensitivity=report.with_trial_run(how, found)
+    )
 
 
 def by_layer(plan):
-    return [sum(sum(site.ranks) for site in plan.sites if place(site.name).layer == layer) for layer in range(6)]
+    return [sum(sum(site.ranks) for site in plan.sites if parse_name(site.name).layer == layer) for layer in range(6)]
 
 
 def test_combined_follows_what_was_measured_and_starves_nothing(evidence):
     plan = combined(evidence, lambda layer: 1e-6 * (layer + 1), 0.0)
     assert by_layer(plan) == sorted(by_layer(plan))
     assert by_layer(plan)[5] > 3 * by_layer(plan)[0]
-    assert all(site.ranks and site.benefit > 0 for site in plan.sites)
+    assert all(site.ranks and site.loss_reduction > 0 for site in plan.sites)
     assert plan.notes[-1].startswith("in our study such plans were level with uniform at equal size")
 
 

@@ -11,7 +11,7 @@ from planner.views.maps import maps
 from planner.views.plots import evidence_figure
 from planner.views.tables import difference_table, plan_table, sensitivity_tables
 from spectra import InputError, open_checkpoint
-from spectra.checkpoint.names import expert_index, is_adaptable, place
+from spectra.checkpoint.names import expert_index, is_adaptable, parse_name
 
 FAMILIES = {
     "olmoe": lambda size: transformers.OlmoeConfig(**size, num_experts=4),
@@ -55,7 +55,7 @@ def test_the_probe_knows_every_matrix_of_the_checkpoint(routed):
     shares = {}
     for site in routed["sensitivity"].sites:
         if site.routing and site.name.endswith(("down_proj", "w2")):
-            shares.setdefault(place(site.name).layer, []).append(site.routing[0].frequency)
+            shares.setdefault(parse_name(site.name).layer, []).append(site.routing[0].frequency)
     assert all(sum(layer) == pytest.approx(2) for layer in shares.values())
 
 
@@ -66,7 +66,7 @@ def test_dr_lora_follows_demand_and_leaves_the_rest_alone(routed):
     assert len(adapted) == 2 * 4 * 2  # gates and attention are left alone
     by_expert = {}
     for site in adapted:
-        by_expert.setdefault((place(site.name).layer, expert_index(site.name)), set()).add(site.ranks)
+        by_expert.setdefault((parse_name(site.name).layer, expert_index(site.name)), set()).add(site.ranks)
     assert all(len(ranks) == 1 for ranks in by_expert.values())
     weights, totals = np.array([(site.weight, sum(site.ranks)) for site in adapted]).T
     assert (np.diff(totals[np.argsort(weights)]) >= -1).all()
@@ -78,7 +78,7 @@ def test_hot_experts_are_the_most_routed_quarter_of_each_layer(routed):
     by_layer = {}
     for site in plan.sites:
         if site.routed:
-            by_layer.setdefault(place(site.name).layer, {}).setdefault(expert_index(site.name), []).append(site)
+            by_layer.setdefault(parse_name(site.name).layer, {}).setdefault(expert_index(site.name), []).append(site)
     for experts in by_layer.values():
         adapted = [expert for expert, sites in experts.items() if all(site.ranks for site in sites)]
         assert len(adapted) == 1
@@ -126,7 +126,7 @@ def test_combined_must_know_who_is_routed_to(routed):
 @pytest.mark.parametrize("strategy", ["uniform", "combined", "sensitivity", "random"])
 def test_every_strategy_plans_experts_with_one_lora_each(routed, strategy):
     plan = planner.allocate(budget="60k", strategy=strategy, **routed)
-    assert plan.budget.spent <= plan.budget.cap
+    assert plan.budget.spent <= plan.budget.limit
     assert all(len(site.ranks) <= 1 for site in plan.sites if site.routed)
     assert planner.mismatches(plan, routed["model"]) == []
 

@@ -34,7 +34,7 @@ def test_round_trip(stored, uniform_plan):
         (lambda data: data["sites"][0].update(ranks=[900], top_k=1), "rank 900 exceeds the smaller side"),
         (lambda data: data["sites"][0].update(rank=3), "sites.0.rank: Extra inputs are not permitted, got 3"),
         (lambda data: data["sites"].append(data["sites"][0]), "appears twice"),
-        (lambda data: data["budget"].update(cap=10), "spent 124416 parameters of a cap of 10"),
+        (lambda data: data["budget"].update(limit=10), "spent 124416 parameters of a cap of 10"),
         (lambda data: data.pop("strategy"), "strategy: Field required"),
     ],
 )

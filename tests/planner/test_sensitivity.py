@@ -94,7 +94,7 @@ def cuts(model, names):
 
 
 def expert_cut(module, expert, part):
-    def cut(tensor):
+    def split(tensor):
         matrix = tensor[expert].T if module.is_transposed else tensor[expert]
         if part == "down_proj":
             return matrix
@@ -103,7 +103,7 @@ def expert_cut(module, expert, part):
         gate, up = matrix.chunk(2)
         return gate if part == "gate_proj" else up
 
-    return (module.down_proj if part == "down_proj" else module.gate_up_proj), cut
+    return (module.down_proj if part == "down_proj" else module.gate_up_proj), split
 
 
 def agree(model, batch, **options):

@@ -3,12 +3,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.solver.knapsack import RELATIVE_GAP, Kind, Menu, reaches, solve
+from planner.solver.knapsack import RELATIVE_GAP, ItemTable, OptionSet, reaches, solve
 from tests.reference.knapsack import best_value
 
 
 @st.composite
-def menus(draw, most=4, options=5):
+def option_sets(draw, most=4, options=5):
     """Small menus with strictly increasing costs and values."""
     steps = st.lists(st.tuples(st.integers(1, 12), st.floats(0.01, 5)), min_size=1, max_size=options)
     return [
@@ -17,27 +17,29 @@ def menus(draw, most=4, options=5):
 
 
 def as_menus(options):
-    return [Menu(Kind(*(np.array(column) for column in zip(*menu, strict=True)))) for menu in options]
+    return [OptionSet(ItemTable(*(np.array(column) for column in zip(*option_set, strict=True)))) for option_set in options]
 
 
 def floor(options):
-    return sum(menu[0][0] for menu in options)
+    return sum(option_set[0][0] for option_set in options)
 
 
 @settings(max_examples=150, deadline=None)
-@given(menus(), st.floats(0, 60))
+@given(option_sets(), st.floats(0, 60))
 def test_optimal_against_brute_force(options, more):
     budget = floor(options) + more
     solution = solve(as_menus(options), budget)
     best = best_value(options, budget)
-    assert sum(menu[pick][0] for menu, pick in zip(options, solution.picks, strict=True)) <= budget
-    assert solution.objective == pytest.approx(sum(menu[pick][1] for menu, pick in zip(options, solution.picks, strict=True)))
+    assert sum(option_set[choice][0] for option_set, choice in zip(options, solution.chosen, strict=True)) <= budget
+    assert solution.objective == pytest.approx(
+        sum(option_set[choice][1] for option_set, choice in zip(options, solution.chosen, strict=True))
+    )
     assert solution.objective >= best * (1 - 2 * RELATIVE_GAP) - 1e-9
     assert solution.bound >= best - 1e-9
 
 
 @settings(max_examples=150, deadline=None)
-@given(menus(), st.integers(-5, 60), st.floats(0.5, 1.5))
+@given(option_sets(), st.integers(-5, 60), st.floats(0.5, 1.5))
 def test_a_target_is_reached_where_solving_reaches_it(options, more, share):
     budget = floor(options) + more
     if more < 0:
@@ -50,21 +52,23 @@ def test_a_target_is_reached_where_solving_reaches_it(options, more, share):
 
 
 @settings(max_examples=100, deadline=None)
-@given(menus(), st.floats(0, 60))
+@given(option_sets(), st.floats(0, 60))
 def test_nothing_affordable_is_left_unspent(options, more):
     budget = floor(options) + more
     solution = solve(as_menus(options), budget)
-    left = budget - sum(menu[pick][0] for menu, pick in zip(options, solution.picks, strict=True))
+    left = budget - sum(option_set[choice][0] for option_set, choice in zip(options, solution.chosen, strict=True))
     upgrades = [
-        menu[pick + 1][0] - menu[pick][0] for menu, pick in zip(options, solution.picks, strict=True) if pick + 1 < len(menu)
+        option_set[choice + 1][0] - option_set[choice][0]
+        for option_set, choice in zip(options, solution.chosen, strict=True)
+        if choice + 1 < len(option_set)
     ]
     assert all(cost > left for cost in upgrades)
 
 
-@given(menus(most=1, options=8))
+@given(option_sets(most=1, options=8))
 def test_the_hull_is_concave_and_covers_every_option(options):
-    (menu,) = as_menus(options)
-    kind = menu.kind
+    (option_set,) = as_menus(options)
+    kind = option_set.kind
     hull = kind.hull()
     slopes = np.diff(kind.utility[hull]) / np.diff(kind.costs[hull])
     assert (np.diff(slopes) < 0).all()
@@ -75,7 +79,7 @@ def test_a_case_where_the_hull_alone_is_not_enough():
     # the slope order takes the small step first and then cannot afford the large one
     options = [[(0.0, 0.0), (4.0, 5.0)], [(0.0, 0.0), (9.0, 10.0)]]
     solution = solve(as_menus(options), 10)
-    assert solution.picks == (0, 1)
+    assert solution.chosen == (0, 1)
     assert solution.objective == 10.0
 
 
@@ -86,6 +90,8 @@ def test_floors_beyond_the_budget_are_refused():
 
 def test_solving_prints_nothing(capfd):
     rng = np.random.default_rng(0)
-    menus = [Menu(Kind(np.cumsum(rng.integers(1, 50, 40)).astype(float), np.cumsum(rng.random(40)))) for _ in range(60)]
-    solve(menus, 20_000)
+    option_sets = [
+        OptionSet(ItemTable(np.cumsum(rng.integers(1, 50, 40)).astype(float), np.cumsum(rng.random(40)))) for _ in range(60)
+    ]
+    solve(option_sets, 20_000)
     assert capfd.readouterr().out == ""

@@ -1,7 +1,7 @@
 import pytest
 
 from spectra import InputError
-from spectra.checkpoint.names import order, place, resolve, short
+from spectra.checkpoint.names import parse_name, resolve, short_name, sort_key
 
 
 @pytest.mark.parametrize(
@@ -15,18 +15,18 @@ from spectra.checkpoint.names import order, place, resolve, short
     ],
 )
 def test_place(name, stack, layer, projection):
-    found = place(name)
+    found = parse_name(name)
     assert (found.stack, found.layer, found.projection) == (stack, layer, projection)
 
 
 @pytest.mark.parametrize("name", ["lm_head", "embeddings.word_embeddings", "pooler.dense", "layer2x.dense", "model.layers.7"])
 def test_no_place_outside_a_stack(name):
-    assert place(name) is None
+    assert parse_name(name) is None
 
 
 def test_order_counts_layers_as_numbers():
     names = ["m.layers.10.a", "m.layers.9.b", "m.layers.9.a", "embed"]
-    assert sorted(names, key=order) == ["embed", "m.layers.9.a", "m.layers.9.b", "m.layers.10.a"]
+    assert sorted(names, key=sort_key) == ["embed", "m.layers.9.a", "m.layers.9.b", "m.layers.10.a"]
 
 
 def test_resolve_sees_through_prefixes_on_either_side():
@@ -47,6 +47,6 @@ def test_resolve_refuses_to_guess():
 
 
 def test_short_drops_what_says_nothing():
-    assert [short(name) for name in ("attention.self.query", "attention.output.dense", "self_attn.q_proj")] == [
+    assert [short_name(name) for name in ("attention.self.query", "attention.output.dense", "self_attn.q_proj")] == [
         "query", "attention.output", "q_proj"
     ]  # fmt: skip

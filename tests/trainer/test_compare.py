@@ -14,9 +14,9 @@ from spectra import InputError, open_checkpoint
 from trainer import TrainSettings, compare
 from trainer.data.split import split
 from trainer.report import Evaluation, RunReport, Score, TaskEvaluation
-from trainer.study.compare import _controls
+from trainer.study.compare import _baselines
 from trainer.study.jobs import Job
-from trainer.study.report import CONTROL, Entrant, Result, StudyReport, sentence
+from trainer.study.report import BASELINE, Candidate, Result, StudyReport, sentence
 from trainer.study.statistics import differences
 from trainer.study.sweep import best_rates
 from trainer.views.plots import draw
@@ -28,7 +28,7 @@ QUICK = TrainSettings(max_steps=3, batch_size=8, max_length=16, precision="fp32"
 def results(scores):
     """Entrant -> task -> one score per seed."""
     return [
-        Result(entrant=name, seed=seed, task=task, score=score)
+        Result(candidate=name, seed=seed, task=task, score=score)
         for name, tasks in scores.items()
         for task, values in tasks.items()
         for seed, score in enumerate(values)
@@ -39,11 +39,11 @@ def test_differences_are_paired_and_corrected_for_several_comparisons():
     rng = np.random.default_rng(0)
     base = rng.normal(0.5, 0.1, 6)
     scores = {
-        CONTROL: {"one": base, "two": base[::-1]},
+        BASELINE: {"one": base, "two": base[::-1]},
         "better": {"one": base + 0.05 + rng.normal(0, 0.01, 6), "two": base[::-1] + 0.04 + rng.normal(0, 0.01, 6)},
         "same": {"one": base + rng.normal(0, 0.02, 6), "two": base[::-1] + rng.normal(0, 0.02, 6)},
     }
-    found = {(one.entrant, one.task): one for one in differences(list(scores), results(scores))}
+    found = {(one.candidate, one.task): one for one in differences(list(scores), results(scores))}
     assert found.keys() == {(name, task) for name in scores for task in ("one", "two", "all tasks")}
     delta = scores["better"]["one"] - base
     half = stats.t.ppf(1 - 0.05 / 4, 5) * delta.std(ddof=1) / 6**0.5  # two comparisons with one control
@@ -54,12 +54,12 @@ def test_differences_are_paired_and_corrected_for_several_comparisons():
     assert not found["same", "one"].settled
     pooled = (scores["better"]["one"] + scores["better"]["two"] - base - base[::-1]) / 2
     assert found["better", "all tasks"].difference == pytest.approx(pooled.mean())
-    assert found[CONTROL, "one"].difference == found[CONTROL, "one"].high == 0
+    assert found[BASELINE, "one"].difference == found[BASELINE, "one"].high == 0
 
 
 def test_seeds_needed_would_settle_it():
     delta = np.array([0.3, -0.1, 0.4, 0.0, 0.2])
-    scores = {CONTROL: {"t": np.zeros(5)}, "maybe": {"t": delta}}
+    scores = {BASELINE: {"t": np.zeros(5)}, "maybe": {"t": delta}}
     (_, one) = differences(list(scores), results(scores))
     assert not one.settled
     n = one.seeds_needed
@@ -70,13 +70,13 @@ def test_seeds_needed_would_settle_it():
 def test_losses_read_as_losses(spectra_report):
     """Scores are minus the loss; a reader sees losses, to three digits, and how much less they are."""
     losses = np.array([3.006, 3.007, 3.004])
-    scores = {CONTROL: {"t": -losses}, "less": {"t": -losses + 0.0125 + np.array([0, 0.001, -0.001])}}
+    scores = {BASELINE: {"t": -losses}, "less": {"t": -losses + 0.0125 + np.array([0, 0.001, -0.001])}}
     study = StudyReport(
         model=spectra_report.model,
         settings=QUICK,
         seeds=3,
         metric="loss",
-        entrants=tuple(Entrant(name=name, strategy="uniform", parameters=1) for name in scores),
+        candidates=tuple(Candidate(name=name, strategy="uniform", parameters=1) for name in scores),
         results=tuple(results(scores)),
         differences=differences(list(scores), results(scores)),
     )
@@ -108,7 +108,7 @@ def test_a_study_runs_resumes_and_concludes(plans, minilm, small_corpus, tmp_pat
     assert len(finished) == 3
     report = compare(plans, minilm, small_corpus[:1], small_corpus[1:], tmp_path / "study", QUICK, **options)
     assert all(path.stat().st_mtime_ns == moment for path, moment in finished.items())
-    assert [entrant.name for entrant in report.entrants] == ["alpha", CONTROL, "uniform-mixture", "random", "head-only"]
+    assert [candidate.name for candidate in report.candidates] == ["alpha", BASELINE, "uniform-mixture", "random", "head-only"]
     assert len(report.results) == 5 * 2
     assert {one.task for one in report.differences} == {"test"}
     text = sentence(report)
@@ -117,8 +117,8 @@ def test_a_study_runs_resumes_and_concludes(plans, minilm, small_corpus, tmp_pat
     drawn = list(draw([tmp_path / "study" / "study.json"], tmp_path / "plots"))
     assert [path.name for path in drawn] == ["study-differences.png", "study-differences.svg"]
     size = planner.Plan.load(plans[0]).parameters
-    sizes = {entrant.name: entrant.parameters for entrant in report.entrants}
-    assert all(0.97 * size < sizes[control] <= size for control in (CONTROL, "uniform-mixture", "random"))
+    sizes = {candidate.name: candidate.parameters for candidate in report.candidates}
+    assert all(0.97 * size < sizes[control] <= size for control in (BASELINE, "uniform-mixture", "random"))
     changed = QUICK.model_copy(update={"learning_rate": 1e-2})
     with pytest.raises(InputError, match="study: holds a study with other settings; choose another folder"):
         compare(plans, minilm, small_corpus[:1], small_corpus[1:], tmp_path / "study", changed, **options)
@@ -138,7 +138,7 @@ def test_a_study_runs_resumes_and_concludes(plans, minilm, small_corpus, tmp_pat
 def test_a_scarce_budget_has_controls_that_are_even_over_the_layers(minilm):
     checkpoint = open_checkpoint(minilm)
     least = planner.allocate(budget="rank 1", strategy="uniform", model=checkpoint).parameters
-    found = _controls(least // 2, checkpoint, "classification")
+    found = _baselines(least // 2, checkpoint, "classification")
     ranks = {}
     for site in found["uniform-lora"].sites:
         ranks.setdefault(site.name.rpartition("layer.")[2].partition(".")[2], set()).add(sum(site.ranks))
@@ -151,19 +151,19 @@ def test_a_scarce_budget_has_controls_that_are_even_over_the_layers(minilm):
 
 def test_a_budget_below_any_even_control_is_refused(minilm):
     with pytest.raises(InputError, match="plans of 900 parameters are smaller than rank 1 at any one projection type"):
-        _controls(900, open_checkpoint(minilm), "classification")
+        _baselines(900, open_checkpoint(minilm), "classification")
 
 
 def test_a_sweep_gives_each_plan_its_own_learning_rate(plans, minilm, small_corpus, tmp_path):
     study = tmp_path / "study"
     seen = []
-    planner.Plan.load(plans[0]).save(tmp_path / f"{CONTROL}.json")
-    entrants = [*plans, tmp_path / f"{CONTROL}.json"]
+    planner.Plan.load(plans[0]).save(tmp_path / f"{BASELINE}.json")
+    candidates = [*plans, tmp_path / f"{BASELINE}.json"]
     report = compare(
-        entrants, minilm, small_corpus[:1], small_corpus[1:], study, QUICK.model_copy(update={"max_steps": 6}),
-        seeds=2, processes=1, controls=False, rates=(1e-6, 1e-2), progress=lambda *step: seen.append(step),
+        candidates, minilm, small_corpus[:1], small_corpus[1:], study, QUICK.model_copy(update={"max_steps": 6}),
+        seeds=2, processes=1, baselines=False, rates=(1e-6, 1e-2), progress=lambda *step: seen.append(step),
     )  # fmt: skip
-    assert {entrant.name: entrant.learning_rate for entrant in report.entrants} == {"alpha": 1e-2, CONTROL: 1e-2}
+    assert {candidate.name: candidate.learning_rate for candidate in report.candidates} == {"alpha": 1e-2, BASELINE: 1e-2}
     used = RunReport.load(study / "runs" / "alpha" / "seed-0" / "run.json").settings
     assert (used.learning_rate, used.seed) == (1e-2, 0)
     files = [study / f"sweep/data/0-{name}.jsonl" for name in ("train", "validation")]
@@ -187,7 +187,7 @@ def test_unequal_plans_and_clashing_names_are_refused(plans, minilm, small_corpu
     with pytest.raises(InputError, match="plan 'random' has the name of a control; rename the file"):
         compare([tmp_path / "random.json"], minilm, small_corpus[:1], small_corpus[1:], tmp_path / "study", QUICK)
     with pytest.raises(InputError, match=r"without controls one of the plans must be called uniform-lora.json"):
-        compare(plans, minilm, small_corpus[:1], small_corpus[1:], tmp_path / "study", QUICK, controls=False)
+        compare(plans, minilm, small_corpus[:1], small_corpus[1:], tmp_path / "study", QUICK, baselines=False)
     assert not (tmp_path / "study").exists()
 
 
@@ -208,7 +208,7 @@ def scored(loss):
 
 
 def test_a_rate_that_diverges_is_only_not_chosen():
-    job = Job(entrant="a", plan="", model="", data=(), tests=(), folder="", settings=QUICK, threads=1)
+    job = Job(candidate="a", plan="", model="", data=(), tests=(), folder="", settings=QUICK, threads=1)
     tried = ((1.0, None), (1e-2, scored(0.5)), (1e-3, scored(0.7)))
     jobs = [(replace(job, settings=QUICK.model_copy(update={"learning_rate": rate})), found) for rate, found in tried]
     assert best_rates(jobs) == {"a": 1e-2}

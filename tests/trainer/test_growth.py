@@ -16,8 +16,8 @@ from tests.reference.growth import reference_growth, reference_importance
 from trainer import MixtureLinear, TrainSettings, evaluate, load_adapters, train
 from trainer.layers.expert_lora import ExpertLora, adapt, expert_loras
 from trainer.report import GrowthHistory
-from trainer.training.growth import EVENTS, _Growing, hand_out, schedule
-from trainer.training.growth_groups import RoutedPool
+from trainer.training.growth import EVENTS, _Growing, allocate_quota, schedule
+from trainer.training.growth_groups import RoutedGroup
 from trainer.views.plots import draw
 
 
@@ -29,7 +29,7 @@ from trainer.views.plots import draw
 def test_handing_out_equals_the_formula_step_by_step(experts, quota, most, per_event):
     worth, ranks = zip(*experts, strict=True)
     ranks = [min(rank, most) for rank in ranks]
-    ours = hand_out(worth, ranks, quota, most=most, per_event=per_event)
+    ours = allocate_quota(worth, ranks, quota, most=most, per_event=per_event)
     assert ours == reference_growth(worth, ranks, quota, most, per_event)
     assert 0 <= sum(ours) - sum(ranks) <= quota
 
@@ -44,7 +44,7 @@ def test_every_schedule_ends_on_its_target(experts, first, room, random):
         way = experts * first + (target - experts * first) * (number + 1) // EVENTS
         worth = [random.random() for _ in range(experts)]
         last = number == EVENTS - 1
-        ranks = hand_out(worth, ranks, way - sum(ranks), most=most, per_event=most if last else limit)
+        ranks = allocate_quota(worth, ranks, way - sum(ranks), most=most, per_event=most if last else limit)
         assert sum(ranks) <= way
         assert max(ranks) <= most
     assert sum(ranks) == target
@@ -96,12 +96,12 @@ def experts_with_room():
     experts = next(module for module in model.modules() if is_experts(module))
     lora = ExpertLora(experts, {"up_proj": [4] * 4, "down_proj": [4] * 4}, lora_alpha=4.0)
     adapt(experts, lora)
-    return experts, lora, _Growing(RoutedPool("layer.loraplan", lora), "paper")
+    return experts, lora, _Growing(RoutedGroup("layer.loraplan", lora), "paper")
 
 
 def test_importance_and_share_equal_the_formula_over_several_steps():
     experts, lora, layer = experts_with_room()
-    assert (layer.pool.first, layer.pool.most, lora.ranks["up_proj"]) == (2, 8, [2, 2, 2, 2])
+    assert (layer.group.first, layer.group.most, lora.ranks["up_proj"]) == (2, 8, [2, 2, 2, 2])
     optimiser = torch.optim.AdamW(lora.parameters(), lr=1e-2)
     seen, share = [], torch.full((4,), 0.25)
     experts.train()
@@ -145,9 +145,9 @@ def test_new_directions_change_nothing_and_train_from_a_clean_start():
     optimiser.zero_grad()
     before = experts(hidden, index, weights)
     layer.grow(3, 2)
-    assert sum(layer.pool.ranks) == 11
+    assert sum(layer.group.ranks) == 11
     torch.testing.assert_close(experts(hidden, index, weights), before, rtol=0, atol=0)
-    grown = next(expert for expert, rank in enumerate(layer.pool.ranks) if rank > 2)
+    grown = next(expert for expert, rank in enumerate(layer.group.ranks) if rank > 2)
     for state in (optimiser.state[lora.A["up_proj"]], optimiser.state[lora.B["up_proj"]]):
         moments = state["exp_avg"]
         side = moments[grown, 2:] if moments is optimiser.state[lora.A["up_proj"]]["exp_avg"] else moments[grown, :, 2:]
@@ -235,7 +235,7 @@ def test_mixtures_on_a_dense_base_grow_too(tiny_llama, sentences, tmp_path, sali
 def test_compaction_keeps_the_function():
     torch.manual_seed(0)
     layer = MixtureLinear(torch.nn.Linear(12, 10).double(), [4, 4, 4], 2, scaling=[2.0, 2.0, 2.0])
-    assert layer.make_room(8, 2) == 8
+    assert layer.reserve_rank(8, 2) == 8
     for expert, rank in enumerate((5, 2, 8)):
         layer.start(expert, slice(2, rank))
         torch.nn.init.normal_(layer.B.data[:, 8 * expert : 8 * expert + rank])

@@ -118,9 +118,9 @@ def test_experts_grow_alike_in_two_processes(olmoe, sentences, tmp_path, shard):
     assert [event.ranks for event in histories[0]] == [event.ranks for event in histories[1]]
     assert planner.Plan.load(tmp_path / "one" / "plan.json") == planner.Plan.load(tmp_path / "two" / "plan.json")
     for alone, together in zip(*histories, strict=True):
-        for pool, saliency in alone.saliency.items():
-            assert together.saliency[pool] == pytest.approx(saliency, rel=1e-2)
-            assert together.shares[pool] == pytest.approx(alone.shares[pool], abs=1e-4)
+        for group, saliency in alone.saliency.items():
+            assert together.saliency[group] == pytest.approx(saliency, rel=1e-2)
+            assert together.shares[group] == pytest.approx(alone.shares[group], abs=1e-4)
     # Not the adapters: A's gradient is all but zero while a new direction's B is, and Adam steps by the sign of its rounding.
     losses = [[point.loss for point in RunReport.load(tmp_path / run / "run.json").curve] for run in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)

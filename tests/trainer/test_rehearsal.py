@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import transformers
+from trainer.attribution.trial_run import run_trial
 
 import planner
 from planner import example_losses
@@ -12,8 +13,7 @@ from spectra import InputError, open_checkpoint
 from tests.conftest import save_with_tokenizer
 from tests.reference.attribution import reference_attribution
 from trainer import TrainSettings, apply_plan
-from trainer.attribution.attribution import POINTS, attribute, dials
-from trainer.attribution.rehearsal import rehearse
+from trainer.attribution.attribution import POINTS, adapter_scales, attribute
 from trainer.layers.expert_lora import expert_loras
 from trainer.layers.inject import mixtures
 
@@ -57,7 +57,7 @@ def sample():
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_the_gain_is_shared_out_as_finite_differences_say(kind, sample, tmp_path):
     model = trained(kind, tmp_path)
-    shares = attribute(model, dials(model), sample)
+    shares = attribute(model, adapter_scales(model), sample)
     for row, batch in enumerate(sample):
         inputs = {key: value for key, value in batch.items() if key != "labels"}
         expected = reference_attribution(
@@ -78,7 +78,7 @@ def test_shares_add_up_to_what_the_adapters_take_off(kind, sample, tmp_path):
         return sum(example_losses(model(batch["input_ids"]).logits, batch["labels"]).mean() for batch in sample) / len(sample)
 
     after = loss()
-    shares = attribute(model, dials(model), sample)
+    shares = attribute(model, adapter_scales(model), sample)
     assert float(loss()) == float(after), "left as it was found"
     for column in columns_of(model):
         column.zero_()
@@ -89,14 +89,14 @@ def test_a_rehearsal_measures_every_site_and_leaves_nothing(tiny_llama, sentence
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     seen = []
-    found, benefits = rehearse(
+    found, loss_reductions = run_trial(
         open_checkpoint(tiny_llama), sentences, SHORT, progress=lambda done, total: seen.append((done, total))
     )
-    again, same = rehearse(open_checkpoint(tiny_llama), sentences, SHORT)
-    assert (found, benefits) == (again, same)
+    again, same = run_trial(open_checkpoint(tiny_llama), sentences, SHORT)
+    assert (found, loss_reductions) == (again, same)
     assert found.gain.error > 0
-    assert len(benefits) == 14
-    assert found.gain.mean == pytest.approx(sum(one.mean for one in benefits.values()), rel=1e-9)
+    assert len(loss_reductions) == 14
+    assert found.gain.mean == pytest.approx(sum(one.mean for one in loss_reductions.values()), rel=1e-9)
     assert (found.steps, found.examples) == (4, 4)
     assert seen == [(done, 4 + POINTS) for done in range(1, 5 + POINTS)]
     assert not any(tmp_path.iterdir())
@@ -104,13 +104,13 @@ def test_a_rehearsal_measures_every_site_and_leaves_nothing(tiny_llama, sentence
 
 def test_routed_experts_are_measured_under_the_checkpoints_names(sentences, tmp_path):
     checkpoint = open_checkpoint(save_with_tokenizer(CONFIGS["olmoe"](), tmp_path / "olmoe"))
-    _, benefits = rehearse(checkpoint, sentences, SHORT)
+    _, loss_reductions = run_trial(checkpoint, sentences, SHORT)
     plan = planner.allocate(budget="rank 1", strategy="uniform", model=checkpoint, max_experts=1)
-    assert benefits.keys() == {site.name for site in plan.sites}
-    assert sum(".experts." in name and one.mean != 0 for name, one in benefits.items()) > 2
+    assert loss_reductions.keys() == {site.name for site in plan.sites}
+    assert sum(".experts." in name and one.mean != 0 for name, one in loss_reductions.items()) > 2
 
 
 def test_too_few_examples_are_one_line(tiny_llama, tmp_path):
     (tmp_path / "few.jsonl").write_text("".join(json.dumps({"text": f"read the file {n}"}) + "\n" for n in range(9)))
     with pytest.raises(InputError, match=r"few.jsonl: 9 examples are too few to keep a tenth for validation"):
-        rehearse(open_checkpoint(tiny_llama), tmp_path / "few.jsonl", SHORT)
+        run_trial(open_checkpoint(tiny_llama), tmp_path / "few.jsonl", SHORT)

@@ -8,8 +8,8 @@ from torch import nn
 
 from tests.reference.routers import reference_balance, reference_sira
 from trainer import MixtureLinear
-from trainer.layers.router_state import Routes, balance_loss, real_tokens, z_loss
-from trainer.routers import ROUTERS, Routing
+from trainer.layers.router_state import RouterState, balance_loss, real_tokens, z_loss
+from trainer.routers import ROUTERS, RouterContext
 from trainer.settings import MixtureSettings
 
 
@@ -17,13 +17,13 @@ from trainer.settings import MixtureSettings
 @pytest.mark.parametrize(("experts", "k"), [(4, 1), (4, 2), (4, 4), (1, 1)])
 def test_in_evaluation_gates_are_deterministic_and_sum_to_one(name, experts, k):
     logits = torch.randn(50, experts, dtype=torch.float64)
-    gates, picked = ROUTERS[name](logits, Routing(top_k=k))
+    gates, picked = ROUTERS[name](logits, RouterContext(top_k=k))
     assert ((gates > 0).sum(-1) == (experts if name == "dense" else k)).all()
     torch.testing.assert_close(gates.sum(-1), torch.ones(50, dtype=torch.float64))
     assert torch.equal(gates > 0, picked > 0)
     if name != "constant":
         assert (gates.argmax(-1) == logits.argmax(-1)).all()
-    assert torch.equal(gates, ROUTERS[name](logits, Routing(top_k=k)).gates)
+    assert torch.equal(gates, ROUTERS[name](logits, RouterContext(top_k=k)).gates)
 
 
 @settings(max_examples=60, deadline=None)
@@ -33,7 +33,7 @@ def test_sira_in_training_equals_the_loop_over_tokens(tokens, experts, capacity,
     torch.manual_seed(seed)
     logits = torch.randn(tokens, experts, dtype=torch.float64)
     real = torch.rand(tokens) < 0.8
-    routing = Routing(top_k=k, training=True, real=real, capacity=capacity, expert_dropout=dropout)
+    routing = RouterContext(top_k=k, training=True, real=real, capacity=capacity, expert_dropout=dropout)
     state = torch.get_rng_state()
     closed = torch.rand_like(logits) < dropout
     torch.set_rng_state(state)
@@ -44,7 +44,7 @@ def test_sira_in_training_equals_the_loop_over_tokens(tokens, experts, capacity,
 
 def test_constant_gates_are_equal_and_still_train_the_router():
     logits = torch.randn(20, 4, dtype=torch.float64, requires_grad=True)
-    gates, _ = ROUTERS["constant"](logits, Routing(top_k=2, training=True))
+    gates, _ = ROUTERS["constant"](logits, RouterContext(top_k=2, training=True))
     torch.testing.assert_close(gates[gates > 0], torch.full((40,), 0.5, dtype=torch.float64))
     (gates * torch.randn(20, 4)).sum().backward()
     assert logits.grad.abs().sum() > 0
@@ -58,7 +58,7 @@ def test_auxiliary_losses(tokens, experts, seed, data):
     logits = torch.randn(tokens, experts, dtype=torch.float64)
     real = torch.rand(tokens) < 0.7
     real[0] = True
-    picked = ROUTERS["topk"](logits, Routing(top_k=k)).picked
+    picked = ROUTERS["topk"](logits, RouterContext(top_k=k)).picked
     expected = reference_balance(logits.softmax(-1).tolist(), picked.tolist(), real.tolist())
     assert float(balance_loss(logits, picked, real)) == pytest.approx(expected, rel=1e-12)
     squares = [
@@ -80,12 +80,12 @@ def test_following_the_balance_loss_mends_a_collapse():
     router.requires_grad_()
 
     def share():
-        return float((ROUTERS["topk"](x @ router.T, Routing(top_k=1)).picked > 0).float().mean(0).max())
+        return float((ROUTERS["topk"](x @ router.T, RouterContext(top_k=1)).picked > 0).float().mean(0).max())
 
     assert share() > 0.95
     for _ in range(300):
         logits = x @ router.T
-        loss = balance_loss(logits, ROUTERS["topk"](logits, Routing(top_k=1)).picked, None)
+        loss = balance_loss(logits, ROUTERS["topk"](logits, RouterContext(top_k=1)).picked, None)
         (gradient,) = torch.autograd.grad(loss, router)
         with torch.no_grad():
             router -= 0.1 * gradient
@@ -98,7 +98,7 @@ class Small(nn.Module):
     def __init__(self, **choices):
         super().__init__()
         torch.manual_seed(0)
-        self.routes = Routes(MixtureSettings(**choices))
+        self.routes = RouterState(MixtureSettings(**choices))
         make = lambda site: MixtureLinear(nn.Linear(6, 6), [2, 1, 3], 1, routes=self.routes, site=site)  # noqa: E731
         self.first, self.second = make("first"), make("second")
         self.register_forward_pre_hook(self.routes.begin, with_kwargs=True)
@@ -170,7 +170,7 @@ def test_real_tokens_of_every_kind_of_mask():
 
 
 def test_dropout_acts_on_the_experts_input_in_training_only():
-    routes = Routes(MixtureSettings(dropout=0.5))
+    routes = RouterState(MixtureSettings(dropout=0.5))
     layer = MixtureLinear(nn.Linear(64, 4), [4, 4], 1, routes=routes)
     nn.init.normal_(layer.B)
     x = torch.randn(3, 64)

@@ -75,10 +75,10 @@ def test_routing_is_part_of_the_report(llama_plan, tiny_llama, sentences, tmp_pa
 
 
 def test_a_collapsed_router_is_a_note():
-    from trainer.report import RouteHealth
+    from trainer.report import RouterHealth
     from trainer.training.loop import collapsed
 
-    health = RouteHealth(site="layers.0.q", shares=(0.01, 0.98, 0.01), entropy=0.1, effective_support=1.1, dropped=0.0)
+    health = RouterHealth(site="layers.0.q", shares=(0.01, 0.98, 0.01), entropy=0.1, effective_support=1.1, dropped=0.0)
     (note,) = collapsed((health,))
     assert note.startswith("the router of layers.0.q has collapsed: expert 1 carries 98%; a balance loss")
 

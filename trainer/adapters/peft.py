@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from planner import Plan
-from spectra.checkpoint.names import place, projection_type
+from spectra.checkpoint.names import parse_name, projection_type
 from trainer.adapters.peft_experts import pack, unpack
 from trainer.layers.inject import mixtures
 
@@ -19,7 +19,7 @@ OF_EXPERTS = (".gate_proj", ".up_proj", ".down_proj")
 TASKS = {"classification": "SEQ_CLS", "causal": "CAUSAL_LM"}
 
 
-def is_stock(plan: Plan) -> bool:
+def is_peft_compatible(plan: Plan) -> bool:
     """Whether PEFT's LoRA can express the plan.
 
     Something is adapted, no module has a choice of LoRA experts, and all routed experts of a layer have the same ranks.
@@ -27,12 +27,12 @@ def is_stock(plan: Plan) -> bool:
     counts = {len(site.ranks) for site in plan.sites}
     experts: dict[object, set[tuple[int, ...]]] = {}
     for site in plan.sites:
-        if site.routed and (where := place(site.name)):
+        if site.routed and (where := parse_name(site.name)):
             experts.setdefault((where.stack, where.layer, projection_type(site.name)), set()).add(site.ranks)
     return counts <= {0, 1} and 1 in counts and all(len(ranks) == 1 for ranks in experts.values())
 
 
-def stock_config(
+def peft_config(
     plan: Plan, base: str, kind: str, heads: Sequence[str], experts: Mapping[str, int], *, doubled: bool
 ) -> dict[str, Any]:
     """PEFT's adapter_config.json, with lora_alpha = r at every module.
@@ -68,7 +68,7 @@ def stock_config(
     }
 
 
-def to_stock(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_peft(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Trained tensors in PEFT's names, each B multiplied with its scaling.
 
     Where an expert did not start at zero, what was subtracted from the base for it is added as further ranks, because PEFT starts
@@ -89,7 +89,7 @@ def to_stock(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]
     return {PREFIX + name: tensor for name, tensor in found.items()}
 
 
-def from_stock(model: nn.Module, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_peft(model: nn.Module, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The way back; names that are not there stay missing, and are reported by the caller."""
     found = unpack(model, {name.removeprefix(PREFIX): tensor for name, tensor in stored.items()})
     for name, mixture in mixtures(model).items():

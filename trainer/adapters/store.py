@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save
 
 from planner import Plan, require_match
 from spectra import Checkpoint, InputError, open_checkpoint
-from spectra.core.distributed import is_first
+from spectra.core.distributed import is_main_process
 from spectra.core.files import write_atomic
 from trainer.adapters.config import AdapterConfig, load_config
-from trainer.adapters.peft import is_stock, stock_config, to_stock
+from trainer.adapters.peft import is_peft_compatible, peft_config, to_peft
 from trainer.adapters.peft_experts import packed_ranks
 from trainer.adapters.reference_logits import reference_logits, require_same_logits
 from trainer.adapters.tensors import load_state, trained_state
@@ -42,14 +42,14 @@ def save_adapters(folder: str | Path, model: Any, plan: Plan, config: AdapterCon
     """
     folder = Path(folder)
     state = trained_state(model)
-    stock = is_stock(plan)
-    written = to_stock(model, state) if stock else state
+    compatible = is_peft_compatible(plan)
+    written = to_peft(model, state) if compatible else state
     noted = config.model_copy(update={"reference": reference_logits(model)})
-    if not is_first():
+    if not is_main_process():
         return
     write_atomic(folder / WEIGHTS, save(written, metadata={"format": "pt"}))
     marker = (
-        stock_config(
+        peft_config(
             plan,
             config.base_model_name_or_path,
             config.kind,
@@ -57,7 +57,7 @@ def save_adapters(folder: str | Path, model: Any, plan: Plan, config: AdapterCon
             packed_ranks(model),
             doubled=bool(started(model)),
         )
-        if stock
+        if compatible
         else _refusal(config)
     )
     write_atomic(folder / PEFT_CONFIG, json.dumps(marker, indent=2) + "\n")

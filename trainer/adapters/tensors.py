@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from planner import Plan
 from spectra import InputError
-from trainer.adapters.peft import from_stock, is_stock
+from trainer.adapters.peft import from_peft, is_peft_compatible
 from trainer.initializers.svd import settle, started
 from trainer.layers.expert_lora import expert_loras
 
@@ -24,8 +24,8 @@ def _trained(model: nn.Module) -> dict[str, Tensor]:
     starts = {f"{name}.{part}": getattr(layer, part) for name, layer in started(model).items() for part in ("A0", "B0")}
     padded = {id(parameter) for lora in expert_loras(model).values() for parameter in lora.parameters()}
     plain = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad and id(tensor) not in padded}
-    packed = {f"{name}.{key}": value for name, lora in expert_loras(model).items() for key, value in lora.packed().items()}
-    return plain | packed | starts
+    unpadded = {f"{name}.{key}": value for name, lora in expert_loras(model).items() for key, value in lora.unpadded().items()}
+    return plain | unpadded | starts
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -56,8 +56,8 @@ def load_state(path: Path, model: nn.Module, plan: Plan | None = None) -> None:
         InputError: the file is unreadable, or its tensors are not exactly the model's trainable ones.
     """
     stored: Mapping[str, Tensor] = read_state(path)
-    if plan is not None and is_stock(plan):
-        stored = from_stock(model, stored)
+    if plan is not None and is_peft_compatible(plan):
+        stored = from_peft(model, stored)
     wanted = _trained(model)
     if odd := sorted(stored.keys() ^ wanted.keys()):
         where = "in the file but not in the model" if odd[0] in stored else "in the model but not in the file"
@@ -69,6 +69,6 @@ def load_state(path: Path, model: nn.Module, plan: Plan | None = None) -> None:
             if not name.endswith((".A0", ".B0")):
                 parameter.copy_(stored[name])
     for name, lora in expert_loras(model).items():
-        lora.unpack({key: stored[f"{name}.{key}"] for key in lora.packed()})
+        lora.load_unpadded({key: stored[f"{name}.{key}"] for key in lora.unpadded()})
     for name, layer in started(model).items():
         settle(layer, stored[f"{name}.A0"], stored[f"{name}.B0"])

@@ -20,7 +20,7 @@ Batches = list[dict[str, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
-class Dial:
+class AdapterScale:
     """A tensor of factors inside an adapter that scales it: of one module, or of all experts of a layer."""
 
     module: nn.Module
@@ -29,18 +29,18 @@ class Dial:
     sites: tuple[str, ...]
 
 
-def dials(model: nn.Module) -> list[Dial]:
+def adapter_scales(model: nn.Module) -> list[AdapterScale]:
     """What scales the adapters of a model without routers of its own."""
-    found = [Dial(mixture, "gain", mixture.gain, (name,)) for name, mixture in mixtures(model).items()]
+    found = [AdapterScale(mixture, "gain", mixture.loss_reduction, (name,)) for name, mixture in mixtures(model).items()]
     for name, lora in expert_loras(model).items():
         experts = name.rpartition(".")[0]
         for part, ranks in lora.ranks.items():
             sites = tuple(f"{experts}.{expert}.{part}" for expert in range(len(ranks)))
-            found.append(Dial(lora, f"scale_{part}", lora.scale(part), sites))
+            found.append(AdapterScale(lora, f"scale_{part}", lora.scale(part), sites))
     return found
 
 
-def attribute(model: Any, found: list[Dial], sample: Batches, progress: Callable[[int], None] | None = None) -> Tensor:
+def attribute(model: Any, found: list[AdapterScale], sample: Batches, progress: Callable[[int], None] | None = None) -> Tensor:
     """Share out what a model's adapters gain.
 
     Args:
@@ -53,14 +53,14 @@ def attribute(model: Any, found: list[Dial], sample: Batches, progress: Callable
         (batches, sites) in float64: each site's benefit on each batch.
     """
     model.eval().requires_grad_(False)
-    shares = torch.zeros(len(sample), sum(len(dial.sites) for dial in found), dtype=torch.float64)
+    shares = torch.zeros(len(sample), sum(len(scale.sites) for scale in found), dtype=torch.float64)
     device = next(model.parameters()).device
     nodes, weights = np.polynomial.legendre.leggauss(POINTS)
     for done, (node, weight) in enumerate(zip(nodes, weights, strict=True), 1):
         for row, batch in enumerate(sample):
             inputs = {key: value.to(device) for key, value in batch.items()}
             labels = inputs.pop("labels")
-            with turned(found, (node + 1) / 2) as leaves:
+            with scaled(found, (node + 1) / 2) as leaves:
                 loss = example_losses(model(**inputs).logits, labels).mean()
                 slopes = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
             shares[row] -= torch.cat(slopes).double().cpu() * (weight / 2)
@@ -70,14 +70,14 @@ def attribute(model: Any, found: list[Dial], sample: Batches, progress: Callable
 
 
 @contextmanager
-def turned(found: list[Dial], to: float) -> Iterator[list[Tensor]]:
+def scaled(found: list[AdapterScale], to: float) -> Iterator[list[Tensor]]:
     """Scale all adapters by one number, and hand out the leaves whose gradients say what a little more of each would do."""
-    leaves = [dial.full.new_full((len(dial.sites),), to, requires_grad=True) for dial in found]
+    leaves = [scale.full.new_full((len(scale.sites),), to, requires_grad=True) for scale in found]
     try:
         with torch.enable_grad():
-            for dial, leaf in zip(found, leaves, strict=True):
-                setattr(dial.module, dial.attribute, dial.full * leaf)
+            for scale, leaf in zip(found, leaves, strict=True):
+                setattr(scale.module, scale.attribute, scale.full * leaf)
             yield leaves
     finally:
-        for dial in found:
-            setattr(dial.module, dial.attribute, dial.full)
+        for scale in found:
+            setattr(scale.module, scale.attribute, scale.full)

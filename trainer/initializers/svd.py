@@ -55,7 +55,7 @@ def settle(layer: MixtureLinear, A0: Tensor, B0: Tensor) -> None:
 
 def _share(layer: MixtureLinear) -> Tensor:
     """What the starting experts add at even gates, (d_out, d_in)."""
-    columns = layer.gain.double().sum(0) / len(layer.ranks)
+    columns = layer.scaling.double().sum(0) / len(layer.ranks)
     return (layer.B0.double() * columns) @ layer.A0.double()
 
 

@@ -20,7 +20,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from planner.modules.fused_experts import expert_sites, expert_weight, fused_parts
 from spectra import InputError
-from trainer.layers.router_state import Routes
+from trainer.layers.router_state import RouterState
 
 NAME = "loraplan"  # of our entry in transformers' table of experts' forwards, and of the adapters inside an experts module
 MULTIPLE = 8  # what grouped products need in half precision
@@ -50,7 +50,7 @@ class ExpertLora(nn.Module):
         """
         super().__init__()
         self.before: str | None = None
-        self.routes: Routes | None = None
+        self.routes: RouterState | None = None
         self.counting = False
         """Whether to note how tokens are routed, which growth needs."""
         self._routed: Tensor | None = None
@@ -98,7 +98,7 @@ class ExpertLora(nn.Module):
         return found
 
     @torch.no_grad()
-    def make_room(self, most: int, first: int) -> int:
+    def reserve_rank(self, most: int, first: int) -> int:
         """Start over with rank `first` everywhere and room for `most`; one scale for all, that of the mean rank planned.
 
         Returns:
@@ -155,7 +155,7 @@ class ExpertLora(nn.Module):
             found[part] = grouped(scaled_SR, self.B[part].to(x_SI.dtype).transpose(1, 2), offsets_E)
         return found
 
-    def packed(self) -> dict[str, Tensor]:
+    def unpadded(self) -> dict[str, Tensor]:
         """Every projection's A as (sum of ranks, d_in) and B as (d_out, sum of ranks), experts in order, no padding."""
         found = {}
         for part, ranks in self.ranks.items():
@@ -164,11 +164,11 @@ class ExpertLora(nn.Module):
         return found
 
     @torch.no_grad()
-    def unpack(self, packed: Mapping[str, Tensor]) -> None:
+    def load_unpadded(self, unpadded: Mapping[str, Tensor]) -> None:
         """The way back."""
         for part, ranks in self.ranks.items():
-            rows = torch.split(packed[f"{part}.A"], ranks)
-            columns = torch.split(packed[f"{part}.B"], ranks, dim=1)
+            rows = torch.split(unpadded[f"{part}.A"], ranks)
+            columns = torch.split(unpadded[f"{part}.B"], ranks, dim=1)
             for expert, rank in enumerate(ranks):
                 self.A[part][expert, :rank] = rows[expert]
                 self.B[part][expert, :, :rank] = columns[expert]
@@ -237,8 +237,12 @@ def experts_forward(module: Any, hidden: Tensor, index: Tensor, weights: Tensor)
     counts = torch.bincount(expert_S, minlength=len(module.down_proj))
     offsets = counts.cumsum(0).to(torch.int32)
     if lora is not None and lora.counting and lora.training:
-        real = lora.routes.real if lora.routes is not None else None
-        kept = torch.ones_like(weights) if real is None or real.numel() != tokens else real.reshape(-1, 1).to(weights.dtype)
+        token_mask = lora.routes.token_mask if lora.routes is not None else None
+        kept = (
+            torch.ones_like(weights)
+            if token_mask is None or token_mask.numel() != tokens
+            else token_mask.reshape(-1, 1).to(weights.dtype)
+        )
         lora.count(index.reshape(-1), (weights * kept).reshape(-1))
     x = hidden[order // k]
     dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype

@@ -11,12 +11,12 @@ from torch import nn
 from planner import Plan, PlannedSite, linear_shape
 from planner.modules.fused_experts import expert_sites, is_experts
 from spectra import InputError
-from spectra.checkpoint.names import place, projection_type, resolve, short
-from spectra.core.distributed import is_first
+from spectra.checkpoint.names import parse_name, projection_type, resolve, short_name
+from spectra.core.distributed import is_main_process
 from trainer.initializers.svd import start_from_svd
 from trainer.layers.expert_lora import ExpertLora, adapt, expert_loras
 from trainer.layers.mixture import MixtureLinear
-from trainer.layers.router_state import Routes
+from trainer.layers.router_state import RouterState
 from trainer.settings import MixtureSettings
 
 M = TypeVar("M", bound=nn.Module)
@@ -42,7 +42,7 @@ def apply_plan(model: M, plan: Plan, settings: MixtureSettings | None = None) ->
     modules = dict(model.named_modules())
     fused = {f"{name}.{site}": name for name, module in modules.items() if is_experts(module) for site in expert_sites(module)}
     found = resolve((site.name for site in plan.sites), [*modules, *fused])
-    routes = Routes(settings or MixtureSettings())
+    routes = RouterState(settings or MixtureSettings())
     for site in plan.sites:
         _check(site, _shape_of(found.get(site.name), modules, fused), type(model).__name__)
         if site.ranks and found[site.name] in fused and routes.settings.init == "svd":
@@ -61,7 +61,7 @@ def apply_plan(model: M, plan: Plan, settings: MixtureSettings | None = None) ->
         raise InputError(
             f"built {trainable} trainable parameters where the plan says {plan.parameters}; is a planned module shared?"
         )
-    if is_first():
+    if is_main_process():
         sys.stderr.write(_summary(plan) + "\n")
     return model
 
@@ -84,7 +84,7 @@ def lora_alpha_of(plan: Plan, alpha: float) -> float:
     return alpha * math.sqrt(sum(ranks) / max(1, len(ranks)))
 
 
-def _replace(modules: Mapping[str, nn.Module], name: str, site: PlannedSite, routes: Routes, lora_alpha: float) -> None:
+def _replace(modules: Mapping[str, nn.Module], name: str, site: PlannedSite, routes: RouterState, lora_alpha: float) -> None:
     layer = _mixture(modules[name], site, routes, lora_alpha)
     parent, _, child = name.rpartition(".")
     setattr(modules[parent], child, layer)
@@ -92,7 +92,9 @@ def _replace(modules: Mapping[str, nn.Module], name: str, site: PlannedSite, rou
         start_from_svd(layer, site.name)
 
 
-def _adapt_experts(name: str, experts: nn.Module, sites: Mapping[str, PlannedSite], routes: Routes, lora_alpha: float) -> None:
+def _adapt_experts(
+    name: str, experts: nn.Module, sites: Mapping[str, PlannedSite], routes: RouterState, lora_alpha: float
+) -> None:
     """Give one layer's fused experts their adapters, if the plan has any."""
     ranks: dict[str, list[int]] = {}
     for place_ in expert_sites(experts):
@@ -108,7 +110,7 @@ def _adapt_experts(name: str, experts: nn.Module, sites: Mapping[str, PlannedSit
         adapt(experts, lora)
 
 
-def _mixture(base: nn.Module, site: PlannedSite, routes: Routes, lora_alpha: float) -> MixtureLinear:
+def _mixture(base: nn.Module, site: PlannedSite, routes: RouterState, lora_alpha: float) -> MixtureLinear:
     scaling = [lora_alpha / rank for rank in site.ranks]
     return MixtureLinear(base, site.ranks, site.top_k, scaling, routes=routes, site=site.name)
 
@@ -116,8 +118,8 @@ def _mixture(base: nn.Module, site: PlannedSite, routes: Routes, lora_alpha: flo
 def _summary(plan: Plan) -> str:
     """One line: how many modules of which kinds, and what they cost."""
     adapted = [site.name for site in plan.sites if site.ranks]
-    kinds = Counter(short(projection_type(name)) for name in adapted)
-    layers = {(where.stack, where.layer) for name in adapted if (where := place(name))}
+    kinds = Counter(short_name(projection_type(name)) for name in adapted)
+    layers = {(where.stack, where.layer) for name in adapted if (where := parse_name(name))}
     shown = ", ".join(f"{kind} x {count}" for kind, count in kinds.items())
     return (
         f"adapted {len(adapted)} modules in {len(layers)} layers ({shown}); {plan.parameters:,} trainable parameters, as planned"
@@ -147,6 +149,6 @@ def mixtures(model: nn.Module) -> dict[str, MixtureLinear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, MixtureLinear)}
 
 
-def routes_of(model: nn.Module) -> Routes | None:
+def router_state_of(model: nn.Module) -> RouterState | None:
     """What a model's mixtures share; None if it has none."""
     return next((mixture.routes for mixture in mixtures(model).values()), None)

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from planner import linear_shape
 from spectra import InputError
-from trainer.layers.router_state import Routes
-from trainer.routers import ROUTERS, Gates, Routing
+from trainer.layers.router_state import RouterState
+from trainer.routers import ROUTERS, Gates, RouterContext
 from trainer.settings import MixtureSettings
 
 
@@ -42,7 +42,7 @@ class MixtureLinear(nn.Module):
         (True, (3, 8), (2, 8))
     """
 
-    gain: Tensor
+    scaling: Tensor
     A0: Tensor
     B0: Tensor
 
@@ -54,7 +54,7 @@ class MixtureLinear(nn.Module):
         scaling: float | Sequence[float] = 1.0,
         router: str = "topk",
         *,
-        routes: Routes | None = None,
+        routes: RouterState | None = None,
         site: str = "",
     ) -> None:
         """Wrap a linear layer.
@@ -94,9 +94,9 @@ class MixtureLinear(nn.Module):
         self.B = nn.Parameter(like.new_empty(d_out, sum(ranks)))
         self.router = nn.Parameter(like.new_empty(len(ranks), d_in)) if len(ranks) > 1 else None
         owners = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(ranks, dtype=torch.long))
-        gain = (owners == torch.arange(len(ranks))[:, None]) * torch.tensor(scalings, dtype=torch.float64)[:, None]
+        scaling = (owners == torch.arange(len(ranks))[:, None]) * torch.tensor(scalings, dtype=torch.float64)[:, None]
         # (E, R): an expert's scaling in its own columns. Derived from ranks and scaling, so not part of the state.
-        self.register_buffer("gain", gain.to(like), persistent=False)
+        self.register_buffer("gain", scaling.to(like), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -113,7 +113,9 @@ class MixtureLinear(nn.Module):
             return y
         x_TI = x.reshape(-1, x.shape[-1]).to(self.A.dtype)
         z_TR, logits_TE = self._products(x_TI)
-        columns = self.gain.sum(0) if logits_TE is None else self.gates(logits_TE).to(z_TR.dtype) @ self.gain.to(z_TR.dtype)
+        columns = (
+            self.scaling.sum(0) if logits_TE is None else self.gates(logits_TE).to(z_TR.dtype) @ self.scaling.to(z_TR.dtype)
+        )
         z_TR = z_TR * columns
         if y.dtype == z_TR.dtype == self.B.dtype:
             return torch.addmm(y.reshape(-1, y.shape[-1]), z_TR, self.B.T).view(y.shape)
@@ -141,33 +143,33 @@ class MixtureLinear(nn.Module):
         Returns:
             (T, E). Rows sum to 1, or less where a capacity limit turned the token away.
         """
-        settings, real_T = self.settings, None
-        if self.routes is not None and self.routes.real is not None and self.routes.real.numel() == len(logits_TE):
-            real_T = self.routes.real.reshape(-1)
-        routing = Routing(
+        settings, mask_T = self.settings, None
+        if self.routes is not None and self.routes.token_mask is not None and self.routes.token_mask.numel() == len(logits_TE):
+            mask_T = self.routes.token_mask.reshape(-1)
+        routing = RouterContext(
             top_k=self.top_k,
             training=self.training,
-            real=real_T,
+            token_mask=mask_T,
             capacity=settings.capacity,
             expert_dropout=settings.expert_dropout,
         )
         gates = ROUTERS[self.routing](logits_TE, routing)
         if self.routes is not None and self.training:
-            self._tell(logits_TE, gates, real_T)
+            self._tell(logits_TE, gates, mask_T)
         if self.counting and self.training:
-            kept = gates.picked.detach() if real_T is None else gates.picked.detach() * real_T[:, None]
+            kept = gates.picked.detach() if mask_T is None else gates.picked.detach() * mask_T[:, None]
             self._routed = kept.sum(0) if self._routed is None else self._routed + kept.sum(0)
         return gates.gates
 
-    def _tell(self, logits_TE: Tensor, gates: Gates, real_T: Tensor | None) -> None:
+    def _tell(self, logits_TE: Tensor, gates: Gates, mask_T: Tensor | None) -> None:
         assert self.routes is not None
         if self.routes.wants_loss():
-            self.routes.add_loss(logits_TE, gates, real_T)
+            self.routes.add_loss(logits_TE, gates, mask_T)
         if self.routes.recording:
-            self.routes.record(self.site, logits_TE, gates, real_T)
+            self.routes.record(self.site, logits_TE, gates, mask_T)
 
     @torch.no_grad()
-    def make_room(self, most: int, first: int) -> int:
+    def reserve_rank(self, most: int, first: int) -> int:
         """Start over with rank `first` for every expert and room for `most`; one scale for all, that of the mean rank planned.
 
         Returns:
@@ -199,7 +201,7 @@ class MixtureLinear(nn.Module):
         held, A, B = self.scalings[0], self.A[kept].clone(), self.B[:, kept].clone()
         self._reshape(tuple(ranks), [lora_alpha / rank for rank in ranks])
         self.A.copy_(A)
-        self.B.copy_(B * held / self.gain.sum(0))
+        self.B.copy_(B * held / self.scaling.sum(0))
 
     def _reshape(self, ranks: tuple[int, ...], scaling: float | Sequence[float]) -> None:
         """Replace A and B by zeros of other ranks."""
@@ -208,8 +210,8 @@ class MixtureLinear(nn.Module):
         self.A = nn.Parameter(self.A.new_zeros(sum(ranks), self.A.shape[1]))
         self.B = nn.Parameter(self.B.new_zeros(self.B.shape[0], sum(ranks)))
         owners = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(ranks))
-        own = (owners == torch.arange(len(ranks))[:, None]).to(self.gain)
-        self.gain = own * torch.tensor(self.scalings, dtype=torch.float64)[:, None].to(self.gain)
+        own = (owners == torch.arange(len(ranks))[:, None]).to(self.scaling)
+        self.scaling = own * torch.tensor(self.scalings, dtype=torch.float64)[:, None].to(self.scaling)
 
     def take_routing(self) -> Tensor | None:
         """Sum of each expert's gates since the last call, (E,)."""

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.report import RouteHealth
+from trainer.report import RouterHealth
 from trainer.routers import Gates
 from trainer.settings import MixtureSettings
 
 
-class Routes:
+class RouterState:
     """Shared by all mixtures of a model.
 
     Before every forward pass of the model it learns the padding mask and forgets the previous pass; during the pass each mixture
@@ -21,7 +21,7 @@ class Routes:
     def __init__(self, settings: MixtureSettings) -> None:
         """Start with nothing known."""
         self.settings = settings
-        self.real: Tensor | None = None
+        self.token_mask: Tensor | None = None
         self.recording = False
         """Whether mixtures note how they route; it costs a little, so training turns it on for the steps that are logged."""
         self._losses: list[Tensor] = []
@@ -30,19 +30,19 @@ class Routes:
     def begin(self, _model: Any, _arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """A forward pre-hook for the model."""
         self._losses = []
-        self.real = real_tokens(keywords.get("attention_mask"))
+        self.token_mask = token_mask(keywords.get("attention_mask"))
 
     def wants_loss(self) -> bool:
         """Whether an auxiliary loss is asked for."""
         return self.settings.balance_loss > 0 or self.settings.z_loss > 0
 
-    def add_loss(self, logits_TE: Tensor, gates: Gates, real_T: Tensor | None) -> None:
+    def add_loss(self, logits_TE: Tensor, gates: Gates, mask_T: Tensor | None) -> None:
         """Add one mixture's weighted balance and z-loss."""
         loss = torch.zeros((), dtype=logits_TE.dtype, device=logits_TE.device)
         if self.settings.balance_loss:
-            loss = loss + self.settings.balance_loss * balance_loss(logits_TE, gates.picked, real_T)
+            loss = loss + self.settings.balance_loss * balance_loss(logits_TE, gates.picked, mask_T)
         if self.settings.z_loss:
-            loss = loss + self.settings.z_loss * z_loss(logits_TE, real_T)
+            loss = loss + self.settings.z_loss * z_loss(logits_TE, mask_T)
         self._losses.append(loss)
 
     def loss(self) -> Tensor | None:
@@ -50,12 +50,12 @@ class Routes:
         losses, self._losses = self._losses, []
         return torch.stack(losses).mean() if losses else None
 
-    def record(self, site: str, logits_TE: Tensor, gates: Gates, real_T: Tensor | None) -> None:
+    def record(self, site: str, logits_TE: Tensor, gates: Gates, mask_T: Tensor | None) -> None:
         """Add one pass to a mixture's statistics; nothing waits for the device."""
         with torch.no_grad():
-            self._sums.setdefault(site, _Sums()).add(logits_TE.detach(), gates, real_T)
+            self._sums.setdefault(site, _Sums()).add(logits_TE.detach(), gates, mask_T)
 
-    def health(self) -> tuple[RouteHealth, ...]:
+    def health(self) -> tuple[RouterHealth, ...]:
         """How every recorded mixture has routed since the last call."""
         sums, self._sums = self._sums, {}
         return tuple(found.health(site) for site, found in sums.items())
@@ -71,8 +71,8 @@ class _Sums:
     picks: Tensor | float = 0.0
     dropped: Tensor | float = 0.0
 
-    def add(self, logits_TE: Tensor, gates: Gates, real_T: Tensor | None) -> None:
-        weight = _weights(logits_TE, real_T)
+    def add(self, logits_TE: Tensor, gates: Gates, mask_T: Tensor | None) -> None:
+        weight = _weights(logits_TE, mask_T)
         probabilities = logits_TE.softmax(-1)
         self.gate = self.gate + (gates.picked * weight).sum(0)
         self.entropy = self.entropy - (torch.xlogy(probabilities, probabilities) * weight).sum()
@@ -80,11 +80,11 @@ class _Sums:
         self.picks = self.picks + ((gates.picked > 0) * weight).sum()
         self.dropped = self.dropped + ((gates.picked > 0) & (gates.gates == 0)).mul(weight).sum()
 
-    def health(self, site: str) -> RouteHealth:
+    def health(self, site: str) -> RouterHealth:
         gate, tokens = torch.as_tensor(self.gate).double().cpu(), float(self.tokens)
         shares = gate / gate.sum().clamp(min=1e-30)
         spread = -torch.xlogy(shares, shares).sum()
-        return RouteHealth(
+        return RouterHealth(
             site=site,
             shares=tuple(shares.tolist()),
             entropy=float(self.entropy) / max(tokens, 1.0) / float(torch.log(torch.tensor(float(len(shares))))),
@@ -93,7 +93,7 @@ class _Sums:
         )
 
 
-def real_tokens(mask: Tensor | None) -> Tensor | None:
+def token_mask(mask: Tensor | None) -> Tensor | None:
     """Which tokens are no padding, from an attention mask.
 
     Args:
@@ -110,7 +110,7 @@ def real_tokens(mask: Tensor | None) -> Tensor | None:
     return seen if seen.dtype == torch.bool else seen == 0
 
 
-def balance_loss(logits_TE: Tensor, picked_TE: Tensor, real_T: Tensor | None) -> Tensor:
+def balance_loss(logits_TE: Tensor, picked_TE: Tensor, mask_T: Tensor | None) -> Tensor:
     """E sum_e f_e P_e, with f_e the share of picks and P_e the mean probability of expert e (Switch, arXiv 2101.03961, eq. 4).
 
     Args:
@@ -121,18 +121,18 @@ def balance_loss(logits_TE: Tensor, picked_TE: Tensor, real_T: Tensor | None) ->
     Returns:
         A scalar, 1 when picks are even.
     """
-    weight = _weights(logits_TE, real_T)
+    weight = _weights(logits_TE, mask_T)
     picks = ((picked_TE > 0) * weight).sum(0)
     probability = (logits_TE.softmax(-1) * weight).sum(0) / weight.sum().clamp(min=1)
     return logits_TE.shape[-1] * (picks / picks.sum().clamp(min=1) * probability).sum()
 
 
-def z_loss(logits_TE: Tensor, real_T: Tensor | None) -> Tensor:
+def z_loss(logits_TE: Tensor, mask_T: Tensor | None) -> Tensor:
     """Mean squared log-partition of the router (ST-MoE, arXiv 2202.08906, eq. 5); shapes as in `balance_loss`."""
-    weight = _weights(logits_TE, real_T)[:, 0]
+    weight = _weights(logits_TE, mask_T)[:, 0]
     return (logits_TE.logsumexp(-1).square() * weight).sum() / weight.sum().clamp(min=1)
 
 
-def _weights(logits_TE: Tensor, real_T: Tensor | None) -> Tensor:
+def _weights(logits_TE: Tensor, mask_T: Tensor | None) -> Tensor:
     """(T, 1): 1 for tokens that count."""
-    return torch.ones_like(logits_TE[:, :1]) if real_T is None else real_T[:, None].to(logits_TE.dtype)
+    return torch.ones_like(logits_TE[:, :1]) if mask_T is None else mask_T[:, None].to(logits_TE.dtype)

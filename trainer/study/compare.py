@@ -21,7 +21,7 @@ from trainer.data.dataset import read_texts
 from trainer.report import Evaluation
 from trainer.settings import TrainSettings
 from trainer.study.jobs import Job, run_all, threads, workers
-from trainer.study.report import CONTROL, POOLED, STUDY, Entrant, Result, StudyReport
+from trainer.study.report import BASELINE, POOLED, STUDY, Candidate, Result, StudyReport
 from trainer.study.statistics import differences
 from trainer.study.sweep import best_rates, checked_rates, sweep_jobs
 
@@ -40,7 +40,7 @@ def compare(
     settings: TrainSettings | None = None,
     *,
     seeds: int = 5,
-    controls: bool = True,
+    baselines: bool = True,
     rates: Sequence[float] = (),
     processes: int = 0,
     progress: Progress | None = None,
@@ -70,24 +70,24 @@ def compare(
         raise InputError(f"patience {settings.patience}: the runs of a study watch no evaluation file, so none would stop early")
     checkpoint = open_checkpoint(model)
     kind = read_texts(data[0]).kind
-    entrants = _entrants([Path(path) for path in plans], checkpoint, kind, controls)
+    candidates = _candidates([Path(path) for path in plans], checkpoint, kind, baselines)
     files = tuple(map(str, data)), tuple(map(str, tests))
     checked_rates(rates, settings)
     stems = [Path(file).stem for file in tests]
     if odd := next((stem for stem in stems if stems.count(stem) > 1 or stem == POOLED), None):
         raise InputError(f"--test: a task is named after its file, and {odd!r} is not a name for one task; rename the file")
-    _claim(output, entrants, checkpoint, files, settings, rates)
-    paths = {name: output / "plans" / f"{name}.json" for name in entrants}
-    for name, plan in entrants.items():
+    _claim(output, candidates, checkpoint, files, settings, rates)
+    paths = {name: output / "plans" / f"{name}.json" for name in candidates}
+    for name, plan in candidates.items():
         plan.save(paths[name])
-    total = len(entrants) * (seeds + len(rates))
+    total = len(candidates) * (seeds + len(rates))
     unreported = settings.model_copy(update={"seed": SWEEP_SEED})
     tries = list(sweep_jobs(paths, str(model), files[0], output, unreported, rates, threads(processes))) if rates else []
     own = best_rates(_finished(tries, processes, progress, 0, total))
     jobs = list(_jobs(paths, str(model), files, output, settings, own, seeds, processes))
     found = _finished(jobs, processes, progress, len(tries), total)
     results = [result for job, evaluation in found if evaluation for result in _results(job, evaluation)]
-    report = _report(checkpoint, kind, settings, seeds, entrants, own, results)
+    report = _report(checkpoint, kind, settings, seeds, candidates, own, results)
     report.save(output / STUDY)
     return report
 
@@ -97,27 +97,27 @@ def _report(
     kind: str,
     settings: TrainSettings,
     seeds: int,
-    entrants: Mapping[str, Plan],
+    candidates: Mapping[str, Plan],
     own: Mapping[str, float],
     results: list[Result],
 ) -> StudyReport:
-    results.sort(key=lambda result: (result.task, result.entrant, result.seed))
+    results.sort(key=lambda result: (result.task, result.candidate, result.seed))
     return StudyReport(
         model=model_info(checkpoint),
         settings=settings,
         seeds=seeds,
         metric="accuracy" if kind == "classification" else "loss",
-        entrants=tuple(
-            Entrant(
+        candidates=tuple(
+            Candidate(
                 name=name,
                 strategy=plan.strategy,
                 parameters=plan.parameters,
                 learning_rate=own.get(name, settings.learning_rate),
             )
-            for name, plan in entrants.items()
+            for name, plan in candidates.items()
         ),
         results=tuple(results),
-        differences=differences(list(entrants), results),
+        differences=differences(list(candidates), results),
     )
 
 
@@ -128,13 +128,13 @@ def _finished(
     for job, evaluation in run_all(jobs, processes):
         found.append((job, evaluation))
         if progress:
-            progress(before + len(found), total, f"{job.entrant}, {Path(job.folder).name}")
+            progress(before + len(found), total, f"{job.candidate}, {Path(job.folder).name}")
     return found
 
 
 def _claim(
     output: Path,
-    entrants: Mapping[str, Plan],
+    candidates: Mapping[str, Plan],
     checkpoint: Checkpoint,
     files: tuple[tuple[str, ...], tuple[str, ...]],
     settings: TrainSettings,
@@ -158,7 +158,7 @@ def _claim(
     held = read_json(path) if path.exists() and finished else asked
     if odd := [what for what in asked if held.get(what) != asked[what]]:
         raise InputError(f"{output}: holds a study with other {odd[0]}; choose another folder")
-    for name, plan in entrants.items():
+    for name, plan in candidates.items():
         there = output / "plans" / f"{name}.json"
         if name in finished and there.exists() and _adapters(before := Plan.load(there)) != _adapters(plan):
             if plan.strategy in ("uniform", "random") and plan.parameters != before.parameters:
@@ -187,7 +187,7 @@ def _jobs(
         for name, path in paths.items():
             rate = own.get(name, settings.learning_rate)
             yield Job(
-                entrant=name,
+                candidate=name,
                 plan=str(path),
                 model=model,
                 data=files[0],
@@ -198,7 +198,7 @@ def _jobs(
             )
 
 
-def _entrants(paths: Sequence[Path], checkpoint: Checkpoint, kind: str, controls: bool) -> dict[str, Plan]:
+def _candidates(paths: Sequence[Path], checkpoint: Checkpoint, kind: str, baselines: bool) -> dict[str, Plan]:
     """The plans by name, after a check that they are of one size, and the controls."""
     plans = {path.stem: Plan.load(path) for path in paths}
     if len(plans) < len(paths):
@@ -209,9 +209,9 @@ def _entrants(paths: Sequence[Path], checkpoint: Checkpoint, kind: str, controls
     if min(sizes.values()) < (1 - TOLERANCE) * max(sizes.values()):
         shown = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
         raise InputError(f"plans differ in size by more than {TOLERANCE:.0%}: {shown}; make them with one --budget")
-    found = _controls(max(sizes.values()), checkpoint, kind) if controls else {}
-    if CONTROL not in found | plans:
-        raise InputError(f"without controls one of the plans must be called {CONTROL}.json: everything is compared with it")
+    found = _baselines(max(sizes.values()), checkpoint, kind) if baselines else {}
+    if BASELINE not in found | plans:
+        raise InputError(f"without controls one of the plans must be called {BASELINE}.json: everything is compared with it")
     if len(found | plans) < 2:
         raise InputError("one plan and no controls: there is nothing to compare")
     if clash := found.keys() & plans.keys():
@@ -219,7 +219,7 @@ def _entrants(paths: Sequence[Path], checkpoint: Checkpoint, kind: str, controls
     return plans | found
 
 
-def _controls(size: int, checkpoint: Checkpoint, kind: str) -> dict[str, Plan]:
+def _baselines(size: int, checkpoint: Checkpoint, kind: str) -> dict[str, Plan]:
     """By module: as even as whole ranks allow, and as large as the plans; equal ranks everywhere could be much smaller.
 
     Where not every module can have a rank, whole projection types go without, so that a control stays even over the layers.
@@ -235,10 +235,10 @@ def _controls(size: int, checkpoint: Checkpoint, kind: str) -> dict[str, Plan]:
     except InputError as error:
         raise InputError(
             f"plans of {size:,} parameters are smaller than rank 1 at any one projection type, so no control is even over the"
-            f" layers; use --no-controls with a {CONTROL}.json of your own"
+            f" layers; use --no-controls with a {BASELINE}.json of your own"
         ) from error
     found = {
-        CONTROL: lora,
+        BASELINE: lora,
         "uniform-mixture": planner.allocate(strategy="uniform", max_experts=MOST_EXPERTS, **options, **even),
         "random": planner.allocate(strategy="random", max_experts=1, **options, **even | {"granularity": "module"}),
     }
@@ -249,7 +249,7 @@ def _results(job: Job, evaluation: Evaluation) -> list[Result]:
     """One per task; a language model has no accuracy."""
     return [
         Result(
-            entrant=job.entrant,
+            candidate=job.candidate,
             seed=job.settings.seed,
             task=task.name,
             score=-task.trained.loss if math.isnan(task.trained.accuracy) else task.trained.accuracy,

@@ -22,7 +22,7 @@ from trainer.settings import TrainSettings
 class Job:
     """One run."""
 
-    entrant: str
+    candidate: str
     plan: str
     model: str
     data: tuple[str, ...]

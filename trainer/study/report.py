@@ -9,12 +9,12 @@ from spectra.core.documents import Document, Measured, Value
 from spectra.report import ModelInfo
 from trainer.settings import TrainSettings
 
-CONTROL = "uniform-lora"
+BASELINE = "uniform-lora"
 STUDY = "study.json"
 POOLED = "all tasks"
 
 
-class Entrant(Value):
+class Candidate(Value):
     """One plan of a study."""
 
     name: str
@@ -28,7 +28,7 @@ class Entrant(Value):
 class Result(Value):
     """One run: an entrant trained with one seed and scored on one task."""
 
-    entrant: str
+    candidate: str
     seed: int
     task: str
     score: Measured
@@ -38,7 +38,7 @@ class Result(Value):
 class Difference(Value):
     """An entrant beside the control on one task, or on the mean over tasks, seed by seed."""
 
-    entrant: str
+    candidate: str
     task: str
     mean: Measured
     """Of the entrant's own score."""
@@ -65,7 +65,7 @@ class StudyReport(Document):
     settings: TrainSettings
     seeds: int
     metric: Literal["accuracy", "loss"]
-    entrants: Annotated[tuple[Entrant, ...], Field(min_length=2)]
+    candidates: Annotated[tuple[Candidate, ...], Field(min_length=2)]
     results: tuple[Result, ...]
     differences: tuple[Difference, ...]
 
@@ -75,23 +75,23 @@ def sentence(report: StudyReport) -> str:
     scale, unit, digits = (100, "points", 1) if report.metric == "accuracy" else (1, "nats per token", 3)
     tasks = {difference.task for difference in report.differences} - {POOLED}
     said = []
-    for entrant in report.entrants:
-        if entrant.name in (CONTROL, "head-only"):
+    for candidate in report.candidates:
+        if candidate.name in (BASELINE, "head-only"):
             continue
-        mine = [difference for difference in report.differences if difference.entrant == entrant.name]
+        mine = [difference for difference in report.differences if difference.candidate == candidate.name]
         whole = mine[-1]
         better = sum(one.low > 0 for one in mine if one.task in tasks)
         worse = sum(one.high < 0 for one in mine if one.task in tasks)
         size = f"{scale * whole.difference:+.{digits}f} +- {scale * (whole.high - whole.low) / 2:.{digits}f} {unit}"
         if whole.low > 0:
             said.append(
-                f"{entrant.name} beats uniform LoRA by {size} (better on {better}, worse on {worse} of {len(tasks)} tasks)."
+                f"{candidate.name} beats uniform LoRA by {size} (better on {better}, worse on {worse} of {len(tasks)} tasks)."
             )
         elif whole.high < 0:
             said.append(
-                f"{entrant.name} loses to uniform LoRA by {size} (better on {better}, worse on {worse} of {len(tasks)} tasks)."
+                f"{candidate.name} loses to uniform LoRA by {size} (better on {better}, worse on {worse} of {len(tasks)} tasks)."
             )
         else:
             more = f"; {whole.seeds_needed} seeds might settle it" if whole.seeds_needed else ""
-            said.append(f"{entrant.name}: no difference to uniform LoRA could be shown ({size}{more}).")
+            said.append(f"{candidate.name}: no difference to uniform LoRA could be shown ({size}{more}).")
     return "\n".join(said)

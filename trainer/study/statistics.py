@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trainer.study.report import CONTROL, POOLED, Difference, Result
+from trainer.study.report import BASELINE, POOLED, Difference, Result
 
 COVERAGE = 0.95
 
@@ -18,7 +18,7 @@ def differences(names: Sequence[str], results: Sequence[Result]) -> tuple[Differ
         results: one per entrant, seed and task.
     """
     tasks = list(dict.fromkeys(result.task for result in results))
-    scores = {(result.entrant, result.task, result.seed): result.score for result in results}
+    scores = {(result.candidate, result.task, result.seed): result.score for result in results}
     seeds = sorted({result.seed for result in results})
     found = []
     for task in [*tasks, *([POOLED] if len(tasks) > 1 else [])]:
@@ -29,22 +29,22 @@ def differences(names: Sequence[str], results: Sequence[Result]) -> tuple[Differ
 
 
 def _difference(name: str, task: str, table: Mapping[str, np.ndarray], comparisons: int) -> Difference:
-    mine, delta = table[name], table[name] - table[CONTROL]
+    mine, delta = table[name], table[name] - table[BASELINE]
     n = delta.size
     error = mine.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
     mean = float(delta.mean())
-    half = _quantile(n, comparisons) * delta.std(ddof=1) / math.sqrt(n) if n > 1 and name != CONTROL else math.nan
-    if name == CONTROL:
+    half = _quantile(n, comparisons) * delta.std(ddof=1) / math.sqrt(n) if n > 1 and name != BASELINE else math.nan
+    if name == BASELINE:
         half = 0.0
     return Difference(
-        entrant=name,
+        candidate=name,
         task=task,
         mean=float(mine.mean()),
         standard_error=float(error),
         difference=mean,
         low=mean - half,
         high=mean + half,
-        seeds_needed=None if name == CONTROL or n < 2 or abs(mean) > half else _seeds_needed(delta, comparisons),
+        seeds_needed=None if name == BASELINE or n < 2 or abs(mean) > half else _seeds_needed(delta, comparisons),
     )
 
 

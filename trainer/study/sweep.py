@@ -43,7 +43,7 @@ def sweep_jobs(
     for name, path in plans.items():
         for rate in rates:
             yield Job(
-                entrant=name,
+                candidate=name,
                 plan=str(path),
                 model=model,
                 data=tuple(str(train) for train, _ in parts),
@@ -64,7 +64,7 @@ def best_rates(found: Sequence[tuple[Job, Evaluation | None]]) -> dict[str, floa
     scored: dict[str, list[tuple[float, float]]] = {}
     for job, evaluation in found:
         loss = evaluation.trained.loss if evaluation and math.isfinite(evaluation.trained.loss) else math.inf
-        scored.setdefault(job.entrant, []).append((loss, job.settings.learning_rate))
+        scored.setdefault(job.candidate, []).append((loss, job.settings.learning_rate))
     if lost := [name for name, tried in scored.items() if min(tried)[0] == math.inf]:
         raise InputError(f"plan {lost[0]!r} diverges at every rate of --lr-sweep; add smaller ones")
     return {name: min(tried)[1] for name, tried in scored.items()}

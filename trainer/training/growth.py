@@ -31,7 +31,7 @@ from trainer.initializers.svd import started
 from trainer.layers.inject import lora_alpha_of
 from trainer.report import GrowthEvent, GrowthHistory
 from trainer.run_folder import HISTORY
-from trainer.training.growth_groups import Pool, pools_of
+from trainer.training.growth_groups import GrowthGroup, growth_groups
 
 DECAY = 0.9  # of both moving averages
 EVENTS = 18  # as many as the published schedule has
@@ -40,7 +40,7 @@ WARMUP = 0.03  # share of the run before the window
 STATE, RANKS = "growth.safetensors", "growth-ranks.json"
 
 
-def hand_out(worth: Sequence[float], ranks: Sequence[int], quota: int, *, most: int, per_event: int) -> list[int]:
+def allocate_quota(worth: Sequence[float], ranks: Sequence[int], quota: int, *, most: int, per_event: int) -> list[int]:
     """Share a layer's quota: repeatedly one rank to the largest worth / (rank + 1)^gamma.
 
     Args:
@@ -66,20 +66,20 @@ def hand_out(worth: Sequence[float], ranks: Sequence[int], quota: int, *, most: 
 class _Growing:
     """A pool and the moving averages that decide in it."""
 
-    def __init__(self, pool: Pool, form: str) -> None:
-        self.pool, self.form = pool, form
+    def __init__(self, group: GrowthGroup, form: str) -> None:
+        self.group, self.form = group, form
         self.share: Tensor | None = None
         self.importance: dict[str, Tensor] = {}
 
     def observe(self) -> None:
         """Update both averages from the step at hand."""
-        seen = self.pool.take_routing()
+        seen = self.group.take_routing()
         if seen is not None:
             seen = _everywhere(seen)  # gradients are averaged already
             even = torch.full_like(seen, 1 / len(seen))
             before = even if self.share is None else self.share
             self.share = DECAY * before.to(seen) + (1 - DECAY) * seen / seen.sum().clamp(min=1e-30)
-        for part, (of_A, of_B) in self.pool.pulls().items():
+        for part, (of_A, of_B) in self.group.gradient_terms().items():
             pull = of_A * of_B if self.form == "paper" else of_A + of_B
             before = self.importance.get(part, torch.zeros_like(pull)).to(pull)  # a resumed run's came from a file
             self.importance[part] = DECAY * before + (1 - DECAY) * pull
@@ -87,18 +87,20 @@ class _Growing:
     def worth(self) -> list[float]:
         """F g of each expert."""
         if self.share is None or not self.importance:
-            return [1.0] * len(self.pool.ranks)
-        active = torch.tensor(self.pool.ranks, device=self.share.device).clamp(min=1)
+            return [1.0] * len(self.group.ranks)
+        active = torch.tensor(self.group.ranks, device=self.share.device).clamp(min=1)
         gradient = torch.stack([scores.sum(1) / active for scores in self.importance.values()]).mean(0)
         return [float(value) for value in (self.share * gradient).double().cpu()]
 
     def saliency(self) -> tuple[float, ...]:
         """S of each expert."""
-        return tuple(worth / (rank + 1) ** GAMMA for worth, rank in zip(self.worth(), self.pool.ranks, strict=True))
+        return tuple(worth / (rank + 1) ** GAMMA for worth, rank in zip(self.worth(), self.group.ranks, strict=True))
 
     def grow(self, quota: int, per_event: int, generator: torch.Generator | None = None) -> None:
         """Hand out a quota."""
-        self.pool.grow_to(hand_out(self.worth(), self.pool.ranks, quota, most=self.pool.most, per_event=per_event), generator)
+        self.group.grow_to(
+            allocate_quota(self.worth(), self.group.ranks, quota, most=self.group.most, per_event=per_event), generator
+        )
 
 
 class Growth(TrainerCallback):
@@ -125,12 +127,12 @@ class Growth(TrainerCallback):
             )
         self.schedule, self.seed = schedule(steps), seed
         try:
-            self.pools = {name: _Growing(pool, form) for name, pool in pools_of(model)}
+            self.groups = {name: _Growing(group, form) for name, group in growth_groups(model)}
         except ValueError as error:
             raise InputError(f"--grow: {error}") from None
-        if not self.pools:
+        if not self.groups:
             raise InputError(f"--grow: the plan {plan.strategy!r} adapts neither routed experts nor mixtures: nothing can grow")
-        if all(growing.pool.target <= len(growing.pool.ranks) * growing.pool.first for growing in self.pools.values()):
+        if all(growing.group.target <= len(growing.group.ranks) * growing.group.first for growing in self.groups.values()):
             raise InputError(
                 "--grow: experts start with half of their mean rank, but at least 1; a mean rank of 1 leaves no room"
             )
@@ -140,7 +142,7 @@ class Growth(TrainerCallback):
         """Look at the gradients of every step up to the last event."""
         if state.global_step < self.schedule[-1]:
             with torch.no_grad():
-                for growing in self.pools.values():
+                for growing in self.groups.values():
                     growing.observe()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -150,21 +152,21 @@ class Growth(TrainerCallback):
 
     def event(self, number: int, step: int) -> None:
         """Hand out every pool's quota: what brings it to its share of the way, exactly to the target at the last event."""
-        saliency = {name: growing.saliency() for name, growing in self.pools.items()}
+        saliency = {name: growing.saliency() for name, growing in self.groups.items()}
         last = number == len(self.schedule) - 1
         # From seed and step alone: the same on every process, and again after an interruption.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        for growing in self.pools.values():
-            pool = growing.pool
-            start = len(pool.ranks) * pool.first
-            way = start + (pool.target - start) * (number + 1) // len(self.schedule)
-            limit = max(1, math.ceil(PER_EVENT * (pool.most - pool.first)))
-            growing.grow(way - sum(pool.ranks), pool.most if last else limit, generator)
-        shares = {name: growing.share for name, growing in self.pools.items()}
+        for growing in self.groups.values():
+            group = growing.group
+            start = len(group.ranks) * group.first
+            way = start + (group.target - start) * (number + 1) // len(self.schedule)
+            limit = max(1, math.ceil(PER_EVENT * (group.most - group.first)))
+            growing.grow(way - sum(group.ranks), group.most if last else limit, generator)
+        shares = {name: growing.share for name, growing in self.groups.items()}
         self.history.append(
             GrowthEvent(
                 step=step,
-                ranks={name: tuple(growing.pool.ranks) for name, growing in self.pools.items()},
+                ranks={name: tuple(growing.group.ranks) for name, growing in self.groups.items()},
                 shares={name: () if share is None else tuple(share.double().tolist()) for name, share in shares.items()},
                 saliency=saliency,
             )
@@ -175,19 +177,19 @@ class Growth(TrainerCallback):
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        tensors = {f"{name}/": growing.share for name, growing in self.pools.items() if growing.share is not None}
-        for name, growing in self.pools.items():
+        tensors = {f"{name}/": growing.share for name, growing in self.groups.items() if growing.share is not None}
+        for name, growing in self.groups.items():
             tensors |= {f"{name}/importance.{part}": scores for part, scores in growing.importance.items()}
         save_file({key: value.contiguous() for key, value in tensors.items()}, folder / STATE)
-        ranks = {name: growing.pool.ranks for name, growing in self.pools.items()}
+        ranks = {name: growing.group.ranks for name, growing in self.groups.items()}
         write_atomic(folder / RANKS, json.dumps(ranks, sort_keys=True) + "\n")
         GrowthHistory(events=tuple(self.history)).save(folder / HISTORY)
 
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint."""
         ranks, tensors = read_json(folder / RANKS), load_file(folder / STATE)
-        for name, growing in self.pools.items():
-            growing.pool.ranks = list(ranks[name])
+        for name, growing in self.groups.items():
+            growing.group.ranks = list(ranks[name])
             growing.share = tensors.get(f"{name}/")
             lead = f"{name}/importance."
             growing.importance = {key.removeprefix(lead): value for key, value in tensors.items() if key.startswith(lead)}
@@ -195,10 +197,10 @@ class Growth(TrainerCallback):
 
     def finish(self, plan: Plan, alpha: float) -> Plan:
         """Give every expert the scaling of its final rank, B compensating, and return the plan it grew into."""
-        pools = [growing.pool for growing in self.pools.values()]
-        grown = grown_plan(plan, {site: ranks for pool in pools for site, ranks in pool.planned().items()})
-        for pool in pools:
-            pool.finish(lora_alpha_of(grown, alpha))
+        groups = [growing.group for growing in self.groups.values()]
+        grown = grown_plan(plan, {site: ranks for group in groups for site, ranks in group.planned().items()})
+        for group in groups:
+            group.finish(lora_alpha_of(grown, alpha))
         return grown
 
 

@@ -11,7 +11,7 @@ from trainer.layers.inject import mixtures
 from trainer.layers.mixture import MixtureLinear
 
 
-class Pool(Protocol):
+class GrowthGroup(Protocol):
     """Experts with room to grow; E of them."""
 
     ranks: list[int]
@@ -23,7 +23,7 @@ class Pool(Protocol):
     def take_routing(self) -> Tensor | None:
         """Routing weight of each expert since the last call, (E,)."""
 
-    def pulls(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+    def gradient_terms(self) -> Mapping[str, tuple[Tensor, Tensor]]:
         """Projection -> |sum A dA| and |sum B dB| of every expert's rank dimensions, (E, room) each."""
 
     def grow_to(self, ranks: Sequence[int], generator: torch.Generator | None = None) -> None:
@@ -36,7 +36,7 @@ class Pool(Protocol):
         """Give every rank its static scaling."""
 
 
-class RoutedPool:
+class RoutedGroup:
     """The routed experts of one layer of the base model; an expert grows in all its adapted projections."""
 
     def __init__(self, name: str, lora: ExpertLora) -> None:
@@ -50,8 +50,8 @@ class RoutedPool:
             raise ValueError(f"projections have unequal total ranks, {totals}; an expert grows in all of them")
         self.name, self.lora, self.target = name, lora, next(iter(totals.values()))
         experts = len(next(iter(lora.ranks.values())))
-        self.first = first_rank(self.target, experts)
-        self.most = lora.make_room(most_rank(self.target, experts), self.first)
+        self.first = start_rank(self.target, experts)
+        self.most = lora.reserve_rank(most_rank(self.target, experts), self.first)
 
     @property
     def ranks(self) -> list[int]:
@@ -67,7 +67,7 @@ class RoutedPool:
         """See `Pool`."""
         return self.lora.take_routing()
 
-    def pulls(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+    def gradient_terms(self) -> Mapping[str, tuple[Tensor, Tensor]]:
         """See `Pool`."""
         found = {}
         for part in self.lora.ranks:
@@ -96,22 +96,22 @@ class RoutedPool:
         self.lora.settle_scale(lora_alpha)
 
 
-class MixturePool:
+class MixtureGroup:
     """The LoRA experts of one module of a dense model."""
 
     def __init__(self, name: str, mixture: MixtureLinear) -> None:
         """Make room in a module's mixture."""
         self.name, self.mixture, self.target = name, mixture, sum(mixture.ranks)
         experts = len(mixture.ranks)
-        self.first = first_rank(self.target, experts)
-        self.most = mixture.make_room(most_rank(self.target, experts), self.first)
+        self.first = start_rank(self.target, experts)
+        self.most = mixture.reserve_rank(most_rank(self.target, experts), self.first)
         self.ranks = [self.first] * experts
 
     def take_routing(self) -> Tensor | None:
         """See `Pool`."""
         return self.mixture.take_routing()
 
-    def pulls(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+    def gradient_terms(self) -> Mapping[str, tuple[Tensor, Tensor]]:
         """See `Pool`."""
         A, B, shape = self.mixture.A, self.mixture.B, (len(self.ranks), self.most)
         if A.grad is None or B.grad is None:
@@ -134,20 +134,20 @@ class MixturePool:
         self.mixture.compact(self.ranks, lora_alpha)
 
 
-def pools_of(model: nn.Module) -> Iterator[tuple[str, Pool]]:
+def growth_groups(model: nn.Module) -> Iterator[tuple[str, GrowthGroup]]:
     """Everything in a model that can grow: layers of routed experts, and modules with several LoRA experts.
 
     Raises:
         ValueError: experts whose projections differ in total rank.
     """
     for name, lora in expert_loras(model).items():
-        yield name, RoutedPool(name, lora)
+        yield name, RoutedGroup(name, lora)
     for name, mixture in mixtures(model).items():
         if len(mixture.ranks) > 1:
-            yield name, MixturePool(name, mixture)
+            yield name, MixtureGroup(name, mixture)
 
 
-def first_rank(target: int, experts: int) -> int:
+def start_rank(target: int, experts: int) -> int:
     """DR-LoRA starts with half of the mean rank: 8 of 16."""
     return max(1, int(target / experts / 2))
 

@@ -13,8 +13,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from spectra import InputError
 from spectra.core.files import write_atomic
 from trainer.adapters.tensors import load_state, trained_state
-from trainer.layers.inject import routes_of
-from trainer.report import EvaluationPoint, LogPoint, RouteHealth
+from trainer.layers.inject import router_state_of
+from trainer.report import EvaluationPoint, LogPoint, RouterHealth
 from trainer.run_folder import CHECKPOINTS, SIZES, WEIGHTS
 from trainer.settings import TrainSettings
 from trainer.training.growth import Growth
@@ -103,7 +103,7 @@ class AdapterTrainer(Trainer):
     ) -> Any:
         """The model's loss plus the mean auxiliary loss of its routers."""
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        routes = routes_of(self.model)
+        routes = router_state_of(self.model)
         extra = routes.loss() if routes is not None and model.training else None
         if extra is not None:
             # A loss that is normalised over the whole step is summed over its passes, any other is averaged by the Trainer.
@@ -112,12 +112,12 @@ class AdapterTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     growth: Growth | None = None
-    health: tuple[RouteHealth, ...] = ()
+    health: tuple[RouterHealth, ...] = ()
     """Of the routers, when it was last logged."""
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
         """Add the routers' health to the training curve, before any logger sees it."""
-        routes = routes_of(self.model)
+        routes = router_state_of(self.model)
         if routes is not None and "loss" in logs and (found := routes.health()):
             self.health = found
             logs |= means(found)
@@ -142,7 +142,7 @@ class AdapterTrainer(Trainer):
         load_state(Path(resume_from_checkpoint) / WEIGHTS, model or self.model)
 
 
-class Watch(TrainerCallback):
+class MonitorCallback(TrainerCallback):
     """Reports progress, keeps the best adapters, stops what has stopped learning or has no finite loss."""
 
     def __init__(self, progress: Progress | None, patience: int, keep_best: Callable[[Any], None]) -> None:
@@ -152,7 +152,7 @@ class Watch(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Note how tokens are routed in the steps that will be logged."""
-        routes = routes_of(model)
+        routes = router_state_of(model)
         if routes is not None:
             step = state.global_step + 1
             routes.recording = step % args.logging_steps == 0 or step == state.max_steps
@@ -187,7 +187,7 @@ class Watch(TrainerCallback):
             write_atomic(folder / SIZES, json.dumps(sizes, indent=1) + "\n")
 
 
-def means(health: tuple[RouteHealth, ...]) -> dict[str, float]:
+def means(health: tuple[RouterHealth, ...]) -> dict[str, float]:
     """Averages over all mixtures."""
     return {
         name: sum(getattr(site, name) for site in health) / len(health) for name in ("effective_support", "entropy", "dropped")
@@ -205,7 +205,7 @@ def evaluations(history: list[dict[str, Any]]) -> tuple[EvaluationPoint, ...]:
     return tuple(EvaluationPoint(step=entry["step"], loss=entry["eval_loss"]) for entry in history if "eval_loss" in entry)
 
 
-def collapsed(health: tuple[RouteHealth, ...]) -> tuple[str, ...]:
+def collapsed(health: tuple[RouterHealth, ...]) -> tuple[str, ...]:
     """A note for every mixture in which one expert does all the work."""
     return tuple(
         f"the router of {site.site} has collapsed: expert {site.shares.index(max(site.shares))} carries {max(site.shares):.0%};"

@@ -23,7 +23,7 @@ from planner import Plan, require_match
 from planner.modules.checkpointing import recompute
 from spectra import Checkpoint, InputError, open_checkpoint
 from spectra.analysis import model_info
-from spectra.core.distributed import is_first
+from spectra.core.distributed import is_main_process
 from spectra.core.files import read_json, write_atomic
 from trainer.adapters.config import AdapterConfig
 from trainer.adapters.store import build, save_adapters
@@ -31,12 +31,12 @@ from trainer.base_model import head, load_tokenizer, require_length
 from trainer.data.dataset import collator, mix, read_texts
 from trainer.data.examples import Examples, Texts
 from trainer.data.tokenize import tokenise
-from trainer.layers.inject import routes_of
+from trainer.layers.inject import router_state_of
 from trainer.report import GrowthHistory, RunReport
 from trainer.run_folder import BEST, CHECKPOINTS, HISTORY, MANIFEST, REPORT, SIZES
 from trainer.settings import MixtureSettings, TrainSettings
 from trainer.training.growth import Growth
-from trainer.training.loop import AdapterTrainer, Progress, Watch, arguments, collapsed, curve, evaluations, peak_memory
+from trainer.training.loop import AdapterTrainer, MonitorCallback, Progress, arguments, collapsed, curve, evaluations, peak_memory
 from trainer.training.sharding import shard
 
 ROUTER_SETTINGS = ("router", "capacity", "expert_dropout", "balance_loss", "z_loss")
@@ -83,7 +83,7 @@ def train(
         shard(built, made.device, made.world_size)
     with made.main_process_first(local=False):
         last = _claim(output, run, resume, made.process_index == 0)
-    watch = Watch(progress, settings.patience, partial(save_adapters, output / BEST, plan=plan, config=run.config))
+    watch = MonitorCallback(progress, settings.patience, partial(save_adapters, output / BEST, plan=plan, config=run.config))
     trainer = AdapterTrainer(
         model=built,
         args=made,
@@ -228,7 +228,7 @@ def _tidy(output: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if is_first() and not any(_is_whole(path) for path in output.glob(f"{CHECKPOINTS}/checkpoint-*")):
+        if is_main_process() and not any(_is_whole(path) for path in output.glob(f"{CHECKPOINTS}/checkpoint-*")):
             shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
             (output / MANIFEST).unlink(missing_ok=True)
             if not any(output.iterdir()):
@@ -248,7 +248,7 @@ def _without_effect(run: _Run) -> tuple[str, ...]:
 
 
 def _report(run: _Run, trainer: AdapterTrainer, seconds: float) -> RunReport:
-    state, routes = trainer.state, routes_of(trainer.model)
+    state, routes = trainer.state, router_state_of(trainer.model)
     scored = evaluations(state.log_history)
     health = (routes.health() if routes else ()) or trainer.health
     lengths = [len(tokens) for tokens in run.examples.rows["input_ids"]]

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from planner import Plan, SensitivityReport
 from planner.views.plots import allocation_figure, evidence_figure, sensitivity_figure
-from planner.views.tables import plan_summary, plan_table, rehearsal_lines, sensitivity_tables, stability_lines
+from planner.views.tables import plan_summary, plan_table, sensitivity_tables, stability_lines, trial_run_lines
 from spectra import load_spectra
 from spectra.views.figures import style
 from spectra.views.plots import alpha_figure, heat_figure
@@ -110,7 +110,7 @@ def _spectra(source: Path) -> Iterator[Part]:
 
 def _sensitivity(source: Path) -> Iterator[Part]:
     report = SensitivityReport.load(source)
-    yield "\n".join([stability_lines(report), *rehearsal_lines(report)])
+    yield "\n".join([stability_lines(report), *trial_run_lines(report)])
     yield sensitivity_figure(report)
     yield from sensitivity_tables(report)
 

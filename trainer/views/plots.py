@@ -12,13 +12,13 @@ from matplotlib.ticker import MaxNLocator
 from planner import Plan, SensitivityReport
 from planner.views.plots import allocation_figure, evidence_figure, sensitivity_figure
 from spectra import InputError, SpectraReport, load_spectra
-from spectra.checkpoint.names import place, resolve
+from spectra.checkpoint.names import parse_name, resolve
 from spectra.core.files import read_json
 from spectra.views.figures import GREY, PALETTE, save_figure, style
 from spectra.views.plots import alpha_figure, comparison_figure, density_figure, heat_figure
 from trainer.report import Evaluation, GrowthEvent, GrowthHistory, RunReport
 from trainer.run_folder import EVALUATION, HISTORY, REPORT
-from trainer.study.report import CONTROL, STUDY, StudyReport
+from trainer.study.report import BASELINE, STUDY, StudyReport
 
 
 def run_figure(run: str | Path) -> Figure:
@@ -73,7 +73,7 @@ def _draw_growth(axes: Axes, events: Sequence[GrowthEvent], layer: str, what: st
     for expert, rank in sorted(enumerate(final), key=lambda pair: pair[1]):  # the coloured ones on top
         values = [(getattr(event, what)[layer] or [math.nan] * len(final))[expert] for event in events]
         axes.step(steps, values, where="post", color=PALETTE[0] if rank == max(final) else GREY, lw=1, alpha=0.8)
-    where = place(layer)
+    where = parse_name(layer)
     axes.set(title=f"layer {where.layer}" if where else layer, xlabel="step")
     if what == "ranks":
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -85,11 +85,11 @@ def study_figure(report: StudyReport) -> Figure:
     """Differences to uniform LoRA with their intervals, a panel for each task."""
     points = 100 if report.metric == "accuracy" else 1
     tasks = list(dict.fromkeys(one.task for one in report.differences))
-    names = [entrant.name for entrant in report.entrants if entrant.name not in (CONTROL, "head-only")]
+    names = [candidate.name for candidate in report.candidates if candidate.name not in (BASELINE, "head-only")]
     with style():
         figure = Figure(figsize=(1.6 + 2.4 * len(tasks), 1.2 + 0.34 * len(names)), layout="constrained")
         for task, axes in zip(tasks, figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0], strict=True):
-            shown = {one.entrant: one for one in report.differences if one.task == task}
+            shown = {one.candidate: one for one in report.differences if one.task == task}
             for row, name in enumerate(names):
                 one = shown[name]
                 color = GREY if not one.settled else PALETTE[0] if one.difference > 0 else PALETTE[5]

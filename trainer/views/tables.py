@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 
 from trainer.report import RunReport, Score
-from trainer.study.report import CONTROL, StudyReport
+from trainer.study.report import BASELINE, StudyReport
 
 
 def run_summary(report: RunReport) -> str:
@@ -54,17 +54,19 @@ def study_table(report: StudyReport) -> Table:
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("task", "plan"):
         table.add_column(heading)
-    tuned = any(entrant.learning_rate not in (report.settings.learning_rate, math.nan) for entrant in report.entrants)
+    tuned = any(candidate.learning_rate not in (report.settings.learning_rate, math.nan) for candidate in report.candidates)
     for heading in ("parameters", *["learning rate"] * tuned, "mean", "difference to uniform LoRA"):
         table.add_column(heading, justify="right")
-    of = {entrant.name: entrant for entrant in report.entrants}
+    of = {candidate.name: candidate for candidate in report.candidates}
     task = ""
     for one in report.differences:
         half = f"{scale * (one.high - one.low) / 2:.{digits}f}"
-        gap = "" if one.entrant == CONTROL else f"{scale * one.difference:+.{digits}f} +- {half}{' *' if one.settled else '  '}"
+        gap = (
+            "" if one.candidate == BASELINE else f"{scale * one.difference:+.{digits}f} +- {half}{' *' if one.settled else '  '}"
+        )
         mean = f"{abs(scale * one.mean):.{digits}f} +- {scale * one.standard_error:.{digits}f}"  # of a loss the score is minus
-        rate = [f"{of[one.entrant].learning_rate:g}"] * tuned
-        table.add_row("" if one.task == task else one.task, one.entrant, f"{of[one.entrant].parameters:,}", *rate, mean, gap)
+        rate = [f"{of[one.candidate].learning_rate:g}"] * tuned
+        table.add_row("" if one.task == task else one.task, one.candidate, f"{of[one.candidate].parameters:,}", *rate, mean, gap)
         task = one.task
     return table
 

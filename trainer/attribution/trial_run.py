@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 import planner
-from planner.sensitivity.report import Estimate, Rehearsal
+from planner.sensitivity.report import Estimate, TrialRun
 from spectra import Checkpoint, InputError
 from spectra.checkpoint.names import resolve
 from trainer import train  # not from trainer.train, which would bind that name to the module
 from trainer.adapters.config import AdapterConfig, load_config
 from trainer.adapters.store import load_adapters
-from trainer.attribution.attribution import POINTS, Batches, attribute, dials
+from trainer.attribution.attribution import POINTS, Batches, adapter_scales, attribute
 from trainer.base_model import load_tokenizer
 from trainer.data.dataset import batches, read_texts
 from trainer.data.examples import Texts
@@ -44,14 +44,14 @@ LEAST_BATCHES = 8  # where the sample allows: standard errors are over batches
 Progress = Callable[[int, int], None]
 
 
-def rehearse(
+def run_trial(
     checkpoint: Checkpoint,
     data: str | Path,
     settings: TrainSettings,
     *,
     device: str = "cpu",
     progress: Progress | None = None,
-) -> tuple[Rehearsal, Mapping[str, Estimate]]:
+) -> tuple[TrialRun, Mapping[str, Estimate]]:
     """Train a uniform LoRA on nine tenths of a file and measure every module's benefit on the rest.
 
     Args:
@@ -69,21 +69,21 @@ def rehearse(
     """
     said = partial(_forward, progress, settings.max_steps + POINTS)
     model, sample = short_run(checkpoint, Path(data), settings, device, said)
-    found = dials(model)
+    found = adapter_scales(model)
     shares = attribute(model, found, sample, lambda done: said(settings.max_steps + done, 0, 0.0))
-    names = [site for dial in found for site in dial.sites]
+    names = [site for scale in found for site in scale.sites]
     stored = resolve(names, list(checkpoint.modules()))
-    gain = _estimate(shares.sum(1))
-    benefits = {stored[name]: _estimate(column) for name, column in zip(names, shares.T, strict=True)}
-    described = Rehearsal(
+    loss_reduction = _estimate(shares.sum(1))
+    loss_reductions = {stored[name]: _estimate(column) for name, column in zip(names, shares.T, strict=True)}
+    described = TrialRun(
         rank=RANK,
         steps=settings.max_steps,
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         examples=sum(len(batch["labels"]) for batch in sample),
-        gain=gain,
+        loss_reduction=loss_reduction,
     )
-    return described, benefits
+    return described, loss_reductions
 
 
 def short_run(

@@ -1,0 +1,63 @@
+"""What differs between model families, in one table: how they store a matrix, and what they call it.
+
+A family without a row stores what torch's own modules would: linear weights as (out, in), experts as (expert, out, in) with gate
+above up, under the names of the live model. So most families need none.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# The projections of a routed expert, as live models call them. Gate and up may be fused into one tensor.
+EXPERT_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+# Fused modules whose outputs are three equal parts: query, key, value.
+EQUAL_THIRDS = frozenset({"c_attn", "Wqkv", "qkv", "in_proj_weight"})
+# Matrices inside numbered layers that are no linear projections: positional tables, norms, the routers of expert models.
+NO_PROJECTION = re.compile(r"(^|[._])(embed\w*|\w*embeddings?|relative_attention_bias|\w*norm|router|gate)$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """The facts about one `model_type` of transformers."""
+
+    conv1d: frozenset[str] = frozenset()
+    """Modules that are Conv1D and store (in, out)."""
+    experts_transposed: bool = False
+    """Whether fused experts are stored (expert, in, out)."""
+    experts_interleaved: bool = False
+    """Whether the fused gate and up alternate row by row instead of lying above one another."""
+    experts_block: str = "mlp"
+    """The block that holds the routed experts in per-expert checkpoints; live models call it `mlp`."""
+    expert_names: Mapping[str, str] = field(default_factory=dict)
+    """A live expert's projection -> what per-expert checkpoints call it, where that differs."""
+    key_value_heads: Callable[[Mapping[str, Any]], int | None] | None = None
+    """Number of key and value heads of a fused `query_key_value`, where the usual keys of config.json do not say."""
+
+
+def _falcon_heads(config: Mapping[str, Any]) -> int | None:
+    """Older Falcons share one key and value head, or have as many as queries, whatever their `num_kv_heads` says."""
+    if config.get("new_decoder_architecture"):
+        return None
+    return 1 if config.get("multi_query", True) else config.get("num_attention_heads") or config.get("n_head")
+
+
+_GPT2 = Family(conv1d=frozenset({"c_attn", "q_attn", "c_proj", "c_fc"}))
+
+FAMILIES: dict[str, Family] = {
+    "gpt2": _GPT2,
+    "gpt-sw3": _GPT2,
+    "openai-gpt": _GPT2,
+    "imagegpt": _GPT2,
+    "decision_transformer": _GPT2,
+    "falcon": Family(key_value_heads=_falcon_heads),
+    "gpt_oss": Family(experts_transposed=True, experts_interleaved=True),
+    "llama4": Family(experts_transposed=True),
+    "llama4_text": Family(experts_transposed=True),
+    "mixtral": Family(experts_block="block_sparse_moe", expert_names={"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}),
+}
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """The facts about a model, by the `model_type` of its config.json."""
+    return FAMILIES.get(str(config.get("model_type")), Family())
