@@ -7,8 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 import spectra
-from spectra import InputError, SpectraReport
-from spectra.eigenvalues import eigenvalues
+from spectra import InputError, SpectraReport, analysis
 from spectra.estimators.fits import FitStatus
 
 
@@ -48,16 +47,6 @@ def test_two_runs_write_the_same_bytes(spectra_report, minilm):
     assert spectra.analyze(minilm).to_json() == spectra_report.to_json()
 
 
-@pytest.mark.parametrize("shape", [(40, 12), (12, 40), (30, 30), (1, 5)])
-def test_eigenvalues_are_squared_singular_values(shape):
-    W = np.random.default_rng(0).normal(size=shape)
-    tall = W if shape[0] >= shape[1] else W.T
-    found = eigenvalues([tall[:7], tall[7:]], min(shape))
-    expected = np.linalg.svd(W, compute_uv=False) ** 2
-    # a Gram matrix has absolute accuracy: a few ulp of the largest eigenvalue
-    np.testing.assert_allclose(found[::-1], expected, rtol=0, atol=1e-14 * expected[0])
-
-
 def test_damaged_and_odd_matrices_fail_alone(tmp_path):
     torch.manual_seed(0)
     good = torch.randn(64, 32)
@@ -92,5 +81,42 @@ def test_a_model_without_matrices_is_refused(tmp_path):
 
 def test_progress_names_every_matrix(minilm):
     seen = []
-    spectra.analyze(minilm, progress=lambda done, total, name: seen.append((done, total)))
-    assert seen == [(done, 40) for done in range(1, 41)]
+    spectra.analyze(minilm, progress=lambda done, total, note: seen.append((done, total, note)))
+    assert [entry[:2] for entry in seen] == [(done, 40) for done in range(1, 41)]
+    assert len({note for _, _, note in seen}) == 40
+
+
+def test_large_matrices_come_one_at_a_time_and_are_the_same(tiny_llama, monkeypatch):
+    side_by_side = spectra.analyze(tiny_llama)
+    monkeypatch.setattr(analysis, "SMALL", 0)
+    for ours, theirs in zip(spectra.analyze(tiny_llama).sites, side_by_side.sites, strict=True):
+        assert ours.name == theirs.name
+        assert ours.alpha == pytest.approx(theirs.alpha, rel=1e-9, nan_ok=True)
+
+
+def test_a_model_is_identified_by_name_size_and_architecture(tiny_llama):
+    checkpoint = spectra.open_checkpoint(tiny_llama)
+    found = analysis.model_info(checkpoint)
+    assert (found.name, found.parameters, found.fingerprint) == ("tiny-llama", 17120, checkpoint.fingerprint)
+    assert spectra.analyze(tiny_llama).model == found
+
+
+@pytest.mark.gpu
+def test_the_gpu_agrees_with_the_cpu(minilm, spectra_report):
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    report = spectra.analyze(minilm, device="cuda")
+    for ours, theirs in zip(report.sites, spectra_report.sites, strict=True):
+        assert ours.alpha == pytest.approx(theirs.alpha, rel=1e-6)
+
+
+def test_a_convolution_is_pooled_as_weightwatcher_does(tmp_path):
+    kernel = torch.randn(16, 12, 3, 3)
+    save_file({"layers.0.conv.weight": kernel}, tmp_path / "model.safetensors")
+    (site,) = spectra.analyze(tmp_path).sites
+    slices = kernel.double().numpy().reshape(16, 12, 9)
+    pooled = np.concatenate([np.linalg.svd(slices[:, :, place], compute_uv=False) ** 2 / 2 for place in range(9)])
+    assert site.n_eigenvalues == 108
+    assert site.alpha == pytest.approx(spectra.fit(pooled).alpha, rel=1e-9)

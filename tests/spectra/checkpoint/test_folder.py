@@ -1,14 +1,12 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from spectra import InputError, open_checkpoint
-from spectra.checkpoint.folder import locate
-from spectra.checkpoint.reader import slabs
+from spectra.checkpoint.folder import find_folder
 
 WEIGHTS = {
     "layers.0.q.weight": torch.randn(6, 4),
@@ -61,14 +59,6 @@ def test_fingerprint_is_the_architecture(folder, tmp_path):
     assert open_checkpoint(other).fingerprint != open_checkpoint(folder).fingerprint
 
 
-@pytest.mark.parametrize("block", [1, 3, 100])
-def test_blocks_stack_to_the_matrix_or_its_transpose(folder, block):
-    for matrix in open_checkpoint(folder).contents[0]:
-        expected = WEIGHTS[matrix.tensor.name].double().numpy()
-        expected = expected if matrix.shape[0] >= matrix.shape[1] else expected.T
-        np.testing.assert_array_equal(np.concatenate(list(slabs(matrix, block))), expected)
-
-
 def test_bad_folders_are_named(tmp_path):
     with pytest.raises(InputError, match=r"/no/such: no such folder"):
         open_checkpoint("/no/such")
@@ -78,12 +68,12 @@ def test_bad_folders_are_named(tmp_path):
     with pytest.raises(InputError, match=r"pytorch_model.bin: not a readable torch checkpoint"):
         open_checkpoint(tmp_path)
     with pytest.raises(InputError, match="a file; give the model's folder"):
-        locate(tmp_path / "pytorch_model.bin")
+        find_folder(tmp_path / "pytorch_model.bin")
 
 
 def test_an_unknown_hub_id_is_one_line():
-    with pytest.raises(InputError, match="someone/nothing: no such folder, and not to be had from the hub") as caught:
-        locate("someone/nothing")
+    with pytest.raises(InputError, match="someone/nothing: no such folder, and the Hub download failed: ") as caught:
+        find_folder("someone/nothing")
     assert "\n" not in str(caught.value)
 
 
@@ -106,4 +96,59 @@ def test_a_tensor_stored_twice_is_refused(folder):
     shutil.move(folder / "model.safetensors", folder / "a.safetensors")
     shutil.copy(folder / "a.safetensors", folder / "b.safetensors")
     with pytest.raises(InputError, match=r"also in a.safetensors"):
+        open_checkpoint(folder)
+
+
+def test_sharded_pickles(tmp_path):
+    shards = {"pytorch_model-00001-of-00002.bin": ["a"], "pytorch_model-00002-of-00002.bin": ["b"]}
+    for file, names in shards.items():
+        torch.save({f"layers.0.{name}.weight": torch.randn(4, 4) for name in names}, tmp_path / file)
+    weight_map = {f"layers.0.{name}.weight": file for file, names in shards.items() for name in names}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert list(open_checkpoint(tmp_path).modules()) == ["layers.0.a", "layers.0.b"]
+
+
+def test_a_text_model_inside_another_is_read_by_its_own_configuration(folder):
+    config = {"model_type": "whole", "num_attention_heads": 16, "text_config": {"model_type": "gpt2", "n_head": 2}}
+    (folder / "config.json").write_text(json.dumps(config))
+    found = open_checkpoint(folder).config
+    assert (found["model_type"], found["n_head"], found["num_attention_heads"]) == ("gpt2", 2, 16)
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(InputError, match=r"config.json: expected an object, found list"):
+        open_checkpoint(folder)
+
+
+def test_a_checkpoint_is_found_again_from_anywhere(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    assert open_checkpoint(folder.name).source == str(folder)
+    assert open_checkpoint(folder.name).name == folder.name
+
+
+def test_weights_tell_two_trainings_apart_that_a_fingerprint_does_not(folder, tmp_path):
+    whole = open_checkpoint(folder)
+    other = tmp_path / "other"
+    other.mkdir()
+    save_file({name: tensor + 1 for name, tensor in WEIGHTS.items()}, other / "model.safetensors")
+    assert open_checkpoint(other).fingerprint == whole.fingerprint
+    assert open_checkpoint(other).weights != whole.weights == open_checkpoint(folder).weights
+
+
+def test_fused_parts_count_together_as_one_module(tmp_path):
+    save_file({"layers.0.attn.c_attn.weight": torch.randn(4, 12)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    checkpoint = open_checkpoint(tmp_path)
+    assert [matrix.shape for matrix in checkpoint.contents[0]] == [(4, 4)] * 3
+    assert checkpoint.modules() == {"layers.0.attn.c_attn": (12, 4)}
+
+
+def test_convolutions_are_no_linear_modules(tmp_path):
+    save_file({"layers.0.conv.weight": torch.randn(4, 3, 2)}, tmp_path / "model.safetensors")
+    checkpoint = open_checkpoint(tmp_path)
+    assert [matrix.name for matrix in checkpoint.contents[0]] == ["layers.0.conv"]
+    assert checkpoint.modules() == {}
+
+
+def test_an_index_without_a_map_is_named(folder):
+    (folder / "model.safetensors.index.json").write_text('{"metadata": {}}')
+    with pytest.raises(InputError, match=r"model.safetensors.index.json: no weight_map in the index"):
         open_checkpoint(folder)

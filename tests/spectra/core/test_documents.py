@@ -1,13 +1,13 @@
+import hashlib
 import json
 import math
-import os
 from typing import Literal
 
 import pytest
+from pydantic import model_validator
 
 from spectra import InputError
 from spectra.core.documents import Document, Measured, Value
-from spectra.core.files import write_atomic
 
 
 class Item(Value):
@@ -49,10 +49,13 @@ def test_values_are_frozen():
         ("{", r"x.json:1: not JSON"),
         ("[]", "expected a 'example' file, found kind None"),
         ('{"kind": "plan"}', "expected a 'example' file, found kind 'plan'"),
-        ('{"kind": "example", "schema_version": 2, "items": []}', "schema version 2 cannot be read"),
-        ('{"kind": "example", "schema_version": 1}', "items: Field required"),
-        ('{"kind": "example", "schema_version": 1, "items": [], "extra": 5}', "extra: Extra inputs are not permitted, got 5"),
-        ('{"kind": "example", "schema_version": 1, "items": [{"name": 3, "score": 1}]}', r"items.0.name: .*got 3"),
+        (
+            '{"kind": "example", "schema_version": 1, "items": []}',
+            r"schema version 1 cannot be read by this loraplan \(it reads 2\); make the file again",
+        ),
+        ('{"kind": "example", "schema_version": 2}', "items: Field required"),
+        ('{"kind": "example", "schema_version": 2, "items": [], "extra": 5}', "extra: Extra inputs are not permitted, got 5"),
+        ('{"kind": "example", "schema_version": 2, "items": [{"name": 3, "score": 1}]}', r"items.0.name: .*got 3"),
     ],
 )
 def test_a_wrong_file_is_one_clear_line(tmp_path, content, message):
@@ -67,34 +70,33 @@ def test_a_missing_file_is_named(tmp_path):
         Example.load(tmp_path / "nope.json")
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    target = tmp_path / "x.json"
-    target.write_text("old")
+def test_the_hash_is_of_the_text(tmp_path):
+    assert DOCUMENT.sha256() == hashlib.sha256(DOCUMENT.to_json().encode()).hexdigest()
+    assert DOCUMENT.sha256() != DOCUMENT.model_copy(update={"items": ()}).sha256()
 
-    def full_disk(_handle):
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(InputError, match=r"x.json: cannot write: No space left on device"):
-        write_atomic(target, "new")
-    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
-    assert target.read_text() == "old"
+class Limited(Value):
+    low: int
+    high: int
+
+    @model_validator(mode="after")
+    def _ordered(self):
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        return self
 
 
 @pytest.mark.parametrize(
-    ("target", "reason"), [("folder", "a folder"), ("fifo", "not a regular file"), ("file/below", "is a file")]
+    ("data", "message"),
+    [
+        ({"low": 1, "high": "x"}, "form: high: Input should be a valid integer, unable to parse string as an integer, got 'x'"),
+        ({"low": "x", "high": "y"}, r"form: low: .*, got 'x' \(and 1 more\)"),
+        ({"low": 3, "high": 2}, "form: low 3 is above high 2"),
+        ({"low": 1, "high": "x" * 200}, r"got 'x{76}\.\.\."),
+    ],
 )
-def test_only_regular_files_are_replaced(tmp_path, target, reason):
-    (tmp_path / "folder").mkdir()
-    os.mkfifo(tmp_path / "fifo")
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=reason):
-        write_atomic(tmp_path / target, "x")
-
-
-def test_a_link_is_followed(tmp_path):
-    (tmp_path / "real.json").write_text("old")
-    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
-    write_atomic(tmp_path / "link.json", "new")
-    assert (tmp_path / "link.json").is_symlink()
-    assert (tmp_path / "real.json").read_text() == "new"
+def test_a_fault_is_told_with_its_source_its_place_and_its_value(data, message):
+    with pytest.raises(InputError, match=message) as caught:
+        Limited.checked(data, "form")
+    assert "\n" not in str(caught.value)
+    assert Limited.checked({"low": 1, "high": 2}, "form") == Limited(low=1, high=2)

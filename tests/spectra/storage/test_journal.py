@@ -1,4 +1,4 @@
-"""Interrupted, shared and repeated analyses end in the same bytes."""
+"""Interrupted and repeated analyses end in the same bytes."""
 
 import os
 import signal
@@ -9,19 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 import spectra
-from spectra import InputError
-from spectra import spectrum as site
+from spectra import spectrum
+from spectra.estimators.fits import FitStatus
+from spectra.report import SiteSpectrum, Uncertainty
 from spectra.settings import AnalysisSettings
+from spectra.storage.journal import NOTHING, Journal, remove
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_an_interrupted_analysis_solves_nothing_twice(minilm, spectra_report, tmp_path, monkeypatch):
     solved = []
-    decompose = site.spectrum_of
+    decompose = spectrum.spectrum_of
 
     def counting(matrix, **options):
         if len(solved) == 15 and "interrupt" in os.environ:
@@ -29,7 +30,7 @@ def test_an_interrupted_analysis_solves_nothing_twice(minilm, spectra_report, tm
         solved.append(matrix.name)
         return decompose(matrix, **options)
 
-    monkeypatch.setattr(site, "spectrum_of", counting)
+    monkeypatch.setattr(spectrum, "spectrum_of", counting)
     monkeypatch.setenv("interrupt", "yes")
     with pytest.raises(KeyboardInterrupt):
         spectra.analyze(minilm, journal=tmp_path / "journal")
@@ -54,6 +55,7 @@ def test_a_journal_of_other_settings_is_not_used(minilm, spectra_report, tmp_pat
     assert spectra.analyze(minilm, journal=tmp_path / "journal").to_json() == spectra_report.to_json()
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("delay", [1.2, 1.6])
 def test_killed_and_run_again(delay, minilm, spectra_report, tmp_path):
     command = [sys.executable, "-c", "import cli; cli.main()", "analyze", str(minilm), "-o", str(tmp_path / "s.json")]
@@ -66,116 +68,47 @@ def test_killed_and_run_again(delay, minilm, spectra_report, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["s.json"]
 
 
-def test_two_processes_under_torchrun_write_the_same_bytes(minilm, spectra_report, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "cli.py",
-               "analyze", str(minilm), "-o", str(tmp_path / "s.json")]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "s.json").read_text() == spectra_report.to_json()
+def site(name):
+    """A report's entry, without anything but its name and its fit."""
+    return SiteSpectrum(
+        name=name, module=name, shape=(4, 3), alpha=2.0, x_min=1.0, n_tail=3, ks=0.1, sigma=0.2, status=FitStatus.OK,
+        n_eigenvalues=3, n_cut=0, fits={}, metrics=None, density=None, uncertainty=Uncertainty(),
+    )  # fmt: skip
 
 
-def test_a_callers_own_process_group_outlives_an_analysis(tiny_llama, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import sys, torch.distributed as group, spectra\n"
-        "group.init_process_group('gloo')\n"
-        "spectra.analyze(sys.argv[1])\n"
-        "values = [None, None]\n"
-        "group.all_gather_object(values, group.get_rank())\n"
-        "assert values == [0, 1], values\n"
-        "group.barrier()\n"
-        "group.destroy_process_group()\n"
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(script),
-        str(tiny_llama),
-    ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    assert result.returncode == 0, result.stderr
+def test_every_process_writes_its_own_and_reads_all(tmp_path):
+    journals = [Journal(tmp_path / "journal", "purpose", index) for index in range(2)]
+    assert [journal.read() for journal in journals] == [{}, {}]
+    journals[0].add(site("a"), np.array([1.0, 2.0]))
+    journals[1].add(site("b"), None)
+    for journal in journals:
+        found = journal.read()
+        assert [entry.model_dump_json() for entry in (found["a"][0], found["b"][0])] == [
+            entry.model_dump_json() for entry in (site("a"), site("b"))
+        ]
+        assert [kept.tolist() for _, kept in found.values()] == [[1.0, 2.0], NOTHING.tolist()]
 
 
-def test_kept_eigenvalues_cost_no_new_decomposition(minilm, spectra_report, tmp_path, monkeypatch):
-    kept = tmp_path / "eigenvalues.safetensors"
-    spectra.analyze(minilm, eigenvalues=kept)
-    stored = load_file(kept)
-    assert stored.keys() == spectra_report.by_name().keys()
-    assert all(stored[entry.name].size == entry.n_eigenvalues for entry in spectra_report.sites)
-    monkeypatch.setattr(site, "spectrum_of", lambda *_args, **_options: pytest.fail("decomposed again"))
-    assert spectra.analyze(minilm, eigenvalues=kept).to_json() == spectra_report.to_json()
-    other = spectra.analyze(minilm, AnalysisSettings(estimator="hill"), eigenvalues=kept)
-    assert other.sites[5].alpha == spectra_report.sites[5].fits["hill"].alpha
+def test_another_purpose_starts_over_and_leaves_other_processes_journals_alone(tmp_path):
+    for index in range(2):
+        journal = Journal(tmp_path / "journal", "old", index)
+        journal.read()
+        journal.add(site("a"), None)
+    assert Journal(tmp_path / "journal", "new", 0).read() == {}
+    assert (tmp_path / "journal.0").read_text() == '"new"\n'
+    assert list(Journal(tmp_path / "journal", "old", 1).read()) == ["a"]
 
 
-def test_kept_eigenvalues_of_another_model_are_refused(minilm, tiny_llama, tmp_path):
-    kept = tmp_path / "eigenvalues.safetensors"
-    spectra.analyze(tiny_llama, eigenvalues=kept)
-    with pytest.raises(InputError, match="kept eigenvalues have weights"):
-        spectra.analyze(minilm, eigenvalues=kept)
+def test_without_a_path_nothing_is_remembered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    journal = Journal(None, "purpose")
+    journal.add(site("a"), None)
+    assert journal.read() == {}
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_other_weights_of_the_same_architecture_are_another_model(tiny_llama, tmp_path):
-    import shutil
-
-    from safetensors.torch import load_file as load
-    from safetensors.torch import save_file as save
-
-    other = tmp_path / "other"
-    shutil.copytree(tiny_llama, other)
-    tensors = load(other / "model.safetensors")
-    save({name: tensor * 1.5 for name, tensor in tensors.items()}, other / "model.safetensors")
-    one, two = spectra.open_checkpoint(tiny_llama), spectra.open_checkpoint(other)
-    assert (one.fingerprint == two.fingerprint, one.weights == two.weights) == (True, False)
-    spectra.analyze(tiny_llama, journal=tmp_path / "journal", eigenvalues=tmp_path / "kept")
-    again = spectra.analyze(other, journal=tmp_path / "journal")
-    assert again.to_json() == spectra.analyze(other).to_json()
-    with pytest.raises(InputError, match="kept eigenvalues have weights"):
-        spectra.analyze(other, eigenvalues=tmp_path / "kept")
-
-
-def test_guarded_single_precision_stays_close(minilm, spectra_report):
-    guarded = spectra.analyze(minilm, AnalysisSettings(precision="guarded"))
-    for ours, exact in zip(guarded.sites, spectra_report.sites, strict=True):
-        for name in ours.fits:
-            assert ours.fits[name].alpha == pytest.approx(exact.fits[name].alpha, rel=1e-4, nan_ok=True)
-            assert ours.fits[name].n_tail == exact.fits[name].n_tail
-
-
-def test_everything_that_can_be_asked_for(tiny_llama):
-    settings = AnalysisSettings(estimator="farms", bootstrap=20, subsamples=4, goodness=20, compare=True)
-    report = spectra.analyze(tiny_llama, settings)
-    assert report.to_json() == spectra.analyze(tiny_llama, settings).to_json()
-    for entry in report.sites:
-        if not np.isfinite(entry.alpha):
-            continue
-        assert entry.uncertainty.interval.low <= entry.uncertainty.interval.high
-        assert entry.uncertainty.subsample_variation > 0
-        assert 0 <= entry.uncertainty.iid_p <= 1
-        assert len(entry.uncertainty.comparisons) == 3
-
-
-def test_a_missing_gpu_is_one_line(minilm):
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    with pytest.raises(InputError, match="device 'cuda': this torch finds no CUDA device"):
-        spectra.analyze(minilm, device="cuda")
-
-
-@pytest.mark.gpu
-def test_the_gpu_agrees_with_the_cpu(minilm, spectra_report):
-    import torch
-
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    report = spectra.analyze(minilm, device="cuda")
-    for ours, theirs in zip(report.sites, spectra_report.sites, strict=True):
-        assert ours.alpha == pytest.approx(theirs.alpha, rel=1e-6)
+def test_journals_of_a_finished_analysis_are_removed_and_nothing_else(tmp_path):
+    for name in ("journal.0", "journal.1", "journals.0", "journal"):
+        (tmp_path / name).touch()
+    remove(tmp_path / "journal")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["journal", "journals.0"]
