@@ -1,4 +1,4 @@
-"""Writes docs/plan-format.md and docs/plan.schema.json from the Plan class itself.
+"""Writes docs/reference/plan-format.md and docs/reference/plan.schema.json from the Plan class itself.
 
 python docs/plan_format.py
 """
@@ -10,21 +10,27 @@ from typing import Any
 
 from planner import Plan
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent / "reference"
 INTRODUCTION = """# The plan file
 
-`plan allocate` writes it, `plan train` builds it, and any program can: it is JSON, strict (an unknown key is an error) and
-versioned (`schema_version`; a change that old readers would misread raises it). [plan.schema.json](plan.schema.json) is its JSON
-Schema; this page is made from the same classes by `python docs/plan_format.py`. What the schema cannot say is checked on reading:
+You find here every field of the file that `plan allocate` writes and `plan train` builds.
 
-- site names are unique, a rank is at most the smaller side of its matrix, and `top_k` is at most the number of experts (0 where
-  there are none);
-- `budget.parameters` is what the sites cost: `sum(ranks) * (d_in + d_out)` each, plus `experts * d_in` for the router where there
-  are two or more experts;
-- `budget.spent` is at most `budget.cap`.
+Any program can write one: it is JSON, strict (an unknown key is an error) and versioned.
+`schema_version` rises with a change that old readers would misread.
+[plan.schema.json](plan.schema.json) is its JSON Schema; this page is made from the same classes by `python docs/plan_format.py`.
 
-A number that could not be measured is `null`. Keys are sorted and every site is on a line of its own, so two plans diff cleanly,
-and the same inputs give the same bytes. `plan check PLAN MODEL` says whether a plan fits a model, listing every mismatch.
+What the schema cannot say is checked on reading:
+
+- Site names are unique.
+- A rank is at most the smaller side of its matrix.
+- `top_k` is at most the number of experts (0 where there are none).
+- `budget.parameters` is what the sites cost: `sum(ranks) * (d_in + d_out)` each, plus `experts * d_in` for the router \
+where there are two or more experts.
+- `budget.spent` is at most `budget.limit`.
+
+A number that could not be measured is `null`.
+Keys are sorted and every site is on a line of its own, so two plans diff cleanly, and the same inputs give the same bytes.
+`plan check PLAN MODEL` says whether a plan fits a model, listing every mismatch.
 """
 
 
@@ -70,8 +76,8 @@ def _type(field: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Write both files."""
-    (HERE / "plan-format.md").write_text(page(), encoding="utf-8")
-    (HERE / "plan.schema.json").write_text(json.dumps(schema(), indent=2) + "\n", encoding="utf-8")
+    (FOLDER / "plan-format.md").write_text(page(), encoding="utf-8")
+    (FOLDER / "plan.schema.json").write_text(json.dumps(schema(), indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
