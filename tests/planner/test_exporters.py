@@ -7,15 +7,17 @@ import pytest
 import transformers
 import yaml
 
-import planner
-from planner.exporters import FORMATS, export
+from planner import AllocationSettings, allocate
+from planner.exporters import EXPORTERS, export
+from planner.plan import Note
 from spectra import InputError
+from tests.planner.examples import plan_of, planned
 
 
 @pytest.fixture(scope="module")
 def mixed(spectra_report):
     """A plan of single experts whose ranks differ by layer."""
-    return planner.allocate(budget="1%", strategy="alphalora", spectra=spectra_report, max_experts=1)
+    return allocate("1%", AllocationSettings(strategy="alphalora", max_experts=1), spectra=spectra_report)
 
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")  # PEFT's calls, not ours
@@ -36,7 +38,7 @@ def test_peft_builds_exactly_this(mixed, minilm, tmp_path):
 def test_peft_gives_a_mixture_its_total_rank_and_leaves_out_what_gets_nothing(uniform_plan, spectra_report):
     config = json.loads(export(uniform_plan, "peft"))
     assert (config["r"], config["rank_pattern"]) == (2, {})
-    plan = planner.allocate(budget="30k", strategy="uniform", granularity="module", min_rank=0, spectra=spectra_report)
+    plan = allocate("30k", AllocationSettings(strategy="uniform", granularity="module", min_rank=0), spectra=spectra_report)
     config = json.loads(export(plan, "peft"))
     assert config["target_modules"] == sorted(site.name for site in plan.sites if site.ranks)
     assert len(config["target_modules"]) < len(plan.sites)
@@ -60,4 +62,29 @@ def test_tables_hold_every_site(mixed):
 def test_unknown_formats_are_refused(mixed):
     with pytest.raises(InputError, match="format 'toml': not one of peft, csv, markdown, yaml"):
         export(mixed, "toml")
-    assert set(FORMATS) == {"peft", "csv", "markdown", "yaml"}
+    assert set(EXPORTERS) == {"peft", "csv", "markdown", "yaml"}
+
+
+def test_peft_cannot_express_experts(routed):
+    plan = allocate("60k", AllocationSettings(strategy="uniform"), **routed)
+    with pytest.raises(InputError, match="is a routed expert, which a LoraConfig names by layer only"):
+        export(plan, "peft")
+
+
+def test_notes_and_unknown_numbers_in_tables():
+    plan = plan_of(
+        planned("layers.0.q", (2,)), planned("layers.1.q", ()), notes=(Note(about="a", text="Mind the gap."),), strategy="uniform"
+    )
+    assert export(plan, "markdown") == (
+        "# uniform for model\n\nBudget 48: 48 trainable parameters, routers included.\n\nMind the gap.\n\n"
+        "| site | ranks | parameters | weight | alpha |\n|---|---:|---:|---:|---:|\n"
+        "| layers.0.q | 2 | 48 | 1.00 |  |\n| layers.1.q | - | 0 | 1.00 |  |\n"
+    )
+    assert export(plan, "csv").splitlines()[1:] == ["layers.0.q,16,8,1,2,2,1,48,1,,", "layers.1.q,16,8,0,-,0,0,0,1,,"]
+
+
+def test_mixtures_keep_their_experts_where_a_format_knows_them():
+    plan = plan_of(planned("layers.0.q", (3, 2)), strategy="uniform")
+    assert yaml.safe_load(export(plan, "yaml"))["sites"] == {"layers.0.q": {"ranks": [3, 2], "top_k": 2}}
+    assert export(plan, "csv").splitlines()[1].startswith('layers.0.q,16,8,2,"3,2",5,2,136,')
+    assert json.loads(export(plan, "peft"))["r"] == 5

@@ -1,0 +1,77 @@
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planner import AllocationSettings, allocate
+from planner.strategies.alphalora import AlphaLoraSettings, alphalora
+from spectra import InputError, load_spectra
+from tests.planner.examples import evidence_of, site_of
+
+# AlphaLoRA's rule (beta 2.5, 160 experts) on the published alphas of LLaMA-7B, layer 0 first; computed independently with numpy.
+LLAMA_7B_COUNTS = [
+    3, 3, 4, 3, 4, 4, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5, 7, 6, 7, 8, 6, 6, 7, 8, 8, 8, 7, 8, 8, 5
+]  # fmt: skip
+ALPHAS = Path(__file__).parents[2] / "data" / "llama-7b-alpha-peak.csv"
+
+
+def test_alphalora_gives_a_layer_one_answer_and_light_tails_more(evidence, spectra_report):
+    plan = allocate("4%", AllocationSettings(strategy="alphalora"), **evidence)
+    layers = {layer: [site for site in plan.sites if f"layer.{layer}." in site.name] for layer in range(6)}
+    assert all(len({site.ranks for site in sites}) == 1 for sites in layers.values())
+    alphas = [np.mean([site.alpha for site in sites]) for sites in layers.values()]
+    totals = [sum(sites[0].ranks) for sites in layers.values()]
+    assert list(np.argsort(alphas)[[0, -1]]) == list(np.argsort(totals)[[0, -1]])
+
+
+def test_alphalora_reproduces_the_published_llama_rule():
+    plan = allocate("160 experts", AllocationSettings(strategy="alphalora"), spectra=load_spectra(ALPHAS))
+    per_layer = [{len(site.ranks) for site in plan.sites if f".layers.{layer}." in site.name} for layer in range(32)]
+    assert per_layer == [{count} for count in LLAMA_7B_COUNTS]
+    assert (plan.budget.spent, plan.budget.unit) == (160, "experts")
+    assert {rank for site in plan.sites for rank in site.ranks} == {8}
+    assert plan.parameters == 160 * (624_640 + 35_584)  # no layer has a single expert, so all have routers
+
+
+def test_the_alphas_under_test_are_the_published_ones():
+    rows = list(csv.DictReader(ALPHAS.read_text().splitlines()))
+    assert len(rows) == 224
+    assert np.mean([float(row["alpha"]) for row in rows]) == pytest.approx(3.358, abs=5e-4)
+
+
+EVIDENCE = evidence_of(
+    site_of("layers.0.q", alpha=2.0), site_of("layers.0.up", alpha=4.0), site_of("layers.1.q", alpha=6.0),
+    site_of("layers.1.up"),
+)  # fmt: skip
+
+
+def test_a_layers_weight_is_its_mean_alpha_to_the_power_of_beta():
+    demand = alphalora(EVIDENCE, AlphaLoraSettings())
+    assert demand.weights == (3.0**2.5, 3.0**2.5, 6.0**2.5, 6.0**2.5)
+    assert (demand.granularity, demand.utility, demand.released_rounding) == ("layer", "log", False)
+    assert alphalora(EVIDENCE, AlphaLoraSettings(beta=1.0, parity=True)).weights == (3.0, 3.0, 6.0, 6.0)
+    assert alphalora(EVIDENCE, AlphaLoraSettings(parity=True)).released_rounding
+
+
+def test_with_parity_counts_are_those_of_the_released_rounding(tmp_path):
+    rows = [f"layers.{layer}.q,32,32,{alpha}" for layer, alpha in enumerate((2.0, 2.2, 2.6, 3.1, 3.3, 4.0))]
+    (tmp_path / "alphas.csv").write_text("\n".join(["name,rows,cols,alpha", *rows]))
+    counts = {}
+    for parity in (False, True):
+        settings = AllocationSettings(strategy={"name": "alphalora", "settings": {"parity": parity}}, max_experts=30)
+        plan = allocate("30 experts", settings, spectra=load_spectra(tmp_path / "alphas.csv"))
+        counts[parity] = [len(site.ranks) for site in plan.sites]
+    assert counts[True] == [3, 2, 4, 5, 6, 10]
+    assert counts[False] == [2, 2, 4, 6, 6, 10]  # the exact shares are 1.84, 2.33, 3.54, 5.49, 6.42 and 10.39
+
+
+def test_without_spectra_there_is_no_rule():
+    with pytest.raises(InputError, match="strategy 'alphalora' needs `spectra` with measured values: make it with plan analyze"):
+        alphalora(evidence_of(site_of("layers.0.q")), AlphaLoraSettings())
+
+
+@pytest.mark.parametrize("beta", [0, -1, 101])
+def test_other_exponents_are_refused(beta):
+    with pytest.raises(InputError, match="strategy alphalora: beta: "):
+        AllocationSettings.checked({"strategy": {"name": "alphalora", "settings": {"beta": beta}}}, "settings")
