@@ -7,8 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from trainer.report import Evaluation, RunReport
-from trainer.run_folder import EVALUATION, REPORT
-from trainer.settings import TrainSettings
+from trainer.settings import MixtureSettings, ProbeSettings, TrainSettings
 
 if TYPE_CHECKING:
     from trainer.adapters.merge import merge
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
     from trainer.training.train import train
 
 __all__ = [
-    "EVALUATION",
-    "REPORT",
     "Evaluation",
     "MixtureLinear",
+    "MixtureSettings",
+    "ProbeSettings",
     "RunReport",
     "TrainSettings",
     "apply_plan",
@@ -36,7 +35,8 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {
+# What loads torch, and where it is.
+_LAZY = {
     "MixtureLinear": "layers.mixture",
     "apply_plan": "layers.inject",
     "compare": "study.compare",
@@ -49,6 +49,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _LAZY:
         raise AttributeError(f"module 'trainer' has no attribute {name!r}")
-    return getattr(import_module(f"trainer.{_HOMES[name]}"), name)
+    return getattr(import_module(f"trainer.{_LAZY[name]}"), name)

@@ -1,6 +1,5 @@
 """Loading the base model for a task, and telling its head from its body."""
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +8,8 @@ import transformers
 from torch import nn
 
 from spectra import Checkpoint, InputError
-from trainer.settings import TaskKind
+from spectra.core.errors import first_line
+from trainer.settings import Task
 
 AUTO = {"classification": "AutoModelForSequenceClassification", "causal": "AutoModelForCausalLM"}
 
@@ -23,7 +23,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: no usable tokenizer: {_first_line(error)}") from None
+        raise InputError(f"{folder}: no usable tokenizer: {first_line(error)}") from None
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise InputError(
@@ -53,12 +53,12 @@ def require_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r}: {_first_line(error)}") from None
+        raise InputError(f"device {device!r}: {first_line(error)}") from None
 
 
 def load_model(
     checkpoint: Checkpoint,
-    kind: TaskKind,
+    task: Task,
     labels: tuple[str, ...],
     seed: int,
     pad_token_id: int | None = None,
@@ -68,7 +68,7 @@ def load_model(
 
     Args:
         checkpoint: where the weights are.
-        kind: the task.
+        task: what it is to learn.
         labels: class names for classification.
         seed: of a new head.
         pad_token_id: the tokenizer's, for models that do not say.
@@ -77,21 +77,20 @@ def load_model(
     Raises:
         InputError: a folder that transformers cannot load for this task.
     """
-    _be_quiet()
     if checkpoint.config.get("is_encoder_decoder"):
         raise InputError(
             f"{checkpoint.folder}: an encoder-decoder model ({checkpoint.config.get('model_type')}), which cannot be trained yet"
         )
     transformers.set_seed(seed)
     options: dict[str, Any] = {"dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
-    if kind == "classification":
+    if task == "classification":
         options |= {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "ignore_mismatched_sizes": True}
         options["label2id"] = {label: position for position, label in enumerate(labels)}
     try:
-        model, loading = getattr(transformers, AUTO[kind]).from_pretrained(checkpoint.folder, **options, output_loading_info=True)
+        model, loading = getattr(transformers, AUTO[task]).from_pretrained(checkpoint.folder, **options, output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"{checkpoint.folder}: cannot be loaded for {kind}: {_first_line(error)}") from None
-    if kind == "causal" and (new := sorted(loading["missing_keys"])):
+        raise InputError(f"{checkpoint.folder}: cannot be loaded for {task}: {first_line(error)}") from None
+    if task == "causal" and (new := sorted(loading["missing_keys"])):
         raise InputError(
             f"{checkpoint.folder}: no causal language model: its checkpoint lacks {new[0]!r}; add a label column to classify"
         )
@@ -116,17 +115,6 @@ def _keep_head_precise(model: Any) -> None:
     for name in {name.rpartition(".")[0] for name in head(model)}:
         module = model.get_submodule(name).float()
         module.register_forward_pre_hook(lambda module, inputs: tuple(x.float() for x in inputs))
-
-
-def _be_quiet() -> None:
-    """Our own progress bars and messages say what matters; transformers' would run through them."""
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def head(model: Any) -> dict[str, nn.Parameter]:

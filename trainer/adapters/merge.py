@@ -1,6 +1,5 @@
 """`plan merge`: a run without routers as an ordinary checkpoint, every adapter folded into its weight."""
 
-import math
 import os
 import shutil
 from pathlib import Path
@@ -18,7 +17,7 @@ from trainer.adapters.store import find_base, load_adapters
 from trainer.base_model import load_tokenizer
 from trainer.layers.expert_lora import NAME as EXPERTS
 from trainer.layers.expert_lora import expert_loras, fold
-from trainer.layers.inject import mixtures
+from trainer.layers.mixture import mixtures
 
 
 def merge(run: str | Path, output: str | Path, *, base: str | Path | None = None) -> Path:
@@ -62,15 +61,11 @@ def merged(model: Any) -> Any:
         InputError: a site with a router, whose effect depends on the token, or a quantised base.
     """
     for name, mixture in mixtures(model).items():
-        if mixture.router is not None:
-            raise InputError(
-                f"site {name!r} has a router: a mixture cannot be folded into one weight; load it with load_adapters"
-            )
         weight = mixture.base.weight
         assert isinstance(weight, Tensor)
-        if not weight.is_floating_point():
+        if mixture.router is None and not weight.is_floating_point():
             raise InputError(f"site {name!r}: its base is quantised; load the model unquantised to merge")
-        add_to_weight(mixture.base, math.prod(mixture.scalings) * (mixture.B.double() @ mixture.A.double()))
+        add_to_weight(mixture.base, mixture.delta_weight())
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, mixture.base)
     for name in expert_loras(model):

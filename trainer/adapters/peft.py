@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from planner import Plan
+from spectra.checkpoint.families import EXPERT_PROJECTIONS
 from spectra.checkpoint.names import parse_name, projection_type
-from trainer.adapters.peft_experts import pack, unpack
-from trainer.layers.inject import mixtures
+from trainer.adapters.peft_experts import experts_from_peft, experts_to_peft
+from trainer.layers.mixture import mixtures
 
 PREFIX = "base_model.model."
 # In a model with routed experts PEFT takes every module of these names for one of theirs, dense layers and shared experts
 # included; naming their weight instead leaves no doubt.
-OF_EXPERTS = (".gate_proj", ".up_proj", ".down_proj")
+OF_EXPERTS = tuple(f".{name}" for name in EXPERT_PROJECTIONS)
 TASKS = {"classification": "SEQ_CLS", "causal": "CAUSAL_LM"}
 
 
@@ -33,14 +34,14 @@ def is_peft_compatible(plan: Plan) -> bool:
 
 
 def peft_config(
-    plan: Plan, base: str, kind: str, heads: Sequence[str], experts: Mapping[str, int], *, doubled: bool
+    plan: Plan, base: str, task: str, heads: Sequence[str], experts: Mapping[str, int], *, doubled: bool
 ) -> dict[str, Any]:
     """PEFT's adapter_config.json, with lora_alpha = r at every module.
 
     Args:
         plan: one that `is_stock`.
         base: the base model.
-        kind: of task.
+        task: what the run learns.
         heads: names of a new head's parameters.
         experts: stored tensors of routed experts and their ranks.
         doubled: whether adapters also carry what was subtracted from the base.
@@ -53,7 +54,7 @@ def peft_config(
     odd = {name: rank for name, rank in ranks.items() if rank != usual}
     return {
         "peft_type": "LORA",
-        "task_type": TASKS[kind],
+        "task_type": TASKS[task],
         "base_model_name_or_path": base,
         "inference_mode": True,
         "r": usual,
@@ -78,7 +79,7 @@ def to_peft(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         model: whose mixtures have one expert each.
         state: its trained tensors by live name.
     """
-    found = pack(model, state)
+    found = experts_to_peft(model, state)
     for name, mixture in mixtures(model).items():
         (scaling,) = mixture.scalings
         A, B = found.pop(f"{name}.A"), found.pop(f"{name}.B")
@@ -90,8 +91,8 @@ def to_peft(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_peft(model: nn.Module, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The way back; names that are not there stay missing, and are reported by the caller."""
-    found = unpack(model, {name.removeprefix(PREFIX): tensor for name, tensor in stored.items()})
+    """Trained tensors by live name, from those in PEFT's names; what is not there stays missing, and the caller reports it."""
+    found = experts_from_peft(model, {name.removeprefix(PREFIX): tensor for name, tensor in stored.items()})
     for name, mixture in mixtures(model).items():
         if f"{name}.lora_A.weight" in found and f"{name}.lora_B.weight" in found:
             (scaling,) = mixture.scalings

@@ -1,4 +1,4 @@
-"""Adapters of routed experts in PEFT's packing: one LoRA per stored 3-D tensor (`target_parameters`).
+"""Adapters of routed experts in PEFT's layout: one LoRA per stored 3-D tensor (`target_parameters`).
 
 PEFT gives every expert of a tensor the same rank and stores all of them in two flat matrices: A expert by expert, B with the
 expert as its last, fastest index. A tensor that fuses gate and up takes both projections' ranks side by side, each seeing its
@@ -15,12 +15,12 @@ from planner.modules.fused_experts import fused_parts
 from trainer.layers.expert_lora import NAME, ExpertLora, expert_loras
 
 
-def packed_ranks(model: nn.Module) -> dict[str, int]:
+def tensor_ranks(model: nn.Module) -> dict[str, int]:
     """Stored tensor of experts, by live name -> the rank that PEFT needs for it."""
     return {f"{name}.{tensor}": sum(ranks.values()) for name, _, _, tensor, ranks in _tensors(model)}
 
 
-def pack(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def experts_to_peft(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Replace the experts' trained tensors by PEFT's.
 
     Args:
@@ -37,15 +37,15 @@ def pack(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         B = A[0].new_zeros(count, _outputs(experts, tensor), sum(ranks.values()))
         for part, columns in _columns(ranks):
             given = found.pop(f"{name}.{NAME}.{part}.B").view(-1, count, ranks[part]).permute(1, 0, 2)
-            B[:, fused_parts(experts)[tensor][part], columns] = given * lora.scale(part).to(given)[:, None, None]
+            B[:, fused_parts(experts)[tensor][part], columns] = given * lora.scaling(part).to(given)[:, None, None]
         lead = f"{name}{_nesting(experts, lora, tensor)}"
         found[f"{lead}.lora_A.weight"] = torch.cat(A, dim=1).flatten(0, 1)
         found[f"{lead}.lora_B.weight"] = B.permute(1, 2, 0).flatten(1).contiguous()
     return found
 
 
-def unpack(model: nn.Module, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The way back; names that are not there stay missing, and are reported by the caller."""
+def experts_from_peft(model: nn.Module, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The experts' trained tensors by live name, from PEFT's; what is not there stays missing, and the caller reports it."""
     found = dict(stored)
     for name, experts, lora, tensor, ranks in _tensors(model):
         count, total = len(experts.down_proj), sum(ranks.values())
@@ -55,7 +55,7 @@ def unpack(model: nn.Module, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
         A = found.pop(f"{lead}.lora_A.weight").view(count, total, -1)
         B = found.pop(f"{lead}.lora_B.weight").view(-1, total, count).permute(2, 0, 1)
         for part, columns in _columns(ranks):
-            mine = B[:, fused_parts(experts)[tensor][part], columns] / lora.scale(part).to(B)[:, None, None]
+            mine = B[:, fused_parts(experts)[tensor][part], columns] / lora.scaling(part).to(B)[:, None, None]
             found[f"{name}.{NAME}.{part}.A"] = A[:, columns].flatten(0, 1)
             found[f"{name}.{NAME}.{part}.B"] = mine.permute(1, 0, 2).flatten(1)
     return found

@@ -3,11 +3,11 @@
 adapter_model.safetensors    the trained tensors
 adapter_config.json          PEFT's own configuration where the plan has no routers, so that PEFT loads the folder; else a
                              peft_type that PEFT refuses instead of misreading
-loraplan.json                which base model, which task, how to rebuild, and a probe's logits
+loraplan.json                which base model, which task, how to rebuild, and the model's logits on a fixed row of tokens
 plan.json                    the plan that was built
 
 Without routers the tensors are in PEFT's names, and every B carries its expert's scaling, so that lora_alpha / r is 1 everywhere:
-programs that read one scale for all modules get it right too. Saving and loading both end by comparing logits on the probe.
+programs that read one scale for all modules get it right too. Saving and loading both end by comparing logits on that row.
 """
 
 import json
@@ -23,19 +23,19 @@ from spectra.core.distributed import is_main_process
 from spectra.core.files import write_atomic
 from trainer.adapters.config import AdapterConfig, load_config
 from trainer.adapters.peft import is_peft_compatible, peft_config, to_peft
-from trainer.adapters.peft_experts import packed_ranks
+from trainer.adapters.peft_experts import tensor_ranks
 from trainer.adapters.reference_logits import reference_logits, require_same_logits
 from trainer.adapters.tensors import load_state, trained_state
 from trainer.base_model import head, load_model
-from trainer.initializers.svd import started
 from trainer.layers.inject import apply_plan
+from trainer.layers.offset import offset_mixtures
 from trainer.run_folder import CONFIG, PEFT_CONFIG, PLAN, WEIGHTS
 
 
 def save_adapters(folder: str | Path, model: Any, plan: Plan, config: AdapterConfig) -> None:
     """Write a run's adapters, configuration and plan, and check that what is on disk is what is in memory.
 
-    Of several processes all must call this, for the probe; the first one writes.
+    Of several processes all must call this, because sharded models run on all; the main one writes.
 
     Raises:
         InputError: a file cannot be written, or does not hold what was written.
@@ -52,10 +52,10 @@ def save_adapters(folder: str | Path, model: Any, plan: Plan, config: AdapterCon
         peft_config(
             plan,
             config.base_model_name_or_path,
-            config.kind,
+            config.task,
             list(head(model)),
-            packed_ranks(model),
-            doubled=bool(started(model)),
+            tensor_ranks(model),
+            doubled=bool(offset_mixtures(model)),
         )
         if compatible
         else _refusal(config)
@@ -87,7 +87,7 @@ def find_base(config: AdapterConfig, base: str | Path | None) -> Checkpoint:
     try:
         return open_checkpoint(base or config.base_model_name_or_path)
     except InputError as error:
-        hint = "" if base else "; if the base model has moved, say where with --model"
+        hint = "" if base else "; if the base model has moved, say where with `base`"
         raise InputError(f"{error}{hint}") from None
 
 
@@ -96,7 +96,7 @@ def build(checkpoint: Checkpoint, plan: Plan, config: AdapterConfig) -> Any:
     require_match(plan, checkpoint)
     if checkpoint.weights != config.base_weights:
         raise InputError(f"{checkpoint.folder}: not the base model of this run: same architecture, other weights")
-    loaded = load_model(checkpoint, config.kind, config.labels, config.seed, config.pad_token_id, config.mixture.base_precision)
+    loaded = load_model(checkpoint, config.task, config.labels, config.seed, config.pad_token_id, config.mixture.base_precision)
     model = apply_plan(loaded, plan, config.mixture)
     for parameter in head(model).values():
         parameter.requires_grad_(True)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from planner import Plan
 from spectra import InputError
 from trainer.adapters.peft import from_peft, is_peft_compatible
-from trainer.initializers.svd import settle, started
 from trainer.layers.expert_lora import expert_loras
+from trainer.layers.offset import offset_mixtures, restore_start
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -21,7 +21,7 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
-    starts = {f"{name}.{part}": getattr(layer, part) for name, layer in started(model).items() for part in ("A0", "B0")}
+    starts = {f"{name}.{part}": getattr(layer, part) for name, layer in offset_mixtures(model).items() for part in ("A0", "B0")}
     padded = {id(parameter) for lora in expert_loras(model).values() for parameter in lora.parameters()}
     plain = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad and id(tensor) not in padded}
     unpadded = {f"{name}.{key}": value for name, lora in expert_loras(model).items() for key, value in lora.unpadded().items()}
@@ -70,5 +70,5 @@ def load_state(path: Path, model: nn.Module, plan: Plan | None = None) -> None:
                 parameter.copy_(stored[name])
     for name, lora in expert_loras(model).items():
         lora.load_unpadded({key: stored[f"{name}.{key}"] for key in lora.unpadded()})
-    for name, layer in started(model).items():
-        settle(layer, stored[f"{name}.A0"], stored[f"{name}.B0"])
+    for name, layer in offset_mixtures(model).items():
+        restore_start(layer, stored[f"{name}.A0"], stored[f"{name}.B0"])

@@ -1,4 +1,13 @@
-"""Which adapters bring what a run gained."""
+"""Which adapters bring what a run gained.
+
+With L(s) the held-out loss when the adapter of module m is scaled by s_m, the loss reduction of module m is
+
+    - integral over t from 0 to 1 of dL/ds_m at s = (t, ..., t),
+
+the value of Aumann and Shapley (integrated gradients, Sundararajan et al., arXiv 1703.01365): over all modules it sums to what
+the adapters take off the loss. A few backward passes over a sample give it for every module at once, however many there are.
+Where a router of the base model changes its choice on the way the loss jumps, and a jump belongs to no module.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,13 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from planner import example_losses
-from trainer.layers.expert_lora import expert_loras
-from trainer.layers.inject import mixtures
-
-POINTS = 3  # of Gauss and Legendre's rule; more move no benefit by a hundredth of the mean
-
+from trainer.layers.expert_lora import buffer_name, expert_loras
+from trainer.layers.mixture import mixtures
 
 Batches = list[dict[str, Tensor]]
+POINTS = 3  # of Gauss and Legendre's rule; more move no loss reduction by a hundredth of the mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +38,26 @@ class AdapterScale:
 
 def adapter_scales(model: nn.Module) -> list[AdapterScale]:
     """What scales the adapters of a model without routers of its own."""
-    found = [AdapterScale(mixture, "gain", mixture.loss_reduction, (name,)) for name, mixture in mixtures(model).items()]
+    found = [AdapterScale(mixture, "scaling", mixture.scaling, (name,)) for name, mixture in mixtures(model).items()]
     for name, lora in expert_loras(model).items():
         experts = name.rpartition(".")[0]
         for part, ranks in lora.ranks.items():
             sites = tuple(f"{experts}.{expert}.{part}" for expert in range(len(ranks)))
-            found.append(AdapterScale(lora, f"scale_{part}", lora.scale(part), sites))
+            found.append(AdapterScale(lora, buffer_name(part), lora.scaling(part), sites))
     return found
 
 
 def attribute(model: Any, found: list[AdapterScale], sample: Batches, progress: Callable[[int], None] | None = None) -> Tensor:
-    """Share out what a model's adapters gain.
+    """Attribute what a model's adapters take off the loss.
 
     Args:
         model: with trained adapters; left as it was found, but for gradients, which no parameter wants any more.
-        found: its dials.
+        found: what scales them.
         sample: batches with labels.
         progress: called with the points of the integral done.
 
     Returns:
-        (batches, sites) in float64: each site's benefit on each batch.
+        (batches, sites) in float64: each site's loss reduction on each batch.
     """
     model.eval().requires_grad_(False)
     shares = torch.zeros(len(sample), sum(len(scale.sites) for scale in found), dtype=torch.float64)

@@ -1,20 +1,12 @@
-"""Rehearsal: a short run of uniform LoRA, and which modules' adapters brought what it gained.
+"""Trial run: a short run of uniform LoRA, and which modules' adapters reduced the loss.
 
-Gradients at the first step say how strongly a task pulls on a module, not whether yielding there helps. So a rehearsal trains
-every module a little and shares the gain out. With L(s) the held-out loss when the adapter of module m is scaled by s_m,
-
-    benefit_m = - integral over t from 0 to 1 of dL/ds_m at s = (t, ..., t),
-
-the value of Aumann and Shapley (integrated gradients, Sundararajan et al., arXiv 1703.01365): over all modules it sums to what
-the adapters take off the loss. A few backward passes over a sample give it for every module at once, however many there are.
-(Where a router of the base model changes its choice on the way the loss jumps, and a jump belongs to nobody.)
+Gradients at the first step say how strongly a task pulls on a module, not whether yielding there helps. So a trial run trains
+every module a little, and what that takes off the loss of held-out examples is attributed to the modules (attribution.py).
 """
 
-import io
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +14,27 @@ import torch
 from torch import Tensor
 
 import planner
+from planner import AllocationSettings
 from planner.sensitivity.report import Estimate, TrialRun
 from spectra import Checkpoint, InputError
 from spectra.checkpoint.names import resolve
-from trainer import train  # not from trainer.train, which would bind that name to the module
+from spectra.core.log import warnings_only
+from spectra.core.progress import Progress, silent
 from trainer.adapters.config import AdapterConfig, load_config
 from trainer.adapters.store import load_adapters
 from trainer.attribution.attribution import POINTS, Batches, adapter_scales, attribute
 from trainer.base_model import load_tokenizer
 from trainer.data.dataset import batches, read_texts
-from trainer.data.examples import Texts
 from trainer.data.sampling import PROBE_BATCH
 from trainer.data.split import split
 from trainer.data.tokenize import tokenise
-from trainer.settings import TaskKind, TrainSettings
+from trainer.settings import Task, TrainSettings
+from trainer.training.train import train
 
-STEPS: Mapping[TaskKind, int] = {"causal": 30, "classification": 0}  # by default; classifiers' plans were worse for it
+STEPS: Mapping[Task, int] = {"causal": 30, "classification": 0}  # by default; classifiers' plans were worse for it
 RANK = 2
-MEASURED = 64  # held-out examples; more do not make two rehearsals more alike
+MEASURED = 64  # held-out examples; more do not make two trial runs more alike
 LEAST_BATCHES = 8  # where the sample allows: standard errors are over batches
-Progress = Callable[[int, int], None]
 
 
 def run_trial(
@@ -50,63 +43,60 @@ def run_trial(
     settings: TrainSettings,
     *,
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> tuple[TrialRun, Mapping[str, Estimate]]:
-    """Train a uniform LoRA on nine tenths of a file and measure every module's benefit on the rest.
+    """Train a uniform LoRA on nine tenths of a file and measure every module's loss reduction on the rest.
 
     Args:
         checkpoint: the base model.
         data: a dataset file.
         settings: of the run; `max_steps` says how short it is.
         device: where to measure.
-        progress: called as progress(done, total), in steps of training and passes of measuring.
+        progress: told after each step of training and each pass of measuring.
 
     Returns:
-        What was done, and each module's benefit in nats per example under the checkpoint's names.
+        What was done, and each module's loss reduction in nats per example under the checkpoint's names.
 
     Raises:
         InputError: an unusable file or model, or a run that diverges.
     """
-    said = partial(_forward, progress, settings.max_steps + POINTS)
-    model, sample = short_run(checkpoint, Path(data), settings, device, said)
+    whole = settings.max_steps + POINTS
+
+    def training(done: int, total: int | None = None, note: str = "") -> None:
+        progress(done, whole, note)
+
+    model, sample = short_run(checkpoint, Path(data), settings, device, training)
     found = adapter_scales(model)
-    shares = attribute(model, found, sample, lambda done: said(settings.max_steps + done, 0, 0.0))
+    shares = attribute(model, found, sample, lambda done: progress(settings.max_steps + done, whole, "measuring"))
     names = [site for scale in found for site in scale.sites]
     stored = resolve(names, list(checkpoint.modules()))
-    loss_reduction = _estimate(shares.sum(1))
-    loss_reductions = {stored[name]: _estimate(column) for name, column in zip(names, shares.T, strict=True)}
     described = TrialRun(
         rank=RANK,
         steps=settings.max_steps,
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         examples=sum(len(batch["labels"]) for batch in sample),
-        loss_reduction=loss_reduction,
+        loss_reduction=_estimate(shares.sum(1)),
     )
-    return described, loss_reductions
+    return described, {stored[name]: _estimate(column) for name, column in zip(names, shares.T, strict=True)}
 
 
 def short_run(
-    checkpoint: Checkpoint, data: Path, settings: TrainSettings, device: str, said: Callable[[int, int, float], None]
+    checkpoint: Checkpoint, data: Path, settings: TrainSettings, device: str, progress: Progress = silent
 ) -> tuple[Any, Batches]:
     """The model after the run, and a sample of what it did not see."""
-    plan = planner.allocate(budget=f"rank {RANK}", strategy="uniform", model=checkpoint)
+    plan = planner.allocate(f"rank {RANK}", AllocationSettings(strategy="uniform"), model=checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         training, held = split(data, Path(folder))
-        with redirect_stderr(io.StringIO()):  # what a plan adapts is said of runs that stay
-            train(plan, checkpoint.folder, training, Path(folder) / "run", settings, progress=said)
+        with warnings_only():
+            train(plan, checkpoint.folder, training, Path(folder) / "run", settings, progress=progress)
             model = load_adapters(Path(folder) / "run").to(device)
         return model, _sample(held, load_config(Path(folder) / "run"), checkpoint)
 
 
-def _forward(progress: Progress | None, total: int, step: int, steps: int, loss: float) -> None:
-    if progress:
-        progress(step, total)
-
-
 def _sample(held: Path, config: AdapterConfig, checkpoint: Checkpoint) -> Batches:
     texts = read_texts(held)
-    drawn = Texts(path=texts.path, rows=texts.rows.select(range(min(MEASURED, len(texts.rows)))))
+    drawn = replace(texts, rows=texts.rows.select(range(min(MEASURED, len(texts.rows)))))
     tokenizer = load_tokenizer(checkpoint.folder)
     examples = tokenise(drawn, tokenizer, config.max_length, config.labels)
     return list(batches(examples, tokenizer, max(1, min(PROBE_BATCH, len(examples.rows) // LEAST_BATCHES))))
@@ -114,7 +104,7 @@ def _sample(held: Path, config: AdapterConfig, checkpoint: Checkpoint) -> Batche
 
 def _estimate(per_batch: Tensor) -> Estimate:
     if not torch.isfinite(per_batch).all():
-        raise InputError("rehearsal: a loss that is not finite; lower --learning-rate or leave it out with --rehearse 0")
+        raise InputError("trial run: a loss that is not finite; lower `learning_rate`, or set `trial_steps` to 0 to leave it out")
     count = len(per_batch)
     error = float(per_batch.std() / count**0.5) if count > 1 else float("nan")
     return Estimate(mean=float(per_batch.mean()), error=error)

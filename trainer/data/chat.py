@@ -2,16 +2,15 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from spectra import InputError
+from spectra.core.errors import first_line
 from trainer.data.formats import Message, Row
-
-LossOn = Literal["completion", "all"]
-
+from trainer.settings import LossOn
 
 HEADINGS = {"system": "", "user": "### Instruction:\n", "assistant": "### Response:\n"}
 
@@ -84,7 +83,7 @@ def _templated(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) 
         text = _render(messages[:count], tokenizer, asks)
         if not text.startswith(done):
             raise InputError(
-                "the tokenizer's chat template rewrites earlier turns, so the assistant's cannot be located; use loss_on='all'"
+                "the tokenizer's chat template rewrites earlier turns, so the assistant's cannot be located; use `loss_on` all"
             )
         found.append(Segment(text[len(done) :], trained))
         done = text
@@ -95,8 +94,9 @@ def _render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, ask
     try:
         return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asks))
     except (TemplateError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"the tokenizer's chat template refuses the messages: {reason}; change them or remove the row") from None
+        raise InputError(
+            f"the tokenizer's chat template refuses the messages: {first_line(error)}; change them or remove the row"
+        ) from None
 
 
 def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Iterator[tuple[list[int], list[int]]]:

@@ -1,9 +1,10 @@
-"""Dataset files -> tokenised examples.
+"""Dataset files: reading them, mixing several, and batches of their examples.
 
-The columns of a file say which format it has (`trainer.formats`) and so whether it is classification or language modelling.
+The columns of a file say which format it has (formats.py) and so what it is for: classification, language modelling or questions.
 Reading and memory mapping are the datasets library's; what is ours is saying precisely what is wrong with a file.
 """
 
+import csv
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -16,15 +17,19 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from spectra import InputError
 from trainer.data.examples import Examples, Texts
-from trainer.data.formats import FORMATS, csv_options, detect
+from trainer.data.formats import FORMATS, detect
 from trainer.data.packing import CausalCollator
-from trainer.settings import TaskKind
+from trainer.settings import Task
 
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
-def read_texts(path: str | Path) -> Texts:
+def read_texts(path: str | Path, *, evaluation: bool = False) -> Texts:
     """Read a dataset file: .jsonl, .json, .csv or .parquet.
+
+    Args:
+        path: the file.
+        evaluation: whether the file may hold multiple-choice questions, which can be evaluated but not trained on.
 
     Raises:
         InputError: missing, empty or malformed file (with the line), columns that fit no format, or a row that does not fit its.
@@ -40,17 +45,24 @@ def read_texts(path: str | Path) -> Texts:
     if len(rows) == 0:
         raise InputError(f"{path}: no examples")
     try:
-        name = detect(rows.column_names)
+        name = detect(rows.column_names, evaluation=evaluation)
     except InputError as fault:
         raise InputError(f"{path}: {fault}") from None
-    return Texts(path=path, rows=_canonical(rows, path, name), format=name)
+    return Texts(path=path, format=name, rows=_canonical(rows, path, name))
 
 
 def _canonical(rows: Any, path: Path, name: str) -> Any:
     # The library's cache knows a function by its name alone and would return what an older version of ours had made.
-    features = datasets.Features(FORMATS[name].becomes | {"row": datasets.Value("int64")})
+    features = datasets.Features(_feature(FORMATS[name].becomes | {"row": "int64"}))
     options = {"remove_columns": rows.column_names, "features": features, "load_from_cache_file": False}
     return rows.map(_checked, with_indices=True, fn_kwargs={"path": str(path), "name": name}, **options)
+
+
+def _feature(described: Any) -> Any:
+    """The datasets library's description of a type."""
+    if isinstance(described, dict):
+        return {name: _feature(inner) for name, inner in described.items()}
+    return datasets.List(_feature(described[0])) if isinstance(described, list) else datasets.Value(described)
 
 
 def _checked(row: Any, index: int, path: str, name: str) -> dict[str, Any]:
@@ -66,15 +78,30 @@ def load_rows(path: Path) -> Any:
     Raises:
         InputError: a file that the reader cannot make sense of, with the line where that can be told.
     """
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
-        options = csv_options(path) if path.suffix == ".csv" else {}
+        options = _csv_options(path) if path.suffix == ".csv" else {}
         return datasets.load_dataset(READERS[path.suffix], data_files=str(path), split="train", **options)
     except InputError:
         raise
     except (datasets.exceptions.DatasetGenerationError, StopIteration, ValueError) as error:
         raise InputError(_what_is_wrong(path, error)) from None
+
+
+def _csv_options(path: Path) -> dict[str, Any]:
+    """Options of datasets.load_dataset that take every CSV field as it is written: an answer of 42 and a label of NA are text.
+
+    Raises:
+        InputError: a line with more or fewer fields than the header, which the reader would shift into the wrong columns.
+    """
+    csv.field_size_limit(2**31 - 1)
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        lines = csv.reader(file)
+        header = next(lines)
+        for fields in lines:
+            if fields and len(fields) != len(header):
+                counts = f"{len(fields)} fields under {len(header)} columns"
+                raise InputError(f"{path}:{lines.line_num}: {counts}; put fields that hold a comma in quotes")
+    return {"features": datasets.Features(dict.fromkeys(header, datasets.Value("string"))), "keep_default_na": False}
 
 
 def _what_is_wrong(path: Path, error: Exception) -> str:
@@ -103,7 +130,7 @@ def mix(parts: Sequence[Examples], weights: Sequence[float] | None, seed: int) -
         seed: of the draws.
 
     Raises:
-        InputError: no parts, parts that differ in kind or packing, or weights that do not fit them.
+        InputError: no parts, parts that differ in task or packing, or weights that do not fit them.
     """
     _require_alike(parts)
     if weights is None:
@@ -114,14 +141,14 @@ def mix(parts: Sequence[Examples], weights: Sequence[float] | None, seed: int) -
         options = {"probabilities": shares, "stopping_strategy": "all_exhausted", "seed": seed}
         rows = datasets.interleave_datasets([part.rows for part in parts], **options)
     truncated, dropped = sum(part.truncated for part in parts), sum(part.dropped for part in parts)
-    return Examples(kind=parts[0].kind, rows=rows, truncated=truncated, dropped=dropped)
+    return Examples(task=parts[0].task, rows=rows, truncated=truncated, dropped=dropped)
 
 
 def _require_alike(parts: Sequence[Examples]) -> None:
     if not parts:
         raise InputError("a mixture needs at least one file; found none")
-    if len(kinds := sorted({part.kind for part in parts})) > 1:
-        raise InputError(f"a mixture must be of one kind; found {' and '.join(kinds)}")
+    if len(tasks := sorted({part.task for part in parts})) > 1:
+        raise InputError(f"a mixture must be of one task; found {' and '.join(tasks)}")
     if len({part.packed for part in parts}) > 1:
         raise InputError("a mixture of packed and unpacked examples; pack all or none")
 
@@ -133,14 +160,14 @@ def _require_weights(weights: Sequence[float], parts: int) -> None:
         raise InputError(f"weight {bad[0]} of a mixture; every weight must be positive and finite")
 
 
-def collator(kind: TaskKind, tokenizer: PreTrainedTokenizerBase) -> Any:
+def collator(task: Task, tokenizer: PreTrainedTokenizerBase) -> Any:
     """Pads a list of examples to the longest, and token labels with -100; keeps packed examples apart."""
-    return DataCollatorWithPadding(tokenizer) if kind == "classification" else CausalCollator(tokenizer)
+    return DataCollatorWithPadding(tokenizer) if task == "classification" else CausalCollator(tokenizer)
 
 
 def batches(examples: Examples, tokenizer: PreTrainedTokenizerBase, size: int) -> Iterator[dict[str, Tensor]]:
     """All examples once, the longest first, so that a batch pads little and memory peaks at the start."""
-    collate = collator(examples.kind, tokenizer)
+    collate = collator(examples.task, tokenizer)
     lengths = [len(tokens) for tokens in examples.rows["input_ids"]]
     ranking = sorted(range(len(lengths)), key=lambda position: -lengths[position])
     for start in range(0, len(ranking), size):

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.settings import TaskKind
+from trainer.data.formats import FORMATS
+from trainer.settings import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,15 +13,20 @@ class Texts:
     """One dataset file, read and checked but not tokenised."""
 
     path: Path
+    format: str
+    """Name in the table of formats of what the file's columns are."""
     rows: Any
     """A datasets.Dataset of canonical rows, and in `row` the number that each had in the file, from 1."""
-    format: str | None = None
-    """Name in `trainer.formats.FORMATS` of what the file's columns are; None where a caller has not passed it on."""
 
     @property
-    def kind(self) -> TaskKind:
-        """What the columns say the file is for."""
-        return "classification" if "label" in self.rows.column_names else "causal"
+    def task(self) -> Task:
+        """What a run learns from the file; multiple-choice questions are asked of a language model."""
+        return "classification" if FORMATS[self.format].task == "classification" else "causal"
+
+    @property
+    def asks(self) -> bool:
+        """Whether the rows are multiple-choice questions."""
+        return FORMATS[self.format].task == "multiple-choice"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -32,7 +38,7 @@ class Texts:
 class Examples:
     """Token ids, ready to be collated."""
 
-    kind: TaskKind
+    task: Task
     rows: Any
     """A datasets.Dataset with `input_ids`, `attention_mask` and `labels`: a class id, or per token its id or -100 for no loss.
     Packed rows have `position_ids` and no `attention_mask`."""

@@ -1,15 +1,12 @@
-"""Dataset formats: what a file's columns make of its rows, and how a row is written out as text for a language model.
+"""The table of dataset formats: what a file's columns make of its rows. A new format is one function and one line of `FORMATS`.
 
-Every row becomes one of four canonical rows: {text, label}, {text}, {prompt, completion} or {messages: [{role, content}, ...]}.
-A new format is one function and one line of `FORMATS`.
+Every row becomes a canonical row: {text, label}, {text}, {prompt, completion}, {messages: [{role, content}, ...]} or
+{prompt, choices, answer}. Loads neither torch nor datasets, so that the command line can say which formats there are.
 """
 
-import csv
+import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import datasets
+from typing import Any, Literal, NamedTuple
 
 from spectra import InputError
 
@@ -18,10 +15,6 @@ Message = dict[str, str]
 
 ROLES = {"system": "system", "user": "user", "assistant": "assistant"}
 SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-
-STRING = datasets.Value("string")
-MESSAGES = {"messages": datasets.List({"role": STRING, "content": STRING})}
-COMPLETION = {"prompt": STRING, "completion": STRING}
 
 
 class Format(NamedTuple):
@@ -32,37 +25,33 @@ class Format(NamedTuple):
     canonical: Callable[[Row], dict[str, Any]]
     """A row of the file -> a canonical row. Raises InputError without the name of the file and row."""
     becomes: dict[str, Any]
-    """Columns of the canonical row, as datasets features."""
+    """Columns of the canonical row with their types; a list holds its element's type."""
+    task: Literal["classification", "causal", "multiple-choice"]
+    """What a file of this format is for; multiple choice can be evaluated, not trained on."""
 
 
-def detect(columns: Sequence[str]) -> str:
+def detect(columns: Sequence[str], *, evaluation: bool = False) -> str:
     """Name of the first format in `FORMATS` whose columns are all there.
+
+    Args:
+        columns: of the file.
+        evaluation: whether formats count that can only be evaluated.
 
     Raises:
         InputError: none fits.
     """
-    for name, known in FORMATS.items():
-        if set(known.columns) <= set(columns):
+    known = {name: row for name, row in FORMATS.items() if evaluation or row.task != "multiple-choice"}
+    for name, row in known.items():
+        if set(row.columns) <= set(columns):
             return name
-    table = "; ".join(f"{name} ({', '.join(known.columns)})" for name, known in FORMATS.items())
+    table = "; ".join(f"{name} ({', '.join(row.columns)})" for name, row in known.items())
     raise InputError(f"columns {', '.join(columns)} fit no known format; rename them to those of one: {table}")
 
 
-def csv_options(path: Path) -> dict[str, Any]:
-    """Options of datasets.load_dataset that take every CSV field as it is written: an answer of 42 and a label of NA are text.
-
-    Raises:
-        InputError: a line with more or fewer fields than the header, which the reader would shift into the wrong columns.
-    """
-    csv.field_size_limit(2**31 - 1)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = csv.reader(file)
-        header = next(lines)
-        for fields in lines:
-            if fields and len(fields) != len(header):
-                counts = f"{len(fields)} fields under {len(header)} columns"
-                raise InputError(f"{path}:{lines.line_num}: {counts}; put fields that hold a comma in quotes")
-    return {"features": datasets.Features(dict.fromkeys(header, STRING)), "keep_default_na": False}
+def formats_help(*, evaluation: bool = False) -> str:
+    """The formats in one line, for help texts."""
+    rows = (row for row in FORMATS.values() if evaluation or row.task != "multiple-choice")
+    return "; ".join(" and ".join(row.columns) for row in rows)
 
 
 def _shown(value: object) -> str:
@@ -147,12 +136,32 @@ def _turn(turn: Any, place: str, speaker: str, said: str, roles: dict[str, str])
     return {"role": roles[role], "content": _needed(turn, said, f"{place}: ")}
 
 
+def _multiple_choice(row: Row) -> dict[str, Any]:
+    """The answer is the index of the right choice, from 0, or its text; choices may be a list written as JSON."""
+    prompt, choices, answer = _needed(row, "prompt"), row["choices"], row["answer"]
+    if isinstance(choices, str) and choices.startswith("["):
+        choices = json.loads(choices)
+    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(text, str) and text for text in choices):
+        raise InputError(f"choices are {_shown(choices)}; give a list of at least two texts")
+    if isinstance(answer, str):
+        answer = choices.index(answer) if answer in choices else int(answer) if answer.isdigit() else -1
+    if not isinstance(answer, int) or not 0 <= answer < len(choices):
+        raise InputError(f"answer is {_shown(row['answer'])}; give the index of the right choice, from 0, or its text")
+    return {"prompt": prompt, "choices": choices, "answer": answer}
+
+
+TEXT, LABELLED = {"text": "string"}, {"text": "string", "label": "string"}
+MESSAGES = {"messages": [{"role": "string", "content": "string"}]}
+COMPLETION = {"prompt": "string", "completion": "string"}
+QUESTION = {"prompt": "string", "choices": ["string"], "answer": "int64"}
+
 # The first that fits wins: a conversation says more than the rendered `text` that some files carry beside it.
 FORMATS: dict[str, Format] = {
-    "classification": Format(("text", "label"), _classification, {"text": STRING, "label": STRING}),
-    "messages": Format(("messages",), _messages, MESSAGES),
-    "sharegpt": Format(("conversations",), _sharegpt, MESSAGES),
-    "alpaca": Format(("instruction", "output"), _alpaca, MESSAGES),
-    "completion": Format(("prompt", "completion"), _completion, COMPLETION),
-    "text": Format(("text",), _text, {"text": STRING}),
+    "multiple-choice": Format(("prompt", "choices", "answer"), _multiple_choice, QUESTION, "multiple-choice"),
+    "classification": Format(("text", "label"), _classification, LABELLED, "classification"),
+    "messages": Format(("messages",), _messages, MESSAGES, "causal"),
+    "sharegpt": Format(("conversations",), _sharegpt, MESSAGES, "causal"),
+    "alpaca": Format(("instruction", "output"), _alpaca, MESSAGES, "causal"),
+    "completion": Format(("prompt", "completion"), _completion, COMPLETION, "causal"),
+    "text": Format(("text",), _text, TEXT, "causal"),
 }

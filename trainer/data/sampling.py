@@ -1,7 +1,7 @@
 """A base model and a sample of its task, in the form that `planner.probe` takes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,8 @@ from torch import Tensor
 from spectra import Checkpoint, InputError
 from trainer.base_model import load_model, load_tokenizer, require_device, require_length
 from trainer.data.dataset import batches, read_texts
-from trainer.data.examples import Texts
 from trainer.data.tokenize import tokenise
-from trainer.settings import TaskKind
+from trainer.settings import Task
 
 PROBE_BATCH = 8
 
@@ -22,7 +21,7 @@ class Sample:
     """A model with the head its task needs, and batches of sampled examples."""
 
     model: Any
-    kind: TaskKind
+    task: Task
     batches: Iterator[dict[str, Tensor]]
     examples: int
 
@@ -44,14 +43,14 @@ def load_sample(
         InputError: an unusable file or model.
     """
     texts = read_texts(data)
-    labels = texts.labels if texts.kind == "classification" else ()
+    labels = texts.labels if texts.task == "classification" else ()
     if len(labels) == 1:
         raise InputError(f"{data}: only one label, {labels[0]!r}; there is nothing to tell apart")
     tokenizer = load_tokenizer(checkpoint.folder)
     require_length(checkpoint, max_length)
-    drawn = Texts(path=texts.path, rows=texts.rows.shuffle(seed=seed).select(range(min(samples, len(texts.rows)))))
+    drawn = replace(texts, rows=texts.rows.shuffle(seed=seed).select(range(min(samples, len(texts.rows)))))
     examples = tokenise(drawn, tokenizer, max_length, labels)
     require_device(device)
-    model = load_model(checkpoint, texts.kind, labels, seed, tokenizer.pad_token_id).to(device)
+    model = load_model(checkpoint, texts.task, labels, seed, tokenizer.pad_token_id).to(device)
     drawn_batches = batches(examples, tokenizer, PROBE_BATCH)
-    return Sample(model=model, kind=texts.kind, batches=drawn_batches, examples=len(examples.rows))
+    return Sample(model=model, task=texts.task, batches=drawn_batches, examples=len(examples.rows))

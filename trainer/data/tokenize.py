@@ -9,9 +9,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from spectra import InputError
-from trainer.data.chat import LossOn, encode
+from trainer.data.chat import encode
 from trainer.data.examples import Examples, Texts
 from trainer.data.packing import pack_rows
+from trainer.settings import LossOn
 
 BATCH = 1000
 
@@ -40,7 +41,7 @@ def tokenise(
         InputError: a label that the run does not know, packing for classification, a text or a conversation that cannot be
             tokenised, or no example with a token to learn from.
     """
-    if packing and texts.kind == "classification":
+    if packing and texts.task == "classification":
         raise InputError(f"{texts.path}: classification cannot be packed, its texts have one label each; train without packing")
     if labels:
         return _classified(texts, tokenizer, max_length, labels)
@@ -52,7 +53,7 @@ def tokenise(
     columns = {"input_ids": [example.ids for example in kept], "labels": [example.labels for example in kept]}
     rows = datasets.Dataset.from_dict(columns | {"attention_mask": [np.ones_like(example.ids) for example in kept]})
     truncated = sum(example.cut for example in encoded)
-    examples = Examples(kind="causal", rows=rows, truncated=truncated, dropped=len(encoded) - len(kept))
+    examples = Examples(task="causal", rows=rows, truncated=truncated, dropped=len(encoded) - len(kept))
     return pack(examples, max_length) if packing else examples
 
 
@@ -71,11 +72,11 @@ def _classified(texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: in
     truncated = sum(_lost(list(texts.rows["text"]), full["input_ids"], tokenizer, max_length))
     targets = [ids[label] for label in texts.rows["label"]]
     columns = {"input_ids": full["input_ids"], "attention_mask": full["attention_mask"], "labels": targets}
-    return Examples(kind="classification", rows=datasets.Dataset.from_dict(columns), truncated=truncated)
+    return Examples(task="classification", rows=datasets.Dataset.from_dict(columns), truncated=truncated)
 
 
 def _require_known(texts: Texts, ids: dict[str, int]) -> None:
-    if texts.kind != "classification":
+    if texts.task != "classification":
         raise InputError(f"{texts.path}: no column 'label', but the task is classification")
     for number, label in zip(texts.rows["row"], texts.rows["label"], strict=True):
         if label not in ids:
@@ -122,6 +123,6 @@ def pack(examples: Examples, max_length: int) -> Examples:
     Raises:
         InputError: classification, or examples that are packed already.
     """
-    if examples.kind == "classification" or examples.packed:
-        raise InputError(f"{'packed' if examples.packed else examples.kind} examples cannot be packed; pack causal ones, once")
+    if examples.task == "classification" or examples.packed:
+        raise InputError(f"{'packed' if examples.packed else examples.task} examples cannot be packed; pack causal ones, once")
     return replace(examples, rows=pack_rows(examples.rows, max_length))

@@ -20,7 +20,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from planner.modules.fused_experts import expert_sites, expert_weight, fused_parts
 from spectra import InputError
-from trainer.layers.router_state import RouterState
+from trainer.layers.router_state import RouterState, mask_for
 
 NAME = "loraplan"  # of our entry in transformers' table of experts' forwards, and of the adapters inside an experts module
 MULTIPLE = 8  # what grouped products need in half precision
@@ -33,30 +33,33 @@ class ExpertLora(nn.Module):
         A: projection -> (E, r, d_in), Kaiming-uniform in the first ranks[e] rows of expert e, zero below.
         B: projection -> (E, d_out, r), zero.
         ranks: projection -> one rank per expert.
-        scale: projection -> (E,), what an expert's update is multiplied with.
     """
 
-    def __init__(self, experts: Any, ranks: Mapping[str, Sequence[int]], lora_alpha: float, reserve: int = 0) -> None:
+    def __init__(
+        self,
+        experts: Any,
+        ranks: Mapping[str, Sequence[int]],
+        lora_alpha: float,
+        state: RouterState | None = None,
+        name: str = "",
+    ) -> None:
         """Make adapters that change nothing yet.
 
         Args:
             experts: a transformers module that holds all experts of a layer.
             ranks: projection (`gate_proj`, `up_proj`, `down_proj`) -> one rank per expert; projections left out get none.
             lora_alpha: an expert of rank r is scaled by lora_alpha / r.
-            reserve: rank to make room for; ranks can then grow up to it.
+            state: what the model's adapters share, such as which tokens are padding.
+            name: the experts' name in the shared state.
 
         Raises:
             InputError: a projection that the experts do not have, or ranks for another number of experts.
         """
         super().__init__()
-        self.before: str | None = None
-        self.routes: RouterState | None = None
-        self.counting = False
-        """Whether to note how tokens are routed, which growth needs."""
-        self._routed: Tensor | None = None
-        shapes = expert_sites(experts)
-        count = len(experts.down_proj)
-        like = experts.down_proj
+        self.state, self.name = state, name
+        self.implementation: str | None = None
+        """Name of the forward that transformers ran these experts with before they were adapted."""
+        shapes, count, like = expert_sites(experts), len(experts.down_proj), experts.down_proj
         dtype = like.dtype if like.dtype == torch.float64 else torch.float32
         self.ranks: dict[str, list[int]] = {}
         self.A, self.B = nn.ParameterDict(), nn.ParameterDict()
@@ -65,15 +68,15 @@ class ExpertLora(nn.Module):
                 raise InputError(
                     f"{len(given)} ranks for {part}, but the layer has {count} experts of {', '.join(_parts(experts))}"
                 )
-            if not max(given) and not reserve:
+            if not max(given):
                 continue
             d_out, d_in = shapes[f"0.{part}"]
-            padded = -(-max(*given, reserve) // MULTIPLE) * MULTIPLE
+            padded = padded_rank(max(given))
             self.ranks[part] = list(given)
             self.A[part] = nn.Parameter(torch.zeros(count, padded, d_in, dtype=dtype, device=like.device))
             self.B[part] = nn.Parameter(torch.zeros(count, d_out, padded, dtype=dtype, device=like.device))
-            scale = torch.tensor([lora_alpha / rank if rank else 0.0 for rank in given], dtype=torch.float64)
-            self.register_buffer(f"scale_{part}", scale.to(like.device, dtype), persistent=False)
+            scaling = torch.tensor([lora_alpha / rank if rank else 0.0 for rank in given], dtype=torch.float64)
+            self.register_buffer(buffer_name(part), scaling.to(like.device, dtype), persistent=False)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -83,61 +86,11 @@ class ExpertLora(nn.Module):
             self.A[part].zero_()
             self.B[part].zero_()
             for expert, rank in enumerate(ranks):
-                self.start(part, expert, slice(0, rank))
+                draw_uniform(self.A[part][expert, :rank])
 
-    @torch.no_grad()
-    def start(self, part: str, expert: int, rows: slice, generator: torch.Generator | None = None) -> None:
-        """Give some rows of A random values; with B zero there, nothing changes yet."""
-        bound = 1 / math.sqrt(self.A[part].shape[-1])
-        new = self.A[part][expert, rows]
-        new.copy_(bound * (2 * torch.rand(new.shape, generator=generator) - 1))
-
-    def scale(self, part: str) -> Tensor:
-        """(E,)."""
-        found: Tensor = getattr(self, f"scale_{part}")
-        return found
-
-    @torch.no_grad()
-    def reserve_rank(self, most: int, first: int) -> int:
-        """Start over with rank `first` everywhere and room for `most`; one scale for all, that of the mean rank planned.
-
-        Returns:
-            The rank that can be reached: `most`, or less where a matrix is smaller.
-        """
-        for part, ranks in self.ranks.items():
-            count, _, d_in = self.A[part].shape
-            d_out = self.B[part].shape[1]
-            most = min(most, d_in, d_out)
-            padded = -(-most // MULTIPLE) * MULTIPLE
-            largest = ranks.index(max(ranks))
-            lora_alpha = float(self.scale(part)[largest]) * ranks[largest]
-            self.scale(part).fill_(lora_alpha / (sum(ranks) / count))
-            self.ranks[part] = [first] * count
-            self.A[part] = nn.Parameter(self.A[part].new_zeros(count, padded, d_in))
-            self.B[part] = nn.Parameter(self.B[part].new_zeros(count, d_out, padded))
-        self.reset_parameters()
-        self.counting = True
-        return most
-
-    @torch.no_grad()
-    def settle_scale(self, lora_alpha: float) -> None:
-        """Scale each expert as its rank asks, lora_alpha / rank, and B so that nothing changes."""
-        for part, ranks in self.ranks.items():
-            wanted = self.scale(part).new_tensor([lora_alpha / rank if rank else 0.0 for rank in ranks])
-            held = self.scale(part)
-            self.B[part].mul_(torch.where(wanted > 0, held / wanted.clamp(min=1e-30), 1.0)[:, None, None])
-            held.copy_(wanted)
-
-    def count(self, expert_S: Tensor, weight_S: Tensor) -> None:
-        """Add one pass's routing weights; padding is left out."""
-        with torch.no_grad():
-            seen = torch.zeros(len(self.scale(next(iter(self.ranks)))), dtype=weight_S.dtype, device=weight_S.device)
-            seen = seen.index_add(0, expert_S, weight_S.detach())
-            self._routed = seen if self._routed is None else self._routed + seen
-
-    def take_routing(self) -> Tensor | None:
-        """Sum of each expert's routing weights since the last call, (E,)."""
-        found, self._routed = self._routed, None
+    def scaling(self, part: str) -> Tensor:
+        """(E,), what every expert's update of a projection is multiplied with."""
+        found: Tensor = getattr(self, buffer_name(part))
         return found
 
     @property
@@ -145,13 +98,20 @@ class ExpertLora(nn.Module):
         """Trainable parameters without padding."""
         return sum(sum(ranks) * (self.A[part].shape[-1] + self.B[part].shape[1]) for part, ranks in self.ranks.items())
 
+    def delta_weight(self, part: str, expert: int) -> Tensor:
+        """What the adapter of one expert's projection adds to its weight, (d_out, d_in) in float64."""
+        rank = self.ranks[part][expert]
+        A, B = self.A[part][expert, :rank].detach().double(), self.B[part][expert, :, :rank].detach().double()
+        delta: Tensor = float(self.scaling(part)[expert]) * (B @ A)
+        return delta
+
     def updates(self, parts: Sequence[str], x_SI: Tensor, expert_S: Tensor, offsets_E: Tensor) -> dict[str, Tensor]:
         """What the adapters of projections with the same input add, (S, d_out) each; the input is read once for all of them."""
         A_ERI = torch.cat([self.A[part] for part in parts], dim=1) if len(parts) > 1 else self.A[parts[0]]
         both_SR = grouped(x_SI, A_ERI.to(x_SI.dtype).transpose(1, 2), offsets_E)
         found = {}
         for part, z_SR in zip(parts, torch.split(both_SR, [self.A[part].shape[1] for part in parts], dim=1), strict=True):
-            scaled_SR = z_SR * self.scale(part).to(x_SI.dtype)[expert_S, None]
+            scaled_SR = z_SR * self.scaling(part).to(x_SI.dtype)[expert_S, None]
             found[part] = grouped(scaled_SR, self.B[part].to(x_SI.dtype).transpose(1, 2), offsets_E)
         return found
 
@@ -165,7 +125,7 @@ class ExpertLora(nn.Module):
 
     @torch.no_grad()
     def load_unpadded(self, unpadded: Mapping[str, Tensor]) -> None:
-        """The way back."""
+        """Fill A and B from what `unpadded` returns."""
         for part, ranks in self.ranks.items():
             rows = torch.split(unpadded[f"{part}.A"], ranks)
             columns = torch.split(unpadded[f"{part}.B"], ranks, dim=1)
@@ -176,6 +136,23 @@ class ExpertLora(nn.Module):
     def extra_repr(self) -> str:
         """What print(model) shows."""
         return ", ".join(f"{part}: {sum(ranks)} ranks, {max(ranks)} at most" for part, ranks in self.ranks.items())
+
+
+def buffer_name(part: str) -> str:
+    """Buffer of a projection's scaling: buffers have flat names, projections are keys."""
+    return f"scaling_{part}"
+
+
+def padded_rank(rank: int) -> int:
+    """The rank that is held in memory for experts of at most this rank."""
+    return -(-rank // MULTIPLE) * MULTIPLE
+
+
+@torch.no_grad()
+def draw_uniform(rows: Tensor, generator: torch.Generator | None = None) -> None:
+    """Fill rows of A, (..., d_in), with values uniform within 1 / sqrt(d_in): Kaiming's with a = sqrt 5, as LoRA does."""
+    bound = 1 / math.sqrt(rows.shape[-1])
+    rows.copy_(bound * (2 * torch.rand(rows.shape, generator=generator) - 1))
 
 
 def _parts(experts: Any) -> list[str]:
@@ -236,14 +213,8 @@ def experts_forward(module: Any, hidden: Tensor, index: Tensor, weights: Tensor)
     expert_S, order = torch.sort(index.reshape(-1), stable=True)
     counts = torch.bincount(expert_S, minlength=len(module.down_proj))
     offsets = counts.cumsum(0).to(torch.int32)
-    if lora is not None and lora.counting and lora.training:
-        token_mask = lora.routes.token_mask if lora.routes is not None else None
-        kept = (
-            torch.ones_like(weights)
-            if token_mask is None or token_mask.numel() != tokens
-            else token_mask.reshape(-1, 1).to(weights.dtype)
-        )
-        lora.count(index.reshape(-1), (weights * kept).reshape(-1))
+    if lora is not None and lora.state is not None and lora.state.counting and lora.training:
+        lora.state.add_usage(lora.name, _usage(lora, index, weights))
     x = hidden[order // k]
     dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
     with torch.autocast(x.device.type, enabled=False):  # grouped products know nothing of autocast
@@ -278,12 +249,24 @@ def _projected(module: Any, lora: ExpertLora | None, tensor: str, x: Tensor, exp
     return y + (torch.cat([gate, up], dim=-1) if module.is_concatenated else torch.stack([gate, up], dim=-1).flatten(-2))
 
 
+def _usage(lora: ExpertLora, index: Tensor, weights: Tensor) -> Tensor:
+    """Routing weight that each expert gets in one pass, (E,), padding left out."""
+    mask_T = mask_for(lora.state, len(index))
+    kept = weights.detach() if mask_T is None else weights.detach() * mask_T[:, None].to(weights.dtype)
+    seen = torch.zeros(len(lora.scaling(next(iter(lora.ranks)))), dtype=weights.dtype, device=weights.device)
+    return seen.index_add(0, index.reshape(-1), kept.reshape(-1))
+
+
 def adapt(experts: Any, lora: ExpertLora) -> None:
-    """Put adapters into an experts module and let transformers run it through `experts_forward`."""
+    """Put adapters into an experts module and let transformers run it through `experts_forward`.
+
+    transformers chooses that function by a name in the model's configuration, which all layers share. So only the first layer
+    that is adapted sees which name stood there before, and only it can put the name back.
+    """
     ALL_EXPERTS_FUNCTIONS.register(NAME, experts_forward)
     experts.add_module(NAME, lora)
     before = experts.config._experts_implementation
-    lora.before = before if before != NAME else None  # layers share one configuration; the first to be adapted knows
+    lora.implementation = before if before != NAME else None
     experts.config._experts_implementation = NAME
 
 
@@ -296,11 +279,10 @@ def fold(experts: Any) -> None:
             for expert, rank in enumerate(lora.ranks.get(part, ())):
                 if rank:
                     weight = expert_weight(experts, expert, tensor, outputs)
-                    A, B = lora.A[part][expert, :rank].double(), lora.B[part][expert, :, :rank].double()
-                    weight.copy_((weight.double() + float(lora.scale(part)[expert]) * (B @ A)).to(weight.dtype))
+                    weight.copy_((weight.double() + lora.delta_weight(part, expert)).to(weight.dtype))
     delattr(experts, NAME)
-    if lora.before is not None:
-        experts.config._experts_implementation = lora.before
+    if lora.implementation is not None:
+        experts.config._experts_implementation = lora.implementation
 
 
 def expert_loras(model: nn.Module) -> dict[str, ExpertLora]:

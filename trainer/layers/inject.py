@@ -1,11 +1,15 @@
-"""Model + Plan -> model with mixtures of LoRA experts, everything else frozen."""
+"""Model + Plan -> model with mixtures of LoRA experts, everything else frozen.
+
+First `locate` finds every planned module and refuses what cannot be built; it changes nothing. Then `inject` builds.
+"""
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from torch import nn
 
 from planner import Plan, PlannedSite, linear_shape
@@ -13,20 +17,34 @@ from planner.modules.fused_experts import expert_sites, is_experts
 from spectra import InputError
 from spectra.checkpoint.names import parse_name, projection_type, resolve, short_name
 from spectra.core.distributed import is_main_process
-from trainer.initializers.svd import start_from_svd
+from spectra.core.log import LOG
+from trainer.initializers import INITIALIZERS
 from trainer.layers.expert_lora import ExpertLora, adapt, expert_loras
-from trainer.layers.mixture import MixtureLinear
+from trainer.layers.mixture import MixtureLinear, mixtures
+from trainer.layers.offset import subtract_start
 from trainer.layers.router_state import RouterState
 from trainer.settings import MixtureSettings
 
 M = TypeVar("M", bound=nn.Module)
+AT_ZERO = MixtureSettings().init  # the initialisation that needs nothing of the base
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where one planned site is in a model."""
+
+    site: PlannedSite
+    module: str
+    """Live name of the linear module, or of the module that holds all routed experts of the layer."""
+    expert: str | None = None
+    """Place within the routed experts, such as `7.up_proj`; None for a linear module."""
 
 
 def apply_plan(model: M, plan: Plan, settings: MixtureSettings | None = None) -> M:
     """Give every planned module its experts and freeze everything else, in place.
 
     Afterwards exactly the plan's parameters are trainable; unfreeze a task head yourself. All sites are checked before any is
-    touched. What was adapted is said on standard error.
+    touched. What was adapted is logged under `loraplan`.
 
     Args:
         model: any torch module whose planned sites are linear; prefixes added by a task head are seen through.
@@ -37,33 +55,90 @@ def apply_plan(model: M, plan: Plan, settings: MixtureSettings | None = None) ->
         The same model.
 
     Raises:
-        InputError: a site that matches no module, one that is not linear or has another shape.
+        InputError: a site that matches no module, one that is not linear or has another shape, or one that cannot start as the
+            settings say.
     """
-    modules = dict(model.named_modules())
-    fused = {f"{name}.{site}": name for name, module in modules.items() if is_experts(module) for site in expert_sites(module)}
-    found = resolve((site.name for site in plan.sites), [*modules, *fused])
-    routes = RouterState(settings or MixtureSettings())
-    for site in plan.sites:
-        _check(site, _shape_of(found.get(site.name), modules, fused), type(model).__name__)
-        if site.ranks and found[site.name] in fused and routes.settings.init == "svd":
-            raise InputError(
-                f"site {site.name!r}: --init svd starts linear modules, and this is a routed expert; use --init kaiming"
-            )
-    model.requires_grad_(False)
-    lora_alpha = lora_alpha_of(plan, routes.settings.alpha)
-    for site in plan.sites:
-        if site.ranks and found[site.name] not in fused:
-            _replace(modules, found[site.name], site, routes, lora_alpha)
-    for name in dict.fromkeys(fused.values()):
-        _adapt_experts(name, modules[name], {found[site.name]: site for site in plan.sites}, routes, lora_alpha)
-    model.register_forward_pre_hook(routes.begin, with_kwargs=True)
+    settings = settings or MixtureSettings()
+    inject(model, locate(model, plan, settings), settings)
     if (trainable := trainable_parameters(model)) != plan.parameters:
         raise InputError(
             f"built {trainable} trainable parameters where the plan says {plan.parameters}; is a planned module shared?"
         )
     if is_main_process():
-        sys.stderr.write(_summary(plan) + "\n")
+        LOG.info(_summary(plan))
     return model
+
+
+def locate(model: nn.Module, plan: Plan, settings: MixtureSettings | None = None) -> list[Placement]:
+    """Find every site of a plan that gets adapters, changing nothing.
+
+    Raises:
+        InputError: a site that matches no module, one that is not linear or has another shape, or one that cannot start as the
+            settings say.
+    """
+    modules = dict(model.named_modules())
+    # Routed experts are no modules of their own: their sites are named inside the module that holds all of a layer's.
+    fused = {f"{name}.{place}": name for name, module in modules.items() if is_experts(module) for place in expert_sites(module)}
+    found = resolve((site.name for site in plan.sites), [*modules, *fused])
+    placements = []
+    for site in plan.sites:
+        live = found.get(site.name)
+        _check(site, _shape_of(live, modules, fused), type(model).__name__)
+        if live is not None and site.ranks:
+            owner = fused.get(live)
+            place = live.removeprefix(f"{owner}.") if owner is not None else None
+            placements.append(Placement(site=site, module=owner or live, expert=place))
+            _check_start(placements[-1], modules, settings or MixtureSettings())
+    return placements
+
+
+def inject(model: nn.Module, placements: list[Placement], settings: MixtureSettings) -> None:
+    """Freeze a model and build the adapters where `locate` found room for them."""
+    model.requires_grad_(False)
+    state = RouterState(settings)
+    lora_alpha = lora_alpha_of([placement.site for placement in placements], settings.alpha)
+    for placement in placements:
+        if placement.expert is None:
+            _replace(model, placement, state, lora_alpha)
+    routed: dict[str, dict[str, int]] = {}
+    for placement in placements:
+        if placement.expert is not None:
+            routed.setdefault(placement.module, {})[placement.expert] = sum(placement.site.ranks)
+    for name, ranks in routed.items():
+        _adapt_experts(model.get_submodule(name), name, ranks, state, lora_alpha)
+    model.register_forward_pre_hook(state.begin, with_kwargs=True)
+
+
+def _replace(model: nn.Module, placement: Placement, state: RouterState, lora_alpha: float) -> None:
+    """Put a mixture in the place of a linear module."""
+    site, (parent, _, child) = placement.site, placement.module.rpartition(".")
+    base = model.get_submodule(placement.module)
+    scaling = [lora_alpha / rank for rank in site.ranks]
+    layer = MixtureLinear(base, site.ranks, site.top_k, scaling, state=state, site=site.name)
+    with torch.no_grad():
+        INITIALIZERS[state.settings.init](layer)
+    subtract_start(layer, site.name)
+    setattr(model.get_submodule(parent), child, layer)
+
+
+def _adapt_experts(experts: nn.Module, name: str, ranks: Mapping[str, int], state: RouterState, lora_alpha: float) -> None:
+    """Give one layer's fused experts their adapters."""
+    by_part: dict[str, list[int]] = {}
+    for place in expert_sites(experts):
+        by_part.setdefault(place.partition(".")[2], []).append(ranks.get(place, 0))
+    wanted = {part: given for part, given in by_part.items() if any(given)}
+    adapt(experts, ExpertLora(experts, wanted, lora_alpha, state, name))
+
+
+def lora_alpha_of(sites: list[PlannedSite], alpha: float) -> float:
+    """What every expert's update is multiplied with, over its rank: alpha sqrt(mean rank of the plan's experts).
+
+    Between plans that is rsLoRA's rule, alpha / sqrt(rank) (Kalajdzievski, arXiv 2312.03732): a learning rate holds for small and
+    large ones. Within a plan it is LoRA's own: under Adam every rank moves a module by as much, so that dividing by the rank lets
+    all modules learn at one pace. Otherwise a plan would share out learning rates too (docs/experiments has what that costs).
+    """
+    ranks = [rank for site in sites for rank in site.ranks if rank]
+    return alpha * math.sqrt(sum(ranks) / max(1, len(ranks)))
 
 
 def trainable_parameters(model: nn.Module) -> int:
@@ -73,54 +148,17 @@ def trainable_parameters(model: nn.Module) -> int:
     return plain + sum(lora.parameters_planned for lora in expert_loras(model).values())
 
 
-def lora_alpha_of(plan: Plan, alpha: float) -> float:
-    """What every expert's update is multiplied with, over its rank: alpha sqrt(mean rank of the plan's experts).
-
-    Between plans that is rsLoRA's rule, alpha / sqrt(rank) (Kalajdzievski, arXiv 2312.03732): a learning rate holds for small and
-    large ones. Within a plan it is LoRA's own: under Adam every rank moves a module by as much, so that dividing by the rank lets
-    all modules learn at one pace. Otherwise a plan would share out learning rates too (docs/experiments.md has what that costs).
-    """
-    ranks = [rank for site in plan.sites for rank in site.ranks if rank]
-    return alpha * math.sqrt(sum(ranks) / max(1, len(ranks)))
-
-
-def _replace(modules: Mapping[str, nn.Module], name: str, site: PlannedSite, routes: RouterState, lora_alpha: float) -> None:
-    layer = _mixture(modules[name], site, routes, lora_alpha)
-    parent, _, child = name.rpartition(".")
-    setattr(modules[parent], child, layer)
-    if routes.settings.init == "svd":
-        start_from_svd(layer, site.name)
-
-
-def _adapt_experts(
-    name: str, experts: nn.Module, sites: Mapping[str, PlannedSite], routes: RouterState, lora_alpha: float
-) -> None:
-    """Give one layer's fused experts their adapters, if the plan has any."""
-    ranks: dict[str, list[int]] = {}
-    for place_ in expert_sites(experts):
-        part = place_.partition(".")[2]
-        site = sites.get(f"{name}.{place_}")
-        if site is not None and len(site.ranks) > 1:
-            raise InputError(f"site {site.name!r}: a routed expert takes one LoRA, not {len(site.ranks)}")
-        ranks.setdefault(part, []).append(sum(site.ranks) if site is not None else 0)
-    wanted = {part: given for part, given in ranks.items() if any(given)}
-    if wanted:
-        lora = ExpertLora(experts, wanted, lora_alpha)
-        lora.routes = routes
-        adapt(experts, lora)
-
-
-def _mixture(base: nn.Module, site: PlannedSite, routes: RouterState, lora_alpha: float) -> MixtureLinear:
-    scaling = [lora_alpha / rank for rank in site.ranks]
-    return MixtureLinear(base, site.ranks, site.top_k, scaling, routes=routes, site=site.name)
+def router_state_of(model: nn.Module) -> RouterState | None:
+    """What a model's mixtures share; None if it has none."""
+    return next((mixture.state for mixture in mixtures(model).values()), None)
 
 
 def _summary(plan: Plan) -> str:
-    """One line: how many modules of which kinds, and what they cost."""
+    """One line: how many modules of which projections, and what they cost."""
     adapted = [site.name for site in plan.sites if site.ranks]
-    kinds = Counter(short_name(projection_type(name)) for name in adapted)
+    counts = Counter(short_name(projection_type(name)) for name in adapted)
     layers = {(where.stack, where.layer) for name in adapted if (where := parse_name(name))}
-    shown = ", ".join(f"{kind} x {count}" for kind, count in kinds.items())
+    shown = ", ".join(f"{projection} x {count}" for projection, count in counts.items())
     return (
         f"adapted {len(adapted)} modules in {len(layers)} layers ({shown}); {plan.parameters:,} trainable parameters, as planned"
     )
@@ -144,11 +182,15 @@ def _check(site: PlannedSite, shape: object, model: str) -> None:
         raise InputError(f"site {site.name!r}: planned for shape {list(site.shape)}, found {list(shape)}")  # type: ignore[call-overload]
 
 
-def mixtures(model: nn.Module) -> dict[str, MixtureLinear]:
-    """The adapted modules by their name in the model."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, MixtureLinear)}
-
-
-def router_state_of(model: nn.Module) -> RouterState | None:
-    """What a model's mixtures share; None if it has none."""
-    return next((mixture.routes for mixture in mixtures(model).values()), None)
+def _check_start(placement: Placement, modules: Mapping[str, nn.Module], settings: MixtureSettings) -> None:
+    """Refuse what the initialisation cannot do to a site."""
+    site = placement.site
+    if placement.expert is not None and len(site.ranks) > 1:
+        raise InputError(f"site {site.name!r}: a routed expert takes one LoRA, not {len(site.ranks)}")
+    if settings.init == AT_ZERO:
+        return
+    if placement.expert is not None:
+        raise InputError(f"site {site.name!r}: `init` {settings.init} starts linear modules, and this is a routed expert")
+    weight = modules[placement.module].weight
+    if not weight.is_floating_point():  # type: ignore[operator]  # a tensor, or it would not be linear
+        raise InputError(f"site {site.name!r}: `init` {settings.init} needs an unquantised base")

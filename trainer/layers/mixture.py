@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from planner import linear_shape
 from spectra import InputError
-from trainer.layers.router_state import RouterState
-from trainer.routers import ROUTERS, Gates, RouterContext
+from trainer.layers.router_state import RouterState, mask_for
+from trainer.routers import ROUTERS, RouterContext
 from trainer.settings import MixtureSettings
 
 
@@ -34,6 +34,7 @@ class MixtureLinear(nn.Module):
         A: (R, d_in), Kaiming-uniform as in LoRA.
         B: (d_out, R), zero.
         router: (E, d_in), or None with fewer than two experts.
+        scaling: (E, R), an expert's scaling in its own columns, zero elsewhere.
 
     Example:
         >>> layer = MixtureLinear(nn.Linear(8, 4), ranks=[2, 1], top_k=1, scaling=2.0)
@@ -43,7 +44,7 @@ class MixtureLinear(nn.Module):
     """
 
     scaling: Tensor
-    A0: Tensor
+    A0: Tensor  # only where the experts did not start at zero (offset.py)
     B0: Tensor
 
     def __init__(
@@ -52,9 +53,9 @@ class MixtureLinear(nn.Module):
         ranks: Sequence[int],
         top_k: int = 2,
         scaling: float | Sequence[float] = 1.0,
-        router: str = "topk",
+        settings: MixtureSettings | None = None,
         *,
-        routes: RouterState | None = None,
+        state: RouterState | None = None,
         site: str = "",
     ) -> None:
         """Wrap a linear layer.
@@ -64,24 +65,22 @@ class MixtureLinear(nn.Module):
             ranks: one per expert, zero allowed; none at all leaves the base alone.
             top_k: experts per token.
             scaling: factor on every expert's output, or one per expert.
-            router: a name from the table in `trainer.routers`.
-            routes: what this layer shares with the model's other mixtures; its settings then apply, the router's name included.
-            site: the layer's name in the statistics of `routes`.
+            settings: the router and its settings, and dropout; by default those of `MixtureSettings`.
+            state: what this layer shares with the model's other mixtures, settings included.
+            site: the layer's name in the shared state.
 
         Raises:
             InputError: a base that is not linear, a negative rank, a top_k or a number of scalings that does not fit the
-                experts, or an unknown router.
+                experts, or both settings and a shared state.
         """
         super().__init__()
         ranks = tuple(ranks)
         scalings = [float(scaling)] * len(ranks) if isinstance(scaling, int | float) else [float(scale) for scale in scaling]
-        self.routes, self.site = routes, site
-        self.counting = False
-        """Whether to note how tokens are routed, which growth needs."""
-        self._routed: Tensor | None = None
-        self.settings = routes.settings if routes else MixtureSettings()
-        self.routing = self.settings.router if routes else router
-        _validate(ranks, top_k, scalings, self.routing)
+        if settings is not None and state is not None:
+            raise InputError("a mixture takes its settings from the shared state; give one of the two")
+        _validate(ranks, top_k, scalings)
+        self.state, self.site = state, site
+        self.settings = state.settings if state else settings or MixtureSettings()
         self.base = base.requires_grad_(False)
         self.ranks, self.top_k, self.scalings = ranks, top_k, tuple(scalings)
         weight, shape = base.weight, linear_shape(base)
@@ -93,10 +92,8 @@ class MixtureLinear(nn.Module):
         self.A = nn.Parameter(like.new_empty(sum(ranks), d_in))
         self.B = nn.Parameter(like.new_empty(d_out, sum(ranks)))
         self.router = nn.Parameter(like.new_empty(len(ranks), d_in)) if len(ranks) > 1 else None
-        owners = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(ranks, dtype=torch.long))
-        scaling = (owners == torch.arange(len(ranks))[:, None]) * torch.tensor(scalings, dtype=torch.float64)[:, None]
-        # (E, R): an expert's scaling in its own columns. Derived from ranks and scaling, so not part of the state.
-        self.register_buffer("gain", scaling.to(like), persistent=False)
+        # Derived from ranks and scalings, so not part of what is saved.
+        self.register_buffer("scaling", scaling_columns(ranks, scalings, like), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -113,13 +110,17 @@ class MixtureLinear(nn.Module):
             return y
         x_TI = x.reshape(-1, x.shape[-1]).to(self.A.dtype)
         z_TR, logits_TE = self._products(x_TI)
-        columns = (
-            self.scaling.sum(0) if logits_TE is None else self.gates(logits_TE).to(z_TR.dtype) @ self.scaling.to(z_TR.dtype)
-        )
-        z_TR = z_TR * columns
+        z_TR = z_TR * self._columns(logits_TE, z_TR.dtype)
         if y.dtype == z_TR.dtype == self.B.dtype:
+            # One fused product and sum: the update never exists as a tensor of its own.
             return torch.addmm(y.reshape(-1, y.shape[-1]), z_TR, self.B.T).view(y.shape)
         return y + (z_TR @ self.B.T).to(y.dtype).view(y.shape)
+
+    def _columns(self, logits_TE: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """What each column of z is multiplied with: (T, R), or (R,) where there is no router."""
+        if logits_TE is None:
+            return self.scaling.sum(0)
+        return self.gates(logits_TE).to(dtype) @ self.scaling.to(dtype)
 
     def _products(self, x_TI: Tensor) -> tuple[Tensor, Tensor | None]:
         """Compute x A^T and the router's logits: one product, unless they differ in precision or in what they see."""
@@ -143,84 +144,48 @@ class MixtureLinear(nn.Module):
         Returns:
             (T, E). Rows sum to 1, or less where a capacity limit turned the token away.
         """
-        settings, mask_T = self.settings, None
-        if self.routes is not None and self.routes.token_mask is not None and self.routes.token_mask.numel() == len(logits_TE):
-            mask_T = self.routes.token_mask.reshape(-1)
-        routing = RouterContext(
-            top_k=self.top_k,
-            training=self.training,
-            token_mask=mask_T,
-            capacity=settings.capacity,
-            expert_dropout=settings.expert_dropout,
-        )
-        gates = ROUTERS[self.routing](logits_TE, routing)
-        if self.routes is not None and self.training:
-            self._tell(logits_TE, gates, mask_T)
-        if self.counting and self.training:
-            kept = gates.picked.detach() if mask_T is None else gates.picked.detach() * mask_T[:, None]
-            self._routed = kept.sum(0) if self._routed is None else self._routed + kept.sum(0)
+        mask_T = mask_for(self.state, len(logits_TE))
+        context = RouterContext(top_k=self.top_k, training=self.training, token_mask=mask_T)
+        chosen = self.settings.router
+        gates = ROUTERS[chosen.name].run(logits_TE, context, chosen.settings)
+        if self.state is not None and self.training:
+            self.state.observe(self.site, logits_TE, gates, mask_T)
         return gates.gates
 
-    def _tell(self, logits_TE: Tensor, gates: Gates, mask_T: Tensor | None) -> None:
-        assert self.routes is not None
-        if self.routes.wants_loss():
-            self.routes.add_loss(logits_TE, gates, mask_T)
-        if self.routes.recording:
-            self.routes.record(self.site, logits_TE, gates, mask_T)
+    def delta_weight(self) -> Tensor:
+        """What the adapter adds to the base's weight, (d_out, d_in) in float64.
 
-    @torch.no_grad()
-    def reserve_rank(self, most: int, first: int) -> int:
-        """Start over with rank `first` for every expert and room for `most`; one scale for all, that of the mean rank planned.
-
-        Returns:
-            The rank that an expert can reach: `most`, or less where the matrix is smaller.
+        Raises:
+            InputError: the layer has a router, so that its effect depends on the token.
         """
-        (d_out, _), d_in, experts = self.B.shape, self.A.shape[1], len(self.ranks)
-        most = min(most, d_in, d_out)
-        largest = max(range(experts), key=lambda expert: self.ranks[expert])
-        lora_alpha = self.scalings[largest] * self.ranks[largest]
-        self._reshape((most,) * experts, lora_alpha / (sum(self.ranks) / experts))
-        self.counting = True
-        for expert in range(experts):
-            self.start(expert, slice(0, first))
-        return most
-
-    @torch.no_grad()
-    def start(self, expert: int, rows: slice, generator: torch.Generator | None = None) -> None:
-        """Give some of an expert's rows of A random values; with B zero there, nothing changes yet."""
-        first = sum(self.ranks[:expert])
-        bound = 1 / math.sqrt(self.A.shape[1])
-        new = self.A[first + rows.start : first + rows.stop]
-        new.copy_(bound * (2 * torch.rand(new.shape, generator=generator) - 1))
-
-    @torch.no_grad()
-    def compact(self, ranks: Sequence[int], lora_alpha: float) -> None:
-        """Keep the first ranks of every expert, scaled as those ranks ask, lora_alpha / rank, B compensating."""
-        starts = [sum(self.ranks[:expert]) for expert in range(len(self.ranks))]
-        kept = [first + column for first, rank in zip(starts, ranks, strict=True) for column in range(rank)]
-        held, A, B = self.scalings[0], self.A[kept].clone(), self.B[:, kept].clone()
-        self._reshape(tuple(ranks), [lora_alpha / rank for rank in ranks])
-        self.A.copy_(A)
-        self.B.copy_(B * held / self.scaling.sum(0))
-
-    def _reshape(self, ranks: tuple[int, ...], scaling: float | Sequence[float]) -> None:
-        """Replace A and B by zeros of other ranks."""
-        self.ranks = ranks
-        self.scalings = (float(scaling),) * len(ranks) if isinstance(scaling, int | float) else tuple(scaling)
-        self.A = nn.Parameter(self.A.new_zeros(sum(ranks), self.A.shape[1]))
-        self.B = nn.Parameter(self.B.new_zeros(self.B.shape[0], sum(ranks)))
-        owners = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(ranks))
-        own = (owners == torch.arange(len(ranks))[:, None]).to(self.scaling)
-        self.scaling = own * torch.tensor(self.scalings, dtype=torch.float64)[:, None].to(self.scaling)
-
-    def take_routing(self) -> Tensor | None:
-        """Sum of each expert's gates since the last call, (E,)."""
-        found, self._routed = self._routed, None
-        return found
+        if self.router is not None:
+            raise InputError(
+                f"site {self.site!r} has a router: a mixture cannot be folded into one weight; load it with load_adapters"
+            )
+        return math.prod(self.scalings) * (self.B.detach().double() @ self.A.detach().double())
 
     def extra_repr(self) -> str:
         """What print(model) shows beside the base."""
-        return f"ranks={list(self.ranks)}, top_k={self.top_k}, router={self.routing if self.router is not None else None}"
+        router = self.settings.router.name if self.router is not None else None
+        return f"ranks={list(self.ranks)}, top_k={self.top_k}, router={router}"
+
+
+def scaling_columns(ranks: Sequence[int], scalings: Sequence[float], like: Tensor) -> Tensor:
+    """(E, R): every expert's scaling in the columns that it owns, zero elsewhere.
+
+    Args:
+        ranks: of the E experts.
+        scalings: one per expert.
+        like: whose device and dtype the result has.
+    """
+    owner_R = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(tuple(ranks), dtype=torch.long))
+    own_ER = owner_R == torch.arange(len(ranks))[:, None]
+    return (own_ER * torch.tensor(tuple(scalings), dtype=torch.float64)[:, None]).to(like)
+
+
+def mixtures(model: nn.Module) -> dict[str, MixtureLinear]:
+    """The adapted linear modules by their name in the model."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, MixtureLinear)}
 
 
 def _adapter_dtype(weight: Tensor) -> torch.dtype:
@@ -228,12 +193,10 @@ def _adapter_dtype(weight: Tensor) -> torch.dtype:
     return weight.dtype if weight.dtype == torch.float64 else torch.float32
 
 
-def _validate(ranks: Sequence[int], top_k: int, scalings: Sequence[float], router: str) -> None:
+def _validate(ranks: Sequence[int], top_k: int, scalings: Sequence[float]) -> None:
     if any(rank < 0 for rank in ranks):
         raise InputError(f"rank {min(ranks)} in {list(ranks)} is negative")
     if ranks and not 1 <= top_k <= len(ranks):
         raise InputError(f"top_k {top_k} does not fit {len(ranks)} experts")
     if len(scalings) != len(ranks):
         raise InputError(f"{len(scalings)} scalings for {len(ranks)} experts")
-    if router not in ROUTERS:
-        raise InputError(f"router {router!r}: not one of {', '.join(ROUTERS)}")

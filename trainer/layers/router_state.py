@@ -1,4 +1,4 @@
-"""What the mixtures of one model share while it runs: which tokens are padding, auxiliary losses, how tokens were routed."""
+"""What the mixtures of one model share while it runs: which tokens are padding, auxiliary losses, how experts are used."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from trainer.settings import MixtureSettings
 
 
 class RouterState:
-    """Shared by all mixtures of a model.
+    """Shared by all mixtures and routed experts of a model.
 
     Before every forward pass of the model it learns the padding mask and forgets the previous pass; during the pass each mixture
     adds its auxiliary loss, inside the autograd graph.
@@ -24,41 +24,55 @@ class RouterState:
         self.token_mask: Tensor | None = None
         self.recording = False
         """Whether mixtures note how they route; it costs a little, so training turns it on for the steps that are logged."""
+        self.counting = False
+        """Whether the use of experts is summed up from pass to pass, which growth needs."""
         self._losses: list[Tensor] = []
         self._sums: dict[str, _Sums] = {}
+        self._usage: dict[str, Tensor] = {}
 
     def begin(self, _model: Any, _arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """A forward pre-hook for the model."""
         self._losses = []
         self.token_mask = token_mask(keywords.get("attention_mask"))
 
-    def wants_loss(self) -> bool:
-        """Whether an auxiliary loss is asked for."""
-        return self.settings.balance_loss > 0 or self.settings.z_loss > 0
+    def observe(self, site: str, logits_TE: Tensor, gates: Gates, mask_T: Tensor | None) -> None:
+        """Take note of one mixture's pass in training: its auxiliary loss, and what is recorded or counted."""
+        if self.settings.balance_loss or self.settings.z_loss:
+            self._losses.append(self._auxiliary(logits_TE, gates, mask_T))
+        if self.recording:
+            with torch.no_grad():
+                self._sums.setdefault(site, _Sums()).add(logits_TE.detach(), gates, mask_T)
+        if self.counting:
+            kept = gates.picked.detach() if mask_T is None else gates.picked.detach() * mask_T[:, None]
+            self.add_usage(site, kept.sum(0))
 
-    def add_loss(self, logits_TE: Tensor, gates: Gates, mask_T: Tensor | None) -> None:
-        """Add one mixture's weighted balance and z-loss."""
+    def _auxiliary(self, logits_TE: Tensor, gates: Gates, mask_T: Tensor | None) -> Tensor:
+        """One mixture's weighted balance loss and z-loss."""
         loss = torch.zeros((), dtype=logits_TE.dtype, device=logits_TE.device)
         if self.settings.balance_loss:
             loss = loss + self.settings.balance_loss * balance_loss(logits_TE, gates.picked, mask_T)
         if self.settings.z_loss:
             loss = loss + self.settings.z_loss * z_loss(logits_TE, mask_T)
-        self._losses.append(loss)
+        return loss
 
     def loss(self) -> Tensor | None:
         """The mean of the mixtures' auxiliary losses in the last forward pass, once; recomputed layers do not count again."""
         losses, self._losses = self._losses, []
         return torch.stack(losses).mean() if losses else None
 
-    def record(self, site: str, logits_TE: Tensor, gates: Gates, mask_T: Tensor | None) -> None:
-        """Add one pass to a mixture's statistics; nothing waits for the device."""
-        with torch.no_grad():
-            self._sums.setdefault(site, _Sums()).add(logits_TE.detach(), gates, mask_T)
-
     def health(self) -> tuple[RouterHealth, ...]:
         """How every recorded mixture has routed since the last call."""
         sums, self._sums = self._sums, {}
         return tuple(found.health(site) for site, found in sums.items())
+
+    def add_usage(self, name: str, weight_E: Tensor) -> None:
+        """Add the routing weight that each expert of a module got in one pass, padding left out."""
+        before = self._usage.get(name)
+        self._usage[name] = weight_E if before is None else before + weight_E
+
+    def take_usage(self, name: str) -> Tensor | None:
+        """Routing weight of each expert of a module since the last call, (E,)."""
+        return self._usage.pop(name, None)
 
 
 @dataclass(slots=True)
@@ -93,6 +107,17 @@ class _Sums:
         )
 
 
+def mask_for(state: RouterState | None, tokens: int) -> Tensor | None:
+    """The padding mask, (tokens,), for a module that sees so many tokens.
+
+    None for a module that sees another number of them than the model's input has, such as one that runs on pooled states: the
+    mask says nothing about those.
+    """
+    if state is None or state.token_mask is None or state.token_mask.numel() != tokens:
+        return None
+    return state.token_mask.reshape(-1)
+
+
 def token_mask(mask: Tensor | None) -> Tensor | None:
     """Which tokens are no padding, from an attention mask.
 
@@ -116,7 +141,7 @@ def balance_loss(logits_TE: Tensor, picked_TE: Tensor, mask_T: Tensor | None) ->
     Args:
         logits_TE: (T, E).
         picked_TE: (T, E), positive where the expert was picked.
-        real_T: which tokens count.
+        mask_T: which tokens count.
 
     Returns:
         A scalar, 1 when picks are even.

@@ -1,11 +1,8 @@
 """The runs of a study: each a folder of its own with everything `plan train` and `plan evaluate` write, done once."""
 
-import io
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import redirect_stderr
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -13,6 +10,8 @@ from threading import Thread
 from typing import Any
 
 from planner import Plan
+from spectra.core.log import warnings_only
+from trainer.quiet import quiet_libraries
 from trainer.report import Evaluation
 from trainer.run_folder import EVALUATION
 from trainer.settings import TrainSettings
@@ -51,7 +50,7 @@ def _gpus() -> int:
 
 
 def threads(processes: int) -> int:
-    """Of each run, when so many share the machine."""
+    """Threads of each run, when so many share the machine."""
     return max(1, (os.cpu_count() or 1) // processes)
 
 
@@ -81,7 +80,9 @@ def run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Evaluati
 
 
 def _begin(devices: Any) -> None:
-    _take_device(devices)
+    """Prepare a worker process; it is a new one, so nothing that its parent set holds here."""
+    _take_device(devices)  # before anything has looked for a GPU
+    quiet_libraries()
     Thread(target=_leave_with_parent, daemon=True).start()
 
 
@@ -102,16 +103,16 @@ def _take_device(devices: Any) -> None:
 
 def _run(job: Job) -> Evaluation | None:
     """Train and evaluate, going on where an earlier attempt stopped."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a new process; see cli.py
     import torch
 
-    from trainer import evaluate, train
+    from trainer.evaluation.evaluate import evaluate
     from trainer.training.loop import DivergedError
+    from trainer.training.train import train
 
     before = torch.get_num_threads()
     torch.set_num_threads(job.threads)
     try:
-        with redirect_stderr(io.StringIO()):  # dozens of runs would each say what they adapted
+        with warnings_only():  # dozens of runs would each say what they adapted
             train(Plan.load(job.plan), job.model, job.data, job.folder, job.settings, resume=True)
             evaluation = evaluate(job.folder, job.tests, untrained=False)
     except DivergedError:

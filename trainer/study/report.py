@@ -1,4 +1,4 @@
-"""StudyReport: what `plan compare` writes, and the statistics in it. Loads no torch."""
+"""StudyReport: what `plan compare` writes, and what it says in plain words. Loads no torch."""
 
 import math
 from typing import Annotated, Literal
@@ -7,9 +7,12 @@ from pydantic import Field
 
 from spectra.core.documents import Document, Measured, Value
 from spectra.report import ModelInfo
+from trainer.evaluation.metrics import METRICS
 from trainer.settings import TrainSettings
 
 BASELINE = "uniform-lora"
+"""The candidate that all others are compared with."""
+UNCOMPARED = (BASELINE, "head-only")  # no sentence is said about these
 STUDY = "study.json"
 POOLED = "all tasks"
 
@@ -22,37 +25,37 @@ class Candidate(Value):
     parameters: int
     """Trainable parameters of its adapters, routers counted."""
     learning_rate: Measured = math.nan
-    """That its runs used; NaN in studies that did not note it."""
+    """Learning rate of its runs."""
 
 
 class Result(Value):
-    """One run: an entrant trained with one seed and scored on one task."""
+    """One run: a candidate trained with one seed and scored on one task."""
 
     candidate: str
     seed: int
     task: str
     score: Measured
-    """Accuracy of a classifier; minus the loss of a language model, so that more is better."""
+    """The study's metric; minus the metric where less is better, such as a loss."""
 
 
 class Difference(Value):
-    """An entrant beside the control on one task, or on the mean over tasks, seed by seed."""
+    """A candidate beside the baseline on one task, or on the mean over tasks, seed by seed."""
 
     candidate: str
     task: str
     mean: Measured
-    """Of the entrant's own score."""
+    """Mean of the candidate's own score."""
     standard_error: Measured
     difference: Measured
-    """Mean over seeds of entrant minus control."""
+    """Mean over seeds of candidate minus baseline."""
     low: Measured
     high: Measured
-    """Its interval, wide enough that with 95% probability those of all entrants on this task are right at once."""
+    """Bounds of its interval, wide enough that with 95% probability those of all candidates on this task are right at once."""
     seeds_needed: int | None
-    """How many seeds would settle a difference of this size; None if it is settled, or too small for a thousand."""
+    """Seeds that would make a difference of this size significant; None if it is, or if a thousand would not do."""
 
     @property
-    def settled(self) -> bool:
+    def significant(self) -> bool:
         """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
@@ -64,34 +67,36 @@ class StudyReport(Document):
     model: ModelInfo
     settings: TrainSettings
     seeds: int
-    metric: Literal["accuracy", "loss"]
+    metric: str
+    """What is compared: a name from the table in trainer/evaluation/metrics.py."""
     candidates: Annotated[tuple[Candidate, ...], Field(min_length=2)]
     results: tuple[Result, ...]
     differences: tuple[Difference, ...]
 
 
 def sentence(report: StudyReport) -> str:
-    """The study in plain words."""
-    scale, unit, digits = (100, "points", 1) if report.metric == "accuracy" else (1, "nats per token", 3)
-    tasks = {difference.task for difference in report.differences} - {POOLED}
-    said = []
-    for candidate in report.candidates:
-        if candidate.name in (BASELINE, "head-only"):
-            continue
-        mine = [difference for difference in report.differences if difference.candidate == candidate.name]
-        whole = mine[-1]
-        better = sum(one.low > 0 for one in mine if one.task in tasks)
-        worse = sum(one.high < 0 for one in mine if one.task in tasks)
-        size = f"{scale * whole.difference:+.{digits}f} +- {scale * (whole.high - whole.low) / 2:.{digits}f} {unit}"
-        if whole.low > 0:
-            said.append(
-                f"{candidate.name} beats uniform LoRA by {size} (better on {better}, worse on {worse} of {len(tasks)} tasks)."
-            )
-        elif whole.high < 0:
-            said.append(
-                f"{candidate.name} loses to uniform LoRA by {size} (better on {better}, worse on {worse} of {len(tasks)} tasks)."
-            )
-        else:
-            more = f"; {whole.seeds_needed} seeds might settle it" if whole.seeds_needed else ""
-            said.append(f"{candidate.name}: no difference to uniform LoRA could be shown ({size}{more}).")
-    return "\n".join(said)
+    """The study in plain words: one sentence for every candidate."""
+    shown = (candidate.name for candidate in report.candidates if candidate.name not in UNCOMPARED)
+    return "\n".join(_sentence(report, name) for name in shown)
+
+
+def _sentence(report: StudyReport, name: str) -> str:
+    metric, tasks = METRICS[report.metric], {one.task for one in report.differences} - {POOLED}
+    mine = [difference for difference in report.differences if difference.candidate == name]
+    whole = mine[-1]  # over all tasks, where there are several
+    better, worse = (sum(side(one) for one in mine if one.task in tasks) for side in (_is_better, _is_worse))
+    half = metric.scale * (whole.high - whole.low) / 2
+    size = f"{metric.scale * whole.difference:+.{metric.digits}f} +- {half:.{metric.digits}f} {metric.unit}"
+    if whole.significant:
+        verb = "beats" if _is_better(whole) else "loses to"
+        return f"{name} {verb} uniform LoRA by {size} (better on {better}, worse on {worse} of {len(tasks)} tasks)."
+    more = f"; {whole.seeds_needed} seeds might be enough" if whole.seeds_needed else ""
+    return f"{name}: no significant difference from uniform LoRA ({size}{more})."
+
+
+def _is_better(one: Difference) -> bool:
+    return one.low > 0
+
+
+def _is_worse(one: Difference) -> bool:
+    return one.high < 0

@@ -1,4 +1,4 @@
-"""Paired differences to the control, with intervals for all plans at once."""
+"""Paired differences from the baseline, with intervals for all candidates at once."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,11 @@ COVERAGE = 0.95
 
 
 def differences(names: Sequence[str], results: Sequence[Result]) -> tuple[Difference, ...]:
-    """Every entrant beside the control, per task and pooled.
+    """Every candidate beside the baseline, per task and pooled.
 
     Args:
-        names: the entrants, the control among them.
-        results: one per entrant, seed and task.
+        names: the candidates, the baseline among them.
+        results: one per candidate, seed and task.
     """
     tasks = list(dict.fromkeys(result.task for result in results))
     scores = {(result.candidate, result.task, result.seed): result.score for result in results}
@@ -49,7 +49,7 @@ def _difference(name: str, task: str, table: Mapping[str, np.ndarray], compariso
 
 
 def _quantile(n: int, comparisons: int) -> float:
-    """Student's t with Bonferroni's correction for several comparisons with one control."""
+    """Student's t with Bonferroni's correction for several comparisons with one baseline."""
     from scipy.stats import t  # takes a moment to import
 
     return float(t.ppf(1 - (1 - COVERAGE) / (2 * max(1, comparisons)), n - 1))

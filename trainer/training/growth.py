@@ -2,7 +2,7 @@
 
 The saliency of expert i in a layer is S_i = f_i g_i / (r_i + 1)^gamma. f is a moving average of the share of routing weight that
 the expert gets, g one of how much the loss pulls on its adapters: per rank dimension |sum A dA| |sum B dB|, averaged over the
-active dimensions and the adapted projections. At events spread over the growth window each layer hands out its quota one rank at
+active dimensions and the adapted projections. At events spread over the growth window each group shares out its quota one rank at
 a time to the most salient expert, until every layer has exactly the rank that the plan gave it. The released code counts hard
 top-2 picks and adds the two gradient terms, and its quota ends half-way through the window; this is the paper's form, and ends
 where it says.
@@ -23,14 +23,17 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from planner import Plan
+from planner.plan import Note
 from planner.strategies.demand import GAMMA
 from spectra import InputError
 from spectra.checkpoint.names import resolve
+from spectra.core.distributed import decided_by_main
 from spectra.core.files import read_json, write_atomic
-from trainer.initializers.svd import started
 from trainer.layers.inject import lora_alpha_of
+from trainer.layers.offset import offset_mixtures
 from trainer.report import GrowthEvent, GrowthHistory
 from trainer.run_folder import HISTORY
+from trainer.settings import MixtureSettings
 from trainer.training.growth_groups import GrowthGroup, growth_groups
 
 DECAY = 0.9  # of both moving averages
@@ -40,13 +43,13 @@ WARMUP = 0.03  # share of the run before the window
 STATE, RANKS = "growth.safetensors", "growth-ranks.json"
 
 
-def allocate_quota(worth: Sequence[float], ranks: Sequence[int], quota: int, *, most: int, per_event: int) -> list[int]:
-    """Share a layer's quota: repeatedly one rank to the largest worth / (rank + 1)^gamma.
+def allocate_quota(weights: Sequence[float], ranks: Sequence[int], quota: int, *, most: int, per_event: int) -> list[int]:
+    """Share out a group's quota: repeatedly one rank to the expert with the largest weight / (rank + 1)^gamma.
 
     Args:
-        worth: f g of each expert.
+        weights: f g of each expert.
         ranks: what each has.
-        quota: ranks to hand out.
+        quota: ranks to share out.
         most: the largest rank of an expert.
         per_event: the most that one expert may gain now.
 
@@ -58,24 +61,25 @@ def allocate_quota(worth: Sequence[float], ranks: Sequence[int], quota: int, *, 
         able = [e for e in range(len(grown)) if grown[e] < most and grown[e] - ranks[e] < per_event]
         if not able:
             break
-        best = max(able, key=lambda e: (worth[e] / (grown[e] + 1) ** GAMMA, -e))
+        best = max(able, key=lambda e: (weights[e] / (grown[e] + 1) ** GAMMA, -e))
         grown[best] += 1
     return grown
 
 
-class _Growing:
-    """A pool and the moving averages that decide in it."""
+class GrowingGroup:
+    """A growth group and the moving averages that decide in it."""
 
     def __init__(self, group: GrowthGroup, form: str) -> None:
+        """Watch a group; the form of the saliency is `paper` or `released`."""
         self.group, self.form = group, form
         self.share: Tensor | None = None
         self.importance: dict[str, Tensor] = {}
 
     def observe(self) -> None:
         """Update both averages from the step at hand."""
-        seen = self.group.take_routing()
+        seen = self.group.take_usage()
         if seen is not None:
-            seen = _everywhere(seen)  # gradients are averaged already
+            seen = _summed(seen)  # the gradients below are averaged over the processes already
             even = torch.full_like(seen, 1 / len(seen))
             before = even if self.share is None else self.share
             self.share = DECAY * before.to(seen) + (1 - DECAY) * seen / seen.sum().clamp(min=1e-30)
@@ -84,8 +88,8 @@ class _Growing:
             before = self.importance.get(part, torch.zeros_like(pull)).to(pull)  # a resumed run's came from a file
             self.importance[part] = DECAY * before + (1 - DECAY) * pull
 
-    def worth(self) -> list[float]:
-        """F g of each expert."""
+    def weights(self) -> list[float]:
+        """Share times importance of each expert, f g."""
         if self.share is None or not self.importance:
             return [1.0] * len(self.group.ranks)
         active = torch.tensor(self.group.ranks, device=self.share.device).clamp(min=1)
@@ -94,13 +98,20 @@ class _Growing:
 
     def saliency(self) -> tuple[float, ...]:
         """S of each expert."""
-        return tuple(worth / (rank + 1) ** GAMMA for worth, rank in zip(self.worth(), self.group.ranks, strict=True))
+        return tuple(weight / (rank + 1) ** GAMMA for weight, rank in zip(self.weights(), self.group.ranks, strict=True))
 
-    def grow(self, quota: int, per_event: int, generator: torch.Generator | None = None) -> None:
-        """Hand out a quota."""
-        self.group.grow_to(
-            allocate_quota(self.worth(), self.group.ranks, quota, most=self.group.most, per_event=per_event), generator
-        )
+    def decide(self, done: int, events: int) -> list[int]:
+        """Ranks after an event: the quota brings the group to its share of the way, exactly to the target at the last event.
+
+        Args:
+            done: events up to and with this one.
+            events: of the whole run.
+        """
+        group = self.group
+        begun = len(group.ranks) * group.start
+        way = begun + (group.target - begun) * done // events
+        limit = group.most if done == events else max(1, math.ceil(PER_EVENT * (group.most - group.start)))
+        return allocate_quota(self.weights(), group.ranks, way - sum(group.ranks), most=group.most, per_event=limit)
 
 
 class Growth(TrainerCallback):
@@ -111,30 +122,30 @@ class Growth(TrainerCallback):
 
         Args:
             model: from `apply_plan`; its experts' adapters are replaced by ones with room to grow.
-            plan: says how much rank each pool ends with.
+            plan: says how much rank each group ends with.
             steps: of the run.
-            form: of the gradients' part of the saliency: `paper` multiplies the terms of A and B, `released` adds them.
+            form: how the saliency combines the gradient terms of A and B: `paper` multiplies them, `released` adds them.
             seed: of the new directions.
 
         Raises:
-            InputError: nothing that could grow, routed experts whose projections differ in total rank, or experts that started
-                from singular vectors: what was subtracted from their base could not be given back.
+            InputError: nothing that could grow, routed experts whose projections differ in total rank, or experts that did not
+                start at zero: what was subtracted from their base could not be given back.
         """
-        if found := next(iter(started(model)), None):
+        if found := next(iter(offset_mixtures(model)), None):
             raise InputError(
-                f"site {found!r}: --grow starts experts over and so cannot follow --init svd, which has changed their base"
-                " weight; use --init kaiming"
+                f"site {found!r}: `grow` starts experts over and so cannot follow an `init` that has changed their base weight;"
+                f" use `init` {MixtureSettings().init}"
             )
         self.schedule, self.seed = schedule(steps), seed
         try:
-            self.groups = {name: _Growing(group, form) for name, group in growth_groups(model)}
+            self.groups = {name: GrowingGroup(group, form) for name, group in growth_groups(model)}
         except ValueError as error:
-            raise InputError(f"--grow: {error}") from None
+            raise InputError(f"`grow`: {error}") from None
         if not self.groups:
-            raise InputError(f"--grow: the plan {plan.strategy!r} adapts neither routed experts nor mixtures: nothing can grow")
-        if all(growing.group.target <= len(growing.group.ranks) * growing.group.first for growing in self.groups.values()):
+            raise InputError(f"`grow`: the plan {plan.strategy!r} adapts neither routed experts nor mixtures: nothing can grow")
+        if all(growing.group.target <= len(growing.group.ranks) * growing.group.start for growing in self.groups.values()):
             raise InputError(
-                "--grow: experts start with half of their mean rank, but at least 1; a mean rank of 1 leaves no room"
+                "`grow`: experts start with half of their mean rank, but at least 1; a mean rank of 1 leaves no room"
             )
         self.history: list[GrowthEvent] = []
 
@@ -151,22 +162,23 @@ class Growth(TrainerCallback):
             self.event(self.schedule.index(state.global_step), state.global_step)
 
     def event(self, number: int, step: int) -> None:
-        """Hand out every pool's quota: what brings it to its share of the way, exactly to the target at the last event."""
+        """Let every group grow by its quota.
+
+        The averages of several processes differ in their last digits, and a near-tie could then end in other ranks on each. So
+        the main process decides for all.
+        """
         saliency = {name: growing.saliency() for name, growing in self.groups.items()}
-        last = number == len(self.schedule) - 1
+        own = {name: growing.decide(number + 1, len(self.schedule)) for name, growing in self.groups.items()}
+        decided = decided_by_main(own)
         # From seed and step alone: the same on every process, and again after an interruption.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        for growing in self.groups.values():
-            group = growing.group
-            start = len(group.ranks) * group.first
-            way = start + (group.target - start) * (number + 1) // len(self.schedule)
-            limit = max(1, math.ceil(PER_EVENT * (group.most - group.first)))
-            growing.grow(way - sum(group.ranks), group.most if last else limit, generator)
+        for name, growing in self.groups.items():
+            growing.group.grow_to(decided[name], generator)
         shares = {name: growing.share for name, growing in self.groups.items()}
         self.history.append(
             GrowthEvent(
                 step=step,
-                ranks={name: tuple(growing.group.ranks) for name, growing in self.groups.items()},
+                ranks={name: tuple(ranks) for name, ranks in decided.items()},
                 shares={name: () if share is None else tuple(share.double().tolist()) for name, share in shares.items()},
                 saliency=saliency,
             )
@@ -200,15 +212,15 @@ class Growth(TrainerCallback):
         groups = [growing.group for growing in self.groups.values()]
         grown = grown_plan(plan, {site: ranks for group in groups for site, ranks in group.planned().items()})
         for group in groups:
-            group.finish(lora_alpha_of(grown, alpha))
+            group.finish(lora_alpha_of(list(grown.sites), alpha))
         return grown
 
 
-def _everywhere(routed: Tensor) -> Tensor:
-    """What all processes together have routed."""
+def _summed(usage: Tensor) -> Tensor:
+    """The sum over all processes."""
     if torch.distributed.is_initialized():
-        torch.distributed.all_reduce(routed)
-    return routed
+        torch.distributed.all_reduce(usage)
+    return usage
 
 
 def schedule(steps: int) -> list[int]:
@@ -220,7 +232,7 @@ def schedule(steps: int) -> list[int]:
     first = max(1, int(WARMUP * steps))
     every = (steps - first) // (EVENTS + 1)
     if every < 1:
-        raise InputError(f"--grow needs at least {EVENTS + 3} steps to hold its {EVENTS} events; the run has {steps}")
+        raise InputError(f"`grow` needs at least {EVENTS + 3} steps to hold its {EVENTS} events; the run has {steps}")
     return [first + every * number for number in range(1, EVENTS + 1)]
 
 
@@ -234,6 +246,7 @@ def grown_plan(plan: Plan, grown: Mapping[str, tuple[int, ...]]) -> Plan:
     found = resolve((site.name for site in plan.sites), list(grown))
     ranks = {site.name: grown[found[site.name]] for site in plan.sites if site.name in found}
     sites = tuple(site.model_copy(update={"ranks": ranks.get(site.name, site.ranks)}) for site in plan.sites)
-    note = f"ranks were grown by DR-LoRA's rule from a plan by {plan.strategy!r} of the same size"
+    text = f"Ranks were grown by DR-LoRA's rule from a plan by {plan.strategy!r} of the same size."
+    note = Note(about="grown", text=text)
     made = plan.model_copy(update={"strategy": "dr-lora-grown", "optimum": None, "sites": sites, "notes": (note,)})
     return Plan.model_validate(made.model_dump())

@@ -1,4 +1,8 @@
-"""What grows: experts that compete for one quota, whether routed experts of the base model or LoRA experts of one module."""
+"""What grows: experts that compete for one quota, whether routed experts of the base model or LoRA experts of one module.
+
+Growing takes surgery on a layer: replacing A and B by larger ones, starting new directions, cutting back to what was earned. The
+layers know nothing of it; they compute with whatever A, B, ranks and scaling they have.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
@@ -6,9 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from trainer.layers.expert_lora import ExpertLora, expert_loras
-from trainer.layers.inject import mixtures
-from trainer.layers.mixture import MixtureLinear
+from trainer.layers.expert_lora import ExpertLora, draw_uniform, expert_loras, padded_rank
+from trainer.layers.mixture import MixtureLinear, mixtures, scaling_columns
+from trainer.layers.router_state import RouterState
 
 
 class GrowthGroup(Protocol):
@@ -17,10 +21,12 @@ class GrowthGroup(Protocol):
     ranks: list[int]
     target: int
     """Ranks of all experts together at the end."""
-    first: int
+    start: int
+    """The rank that every expert starts with."""
     most: int
+    """The rank that an expert can reach."""
 
-    def take_routing(self) -> Tensor | None:
+    def take_usage(self) -> Tensor | None:
         """Routing weight of each expert since the last call, (E,)."""
 
     def gradient_terms(self) -> Mapping[str, tuple[Tensor, Tensor]]:
@@ -33,14 +39,14 @@ class GrowthGroup(Protocol):
         """Live site -> ranks."""
 
     def finish(self, lora_alpha: float) -> None:
-        """Give every rank its static scaling."""
+        """Give every expert the scaling of its final rank, lora_alpha / rank, B compensating."""
 
 
 class RoutedGroup:
     """The routed experts of one layer of the base model; an expert grows in all its adapted projections."""
 
     def __init__(self, name: str, lora: ExpertLora) -> None:
-        """Make room in a layer's adapters.
+        """Start a layer's adapters over, with room to grow.
 
         Raises:
             ValueError: projections that differ in total rank.
@@ -50,12 +56,29 @@ class RoutedGroup:
             raise ValueError(f"projections have unequal total ranks, {totals}; an expert grows in all of them")
         self.name, self.lora, self.target = name, lora, next(iter(totals.values()))
         experts = len(next(iter(lora.ranks.values())))
-        self.first = start_rank(self.target, experts)
-        self.most = lora.reserve_rank(most_rank(self.target, experts), self.first)
+        self.start, self.most = start_rank(self.target, experts), most_rank(self.target, experts)
+        self._reserve()
+
+    @torch.no_grad()
+    def _reserve(self) -> None:
+        """Replace A and B by ones with room; one scaling for all experts, that of the mean rank planned."""
+        lora = self.lora
+        for part, ranks in lora.ranks.items():
+            count, _, d_in = lora.A[part].shape
+            d_out = lora.B[part].shape[1]
+            self.most = min(self.most, d_in, d_out)
+            largest = ranks.index(max(ranks))
+            lora_alpha = float(lora.scaling(part)[largest]) * ranks[largest]
+            lora.scaling(part).fill_(lora_alpha / (sum(ranks) / count))
+            lora.ranks[part] = [self.start] * count
+            room = padded_rank(self.most)
+            lora.A[part] = nn.Parameter(lora.A[part].new_zeros(count, room, d_in))
+            lora.B[part] = nn.Parameter(lora.B[part].new_zeros(count, d_out, room))
+        lora.reset_parameters()
 
     @property
     def ranks(self) -> list[int]:
-        """Of each expert, the same in every projection."""
+        """Rank of each expert, the same in every projection."""
         return next(iter(self.lora.ranks.values()))
 
     @ranks.setter
@@ -63,12 +86,12 @@ class RoutedGroup:
         for part in self.lora.ranks:
             self.lora.ranks[part] = list(ranks)
 
-    def take_routing(self) -> Tensor | None:
-        """See `Pool`."""
-        return self.lora.take_routing()
+    def take_usage(self) -> Tensor | None:
+        """See `GrowthGroup`."""
+        return self.lora.state.take_usage(self.lora.name) if self.lora.state else None
 
     def gradient_terms(self) -> Mapping[str, tuple[Tensor, Tensor]]:
-        """See `Pool`."""
+        """See `GrowthGroup`."""
         found = {}
         for part in self.lora.ranks:
             A, B = self.lora.A[part], self.lora.B[part]
@@ -77,61 +100,95 @@ class RoutedGroup:
         return found
 
     def grow_to(self, ranks: Sequence[int], generator: torch.Generator | None = None) -> None:
-        """See `Pool`."""
+        """See `GrowthGroup`."""
         for part in self.lora.ranks:
             for expert, (before, after) in enumerate(zip(self.ranks, ranks, strict=True)):
                 if after > before:
-                    self.lora.start(part, expert, slice(before, after), generator)
+                    draw_uniform(self.lora.A[part][expert, before:after], generator)
         self.ranks = list(ranks)
 
     def planned(self) -> Mapping[str, tuple[int, ...]]:
-        """See `Pool`."""
+        """See `GrowthGroup`."""
         experts = self.name.rpartition(".")[0]
         return {
             f"{experts}.{expert}.{part}": (rank,) for part, ranks in self.lora.ranks.items() for expert, rank in enumerate(ranks)
         }
 
+    @torch.no_grad()
     def finish(self, lora_alpha: float) -> None:
-        """See `Pool`."""
-        self.lora.settle_scale(lora_alpha)
+        """See `GrowthGroup`."""
+        for part, ranks in self.lora.ranks.items():
+            held = self.lora.scaling(part)
+            wanted = held.new_tensor([lora_alpha / rank if rank else 0.0 for rank in ranks])
+            self.lora.B[part].mul_(torch.where(wanted > 0, held / wanted.clamp(min=1e-30), 1.0)[:, None, None])
+            held.copy_(wanted)
 
 
 class MixtureGroup:
     """The LoRA experts of one module of a dense model."""
 
     def __init__(self, name: str, mixture: MixtureLinear) -> None:
-        """Make room in a module's mixture."""
+        """Start a module's mixture over, with room to grow."""
         self.name, self.mixture, self.target = name, mixture, sum(mixture.ranks)
         experts = len(mixture.ranks)
-        self.first = start_rank(self.target, experts)
-        self.most = mixture.reserve_rank(most_rank(self.target, experts), self.first)
-        self.ranks = [self.first] * experts
+        self.start = start_rank(self.target, experts)
+        self.most = min(most_rank(self.target, experts), mixture.A.shape[1], mixture.B.shape[0])
+        self.ranks = [self.start] * experts
+        self._reserve()
 
-    def take_routing(self) -> Tensor | None:
-        """See `Pool`."""
-        return self.mixture.take_routing()
+    @torch.no_grad()
+    def _reserve(self) -> None:
+        """Replace A and B by ones with room; one scaling for all experts, that of the mean rank planned."""
+        mixture, experts = self.mixture, len(self.mixture.ranks)
+        largest = max(range(experts), key=lambda expert: mixture.ranks[expert])
+        lora_alpha = mixture.scalings[largest] * mixture.ranks[largest]
+        _resize(mixture, (self.most,) * experts, [lora_alpha / (self.target / experts)] * experts)
+        for expert in range(experts):
+            draw_uniform(self._rows(expert, 0, self.start))
+
+    def _rows(self, expert: int, first: int, last: int) -> Tensor:
+        """Some of an expert's rows of A."""
+        return self.mixture.A[expert * self.most + first : expert * self.most + last]
+
+    def take_usage(self) -> Tensor | None:
+        """See `GrowthGroup`."""
+        return self.mixture.state.take_usage(self.mixture.site) if self.mixture.state else None
 
     def gradient_terms(self) -> Mapping[str, tuple[Tensor, Tensor]]:
-        """See `Pool`."""
+        """See `GrowthGroup`."""
         A, B, shape = self.mixture.A, self.mixture.B, (len(self.ranks), self.most)
         if A.grad is None or B.grad is None:
             return {}
         return {"": ((A.grad * A).sum(1).abs().view(shape), (B.grad * B).sum(0).abs().view(shape))}
 
     def grow_to(self, ranks: Sequence[int], generator: torch.Generator | None = None) -> None:
-        """See `Pool`."""
+        """See `GrowthGroup`."""
         for expert, (before, after) in enumerate(zip(self.ranks, ranks, strict=True)):
             if after > before:
-                self.mixture.start(expert, slice(before, after), generator)
+                draw_uniform(self._rows(expert, before, after), generator)
         self.ranks = list(ranks)
 
     def planned(self) -> Mapping[str, tuple[int, ...]]:
-        """See `Pool`."""
+        """See `GrowthGroup`."""
         return {self.name: tuple(self.ranks)}
 
+    @torch.no_grad()
     def finish(self, lora_alpha: float) -> None:
-        """See `Pool`."""
-        self.mixture.compact(self.ranks, lora_alpha)
+        """See `GrowthGroup`. What was not earned is cut off."""
+        mixture = self.mixture
+        kept = [expert * self.most + column for expert, rank in enumerate(self.ranks) for column in range(rank)]
+        held, A, B = mixture.scalings[0], mixture.A[kept].clone(), mixture.B[:, kept].clone()
+        _resize(mixture, tuple(self.ranks), [lora_alpha / rank for rank in self.ranks])
+        mixture.A.copy_(A)
+        mixture.B.copy_(B * held / mixture.scaling.sum(0))
+
+
+def _resize(mixture: MixtureLinear, ranks: tuple[int, ...], scalings: Sequence[float]) -> None:
+    """Replace a mixture's A and B by zeros for other ranks."""
+    mixture.ranks, mixture.scalings = ranks, tuple(scalings)
+    mixture.A = nn.Parameter(mixture.A.new_zeros(sum(ranks), mixture.A.shape[1]))
+    mixture.B = nn.Parameter(mixture.B.new_zeros(mixture.B.shape[0], sum(ranks)))
+    mixture.scaling = scaling_columns(ranks, scalings, mixture.scaling)
 
 
 def growth_groups(model: nn.Module) -> Iterator[tuple[str, GrowthGroup]]:
@@ -141,17 +198,25 @@ def growth_groups(model: nn.Module) -> Iterator[tuple[str, GrowthGroup]]:
         ValueError: experts whose projections differ in total rank.
     """
     for name, lora in expert_loras(model).items():
+        _count(lora.state)
         yield name, RoutedGroup(name, lora)
     for name, mixture in mixtures(model).items():
         if len(mixture.ranks) > 1:
+            _count(mixture.state)
             yield name, MixtureGroup(name, mixture)
 
 
+def _count(state: RouterState | None) -> None:
+    """Let the use of experts be summed up, which the saliency needs."""
+    if state is not None:
+        state.counting = True
+
+
 def start_rank(target: int, experts: int) -> int:
-    """DR-LoRA starts with half of the mean rank: 8 of 16."""
+    """The rank that experts start with: half of the mean, as DR-LoRA's 8 of 16."""
     return max(1, int(target / experts / 2))
 
 
 def most_rank(target: int, experts: int) -> int:
-    """And reserves twice the mean: 32 of 16."""
+    """The rank that an expert can reach: twice the mean, as DR-LoRA's 32 of 16."""
     return 2 * -(-target // experts)

@@ -1,4 +1,4 @@
-"""The loop of a run: transformers.Trainer with our loss, our checkpoints and our eyes on it."""
+"""The loop of a run: transformers.Trainer with the routers' losses, small checkpoints and a callback that monitors it."""
 
 import json
 import math
@@ -12,6 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from spectra import InputError
 from spectra.core.files import write_atomic
+from spectra.core.progress import Progress
 from trainer.adapters.tensors import load_state, trained_state
 from trainer.layers.inject import router_state_of
 from trainer.report import EvaluationPoint, LogPoint, RouterHealth
@@ -20,7 +21,6 @@ from trainer.settings import TrainSettings
 from trainer.training.growth import Growth
 from trainer.training.sharding import averaged, is_sharded
 
-Progress = Callable[[int, int, float], None]
 BF16_UNITS = "amx_bf16", "avx512_bf16"  # of CPUs, as torch names them
 LOGS_PER_RUN, SAVES_PER_RUN = 50, 5
 COLLAPSED = 0.95  # share of the gates' mass from which on one expert does all the work
@@ -98,27 +98,29 @@ class DivergedError(InputError):
 class AdapterTrainer(Trainer):
     """transformers.Trainer that adds the routers' losses and checkpoints what is trained, not the frozen base."""
 
+    def __init__(self, *arguments: Any, growth: Growth | None = None, **keywords: Any) -> None:
+        """Prepare a training run; the arguments are transformers.Trainer's, and growth if ranks grow."""
+        super().__init__(*arguments, **keywords)
+        self.growth = growth
+        self.router_state = router_state_of(self.model)
+        self.health: tuple[RouterHealth, ...] = ()
+        """Of the routers, when it was last logged."""
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The model's loss plus the mean auxiliary loss of its routers."""
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        routes = router_state_of(self.model)
-        extra = routes.loss() if routes is not None and model.training else None
+        extra = self.router_state.loss() if self.router_state is not None and model.training else None
         if extra is not None:
             # A loss that is normalised over the whole step is summed over its passes, any other is averaged by the Trainer.
             summed = self.model_accepts_loss_kwargs and num_items_in_batch is not None
             loss = loss + extra / (self.args.gradient_accumulation_steps if summed else 1)
         return (loss, outputs) if return_outputs else loss
 
-    growth: Growth | None = None
-    health: tuple[RouterHealth, ...] = ()
-    """Of the routers, when it was last logged."""
-
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
         """Add the routers' health to the training curve, before any logger sees it."""
-        routes = router_state_of(self.model)
-        if routes is not None and "loss" in logs and (found := routes.health()):
+        if self.router_state is not None and "loss" in logs and (found := self.router_state.health()):
             self.health = found
             logs |= means(found)
         super().log(logs, *arguments, **keywords)
@@ -145,17 +147,17 @@ class AdapterTrainer(Trainer):
 class MonitorCallback(TrainerCallback):
     """Reports progress, keeps the best adapters, stops what has stopped learning or has no finite loss."""
 
-    def __init__(self, progress: Progress | None, patience: int, keep_best: Callable[[Any], None]) -> None:
-        """Prepare; `keep_best(model)` saves the adapters of the best evaluation."""
+    def __init__(self, model: Any, progress: Progress, patience: int, keep_best: Callable[[Any], None]) -> None:
+        """Prepare to monitor a model's run; `keep_best(model)` saves the adapters of the best evaluation."""
+        self.router_state = router_state_of(model)
         self.progress, self.patience, self.keep_best = progress, patience, keep_best
         self.loss = math.nan
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Note how tokens are routed in the steps that will be logged."""
-        routes = router_state_of(model)
-        if routes is not None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Record how tokens are routed in the steps that will be logged."""
+        if self.router_state is not None:
             step = state.global_step + 1
-            routes.recording = step % args.logging_steps == 0 or step == state.max_steps
+            self.router_state.recording = step % args.logging_steps == 0 or step == state.max_steps
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         """Stop at a loss that is not finite."""
@@ -166,9 +168,8 @@ class MonitorCallback(TrainerCallback):
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Say how far it is."""
-        if self.progress:
-            self.progress(state.global_step, state.max_steps, self.loss)
+        """Report progress, with the last loss that was logged."""
+        self.progress(state.global_step, state.max_steps, "" if math.isnan(self.loss) else f"loss {self.loss:.3f}")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Keep the best, and give up when patience is at its end."""
@@ -209,7 +210,7 @@ def collapsed(health: tuple[RouterHealth, ...]) -> tuple[str, ...]:
     """A note for every mixture in which one expert does all the work."""
     return tuple(
         f"the router of {site.site} has collapsed: expert {site.shares.index(max(site.shares))} carries {max(site.shares):.0%};"
-        " a balance loss (--balance-loss 0.01) or --router constant spreads the work"
+        " a `balance_loss` of 0.01 or `router` constant spreads the work"
         for site in health
         if max(site.shares) > COLLAPSED
     )

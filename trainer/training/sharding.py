@@ -29,14 +29,14 @@ def shard(model: Any, device: torch.device, processes: int) -> None:
     """
     if processes == 1:
         raise InputError(
-            "--shard splits the frozen weights among processes, and there is one; start with torchrun --nproc-per-node N"
+            "`shard` splits the frozen weights among processes, and there is one; start with torchrun --nproc-per-node N"
         )
     if odd := next((name for name, p in model.named_parameters() if not p.requires_grad and not p.is_floating_point()), None):
-        raise InputError(f"--shard: {odd!r} is quantised; quantised weights cannot be split")
+        raise InputError(f"`shard`: {odd!r} is quantised; quantised weights cannot be split")
     names = set(model._no_split_modules or ())
     layers = [module for module in model.modules() if type(module).__name__ in names]
     if not layers:
-        raise InputError(f"--shard: {type(model).__name__} does not say which of its modules are layers")
+        raise InputError(f"`shard`: {type(model).__name__} does not say which of its modules are layers")
     mesh = init_device_mesh(device.type, (processes,))
     whole = {parameter for parameter in model.parameters() if parameter.requires_grad}
     for module in (*layers, model):

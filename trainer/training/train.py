@@ -25,21 +25,21 @@ from spectra import Checkpoint, InputError, open_checkpoint
 from spectra.analysis import model_info
 from spectra.core.distributed import is_main_process
 from spectra.core.files import read_json, write_atomic
+from spectra.core.progress import Progress, silent
 from trainer.adapters.config import AdapterConfig
 from trainer.adapters.store import build, save_adapters
 from trainer.base_model import head, load_tokenizer, require_length
 from trainer.data.dataset import collator, mix, read_texts
 from trainer.data.examples import Examples, Texts
 from trainer.data.tokenize import tokenise
-from trainer.layers.inject import router_state_of
 from trainer.report import GrowthHistory, RunReport
 from trainer.run_folder import BEST, CHECKPOINTS, HISTORY, MANIFEST, REPORT, SIZES
 from trainer.settings import MixtureSettings, TrainSettings
 from trainer.training.growth import Growth
-from trainer.training.loop import AdapterTrainer, MonitorCallback, Progress, arguments, collapsed, curve, evaluations, peak_memory
+from trainer.training.loop import AdapterTrainer, MonitorCallback, arguments, collapsed, curve, evaluations, peak_memory
 from trainer.training.sharding import shard
 
-ROUTER_SETTINGS = ("router", "capacity", "expert_dropout", "balance_loss", "z_loss")
+ROUTING = ("router", "balance_loss", "z_loss")  # settings that do nothing in a plan without routers
 Files = str | Path | Sequence[str | Path]
 
 
@@ -53,7 +53,7 @@ def train(
     weights: Sequence[float] | None = None,
     evaluation: str | Path | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> RunReport:
     """Build the planned mixture of LoRA experts on a model and fine-tune it.
 
@@ -66,7 +66,7 @@ def train(
         weights: how often each file is drawn from; by default all examples of all files, once an epoch.
         evaluation: a held-out file that is scored during the run; the best adapters are kept beside the last.
         resume: go on from the newest checkpoint in `output`, if there is one.
-        progress: called as progress(step, steps, loss).
+        progress: told after each step, with the last loss that was logged.
 
     Raises:
         InputError: a plan or file that does not fit, a folder that already holds a run, or a loss that is not finite.
@@ -83,21 +83,22 @@ def train(
         shard(built, made.device, made.world_size)
     with made.main_process_first(local=False):
         last = _claim(output, run, resume, made.process_index == 0)
-    watch = MonitorCallback(progress, settings.patience, partial(save_adapters, output / BEST, plan=plan, config=run.config))
+    keep_best = partial(save_adapters, output / BEST, plan=plan, config=run.config)
+    monitor = MonitorCallback(built, progress, settings.patience, keep_best)
     trainer = AdapterTrainer(
         model=built,
         args=made,
         train_dataset=run.examples.rows,
         eval_dataset=run.evaluation.rows if run.evaluation else None,
-        data_collator=collator(run.config.kind, run.tokenizer),
-        callbacks=[growth, watch] if growth else [watch],  # growth saves first: the watch notes what a checkpoint holds
+        data_collator=collator(run.config.task, run.tokenizer),
+        callbacks=[growth, monitor] if growth else [monitor],  # growth saves first: the monitor notes what a checkpoint holds
+        growth=growth,
     )
-    trainer.growth = growth
     trainer.remove_callback(PrinterCallback)
-    started = time.monotonic()
+    begun = time.monotonic()
     with _tidy(output):
         trainer.train(resume_from_checkpoint=str(last) if last else None)
-    report = _report(run, trainer, math.nan if last else time.monotonic() - started)
+    report = _report(run, trainer, math.nan if last else time.monotonic() - begun)
     if growth:
         plan = growth.finish(plan, settings.alpha)
         if trainer.is_world_process_zero():
@@ -133,17 +134,17 @@ def _prepare(
     require_match(plan, checkpoint)
     if settings.grow and evaluation:
         raise InputError(
-            "--grow keeps no best adapters on the way, because their ranks are not final; leave the evaluation file out"
+            "`grow` keeps no best adapters on the way, because their ranks are not final; leave the evaluation file out"
         )
     if settings.patience and not evaluation:
-        raise InputError(f"--patience {settings.patience} needs an evaluation file to watch; see --eval-data")
+        raise InputError(f"`patience` {settings.patience} needs an evaluation file to watch; give `evaluation`")
     parts = [read_texts(file) for file in files]
     labels, counts = _labels(parts, plan)
     tokenizer = load_tokenizer(checkpoint.folder)
     require_length(checkpoint, settings.max_length)
     config = AdapterConfig(
         base_model_name_or_path=checkpoint.source,
-        kind=parts[0].kind,
+        task=parts[0].task,
         labels=labels,
         label_counts=tuple(counts[label] for label in labels),
         max_length=settings.max_length,
@@ -151,7 +152,7 @@ def _prepare(
         seed=settings.seed,
         pad_token_id=tokenizer.pad_token_id,
         base_weights=checkpoint.weights,
-        mixture=MixtureSettings.model_validate({name: getattr(settings, name) for name in MixtureSettings.model_fields}),
+        mixture=settings.mixture(),
     )
     options: dict[str, Any] = {"labels": labels, "loss_on": settings.loss_on}
     tokenised = [tokenise(part, tokenizer, settings.max_length, packing=settings.packing, **options) for part in parts]
@@ -174,10 +175,10 @@ def _labels(parts: Sequence[Texts], plan: Plan) -> tuple[tuple[str, ...], Counte
     Raises:
         InputError: files of different kinds, a single label, or nothing to train.
     """
-    if len({part.kind for part in parts}) > 1:
-        kinds = ", ".join(f"{part.path} is {part.kind}" for part in parts)
-        raise InputError(f"files of one run must be of one kind: {kinds}")
-    if parts[0].kind == "causal":
+    if len({part.task for part in parts}) > 1:
+        tasks = ", ".join(f"{part.path} is {part.task}" for part in parts)
+        raise InputError(f"files of one run must be of one task: {tasks}")
+    if parts[0].task == "causal":
         if not plan.parameters:
             raise InputError("the plan adapts nothing and a language model has no new head: there is nothing to train")
         return (), Counter()
@@ -200,15 +201,15 @@ def _claim(output: Path, run: _Run, resume: bool, first: bool) -> Path | None:
     Raises:
         InputError: the folder holds a run and `resume` is not asked for, or it holds a run of another plan, data or settings.
     """
-    begun = output / MANIFEST
+    manifest = output / MANIFEST
     mine = run.settings.model_dump(mode="json") | run.config.model_dump(mode="json") | {"plan": run.plan.model_dump(mode="json")}
     text = json.dumps(mine | {"data_sha256": run.data_sha256}, sort_keys=True, indent=1) + "\n"
     if first:
-        if (begun.exists() or (output / CHECKPOINTS).exists()) and not resume:
-            raise InputError(f"{output}: already holds a run; add --resume to go on with it, or choose another folder")
-        if begun.exists() and json.dumps(read_json(begun), sort_keys=True, indent=1) + "\n" != text:
+        if (manifest.exists() or (output / CHECKPOINTS).exists()) and not resume:
+            raise InputError(f"{output}: already holds a run; add `resume` to go on with it, or choose another folder")
+        if manifest.exists() and json.dumps(read_json(manifest), sort_keys=True, indent=1) + "\n" != text:
             raise InputError(f"{output}: holds a run of another plan, model, data or settings; choose another folder")
-        write_atomic(begun, text)
+        write_atomic(manifest, text)
     whole = [path for path in output.glob(f"{CHECKPOINTS}/checkpoint-*") if _is_whole(path)]
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
@@ -240,17 +241,17 @@ def _tidy(output: Path) -> Iterator[None]:
 
 def _without_effect(run: _Run) -> tuple[str, ...]:
     """A note if settings of routers were given where the plan has none."""
-    mine, usual = run.settings, MixtureSettings()
-    asked = [f"--{name.replace('_', '-')}" for name in ROUTER_SETTINGS if getattr(mine, name) != getattr(usual, name)]
+    usual = MixtureSettings()
+    asked = [f"`{name}`" for name in ROUTING if getattr(run.settings, name) != getattr(usual, name)]
     if not asked or any(len(site.ranks) > 1 for site in run.plan.sites):
         return ()
     return (f"the plan has no routers: {' and '.join(asked)} had no effect",)
 
 
 def _report(run: _Run, trainer: AdapterTrainer, seconds: float) -> RunReport:
-    state, routes = trainer.state, router_state_of(trainer.model)
+    state = trainer.state
     scored = evaluations(state.log_history)
-    health = (routes.health() if routes else ()) or trainer.health
+    health = (trainer.router_state.health() if trainer.router_state else ()) or trainer.health
     lengths = [len(tokens) for tokens in run.examples.rows["input_ids"]]
     tokens = sum(lengths) / len(lengths) * run.settings.batch_size * state.global_step
     return RunReport(
@@ -266,7 +267,7 @@ def _report(run: _Run, trainer: AdapterTrainer, seconds: float) -> RunReport:
         curve=curve(state.log_history),
         evaluations=scored,
         best_step=min(scored, key=lambda point: point.loss).step if scored else None,
-        routes=health,
+        routers=health,
         notes=(*_without_effect(run), *collapsed(health)),
         seconds=seconds,
         tokens_per_second=tokens / seconds,

@@ -12,18 +12,10 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
-from planner import Plan, SensitivityReport
-from planner.views.plots import allocation_figure, evidence_figure, sensitivity_figure
-from planner.views.tables import plan_summary, plan_table, sensitivity_tables, stability_lines, trial_run_lines
-from spectra import load_spectra
 from spectra.views.figures import style
-from spectra.views.plots import alpha_figure, heat_figure
-from spectra.views.tables import alpha_table
-from trainer.report import Evaluation, RunReport
-from trainer.run_folder import EVALUATION, HISTORY, PLAN, REPORT
-from trainer.study.report import STUDY, StudyReport, sentence
-from trainer.views.plots import GROWTH, growth_figure, kind_of, run_figure, study_figure
-from trainer.views.tables import run_summary, score_table, study_table
+from trainer.run_folder import PLAN
+from trainer.study.report import STUDY
+from trainer.views.documents import DOCUMENTS, find_document
 
 Part = Figure | Table | str
 
@@ -56,66 +48,18 @@ def page(sources: Sequence[str | Path]) -> str:
 
 
 def _sections(source: Path) -> Iterator[Section]:
-    if source.is_dir() and (source / STUDY).is_file():
-        source = source / STUDY
-    kind = kind_of(source)
-    yield Section(title=_title(kind, source), parts=tuple(_PARTS[kind](source)))
-    if kind == "run":
-        yield from _sections(source / PLAN)
-    if kind == "study":
-        for path in sorted((source.parent / "plans").glob("*.json")):
-            yield from _sections(path)
+    """A document's section, followed by those of the documents that belong to it."""
+    kind, path = find_document(source)
+    view = DOCUMENTS[kind]
+    figures = tuple(figure for _, figure in view.figures(path))
+    yield Section(title=_title(kind, path), parts=("\n".join(view.text(path)), *figures, *view.tables(path)))
+    for part in view.parts(path):
+        yield from _sections(part)
 
 
-def _title(kind: str, source: Path) -> str:
-    name = source.absolute().parent.name if source.name in (STUDY, PLAN) else source.name.removesuffix(".json")
+def _title(kind: str, path: Path) -> str:
+    name = path.absolute().parent.name if path.name in (STUDY, PLAN) else path.name.removesuffix(".json")
     return f"{kind.capitalize()} {name}"
-
-
-def _study(source: Path) -> Iterator[Part]:
-    report = StudyReport.load(source)
-    yield sentence(report)
-    yield study_figure(report)
-    yield study_table(report)
-
-
-def _run(source: Path) -> Iterator[Part]:
-    yield run_summary(RunReport.load(source / REPORT))
-    yield run_figure(source)
-    if (source / EVALUATION).is_file():
-        found = Evaluation.load(source / EVALUATION)
-        for task in found.tasks:
-            scores = {"fine-tuned": task.trained, "untrained": task.untrained, "majority class": task.majority}
-            yield score_table(scores, task.examples, task.name)
-    if (source / HISTORY).is_file():
-        yield from (growth_figure(source, what) for what in GROWTH)
-
-
-def _plan(source: Path) -> Iterator[Part]:
-    plan = Plan.load(source)
-    yield plan_summary(plan)
-    if plan.parameters:
-        yield allocation_figure(plan)
-    if evidence := evidence_figure(plan):
-        yield evidence
-    yield plan_table(plan)
-
-
-def _spectra(source: Path) -> Iterator[Part]:
-    report = load_spectra(source)
-    yield alpha_figure(report)
-    yield heat_figure(report)
-    yield alpha_table(report)
-
-
-def _sensitivity(source: Path) -> Iterator[Part]:
-    report = SensitivityReport.load(source)
-    yield "\n".join([stability_lines(report), *trial_run_lines(report)])
-    yield sensitivity_figure(report)
-    yield from sensitivity_tables(report)
-
-
-_PARTS = {"study": _study, "run": _run, "plan": _plan, "spectra": _spectra, "sensitivity": _sensitivity}
 
 
 def _shown(part: Part) -> dict[str, Any]:

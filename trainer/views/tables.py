@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from rich import box
 from rich.table import Table
 
-from trainer.report import RunReport, Score
+from trainer.evaluation.metrics import METRICS
+from trainer.report import Evaluation, RunReport, Scores
 from trainer.study.report import BASELINE, StudyReport
 
 
@@ -24,9 +25,9 @@ def run_summary(report: RunReport) -> str:
     if report.evaluations:
         best = min(report.evaluations, key=lambda point: point.loss)
         lines.append(f"best held-out loss {best.loss:.3f} at step {best.step}, last {report.evaluations[-1].loss:.3f}")
-    if report.routes:
-        support = sum(site.effective_support for site in report.routes) / len(report.routes)
-        experts = sum(len(site.shares) for site in report.routes) / len(report.routes)
+    if report.routers:
+        support = sum(site.effective_support for site in report.routers) / len(report.routers)
+        experts = sum(len(site.shares) for site in report.routers) / len(report.routers)
         lines.append(f"routing: {support:.1f} of {experts:.1f} experts do the work in the mean router")
     return "\n".join([*lines, *(f"note: {note}" for note in report.notes)])
 
@@ -45,53 +46,52 @@ def _speed(report: RunReport) -> str:
 
 
 def study_table(report: StudyReport) -> Table:
-    """Every entrant: its size, its mean score, and its difference to uniform LoRA with its interval, per task."""
-    accuracy = report.metric == "accuracy"
-    scale, digits = (100, 2) if accuracy else (1, 3)
-    title = f"{report.model.name}: {report.seeds} paired seeds, {report.metric if accuracy else 'loss per token'}"
+    """Every candidate: its size, its mean score, and its difference from uniform LoRA with its interval, per task."""
+    metric, unit = METRICS[report.metric], METRICS[report.metric].unit
+    title = f"{report.model.name}: {report.seeds} paired seeds, {report.metric}" + (f" in {unit}" if unit else "")
     caption = "intervals hold for all plans of a task at once, with 95% probability; * excludes zero"
-    caption += "" if accuracy else "\nplus means a lower loss than uniform LoRA"
+    caption += "" if metric.higher_is_better else f"\nplus means a lower {report.metric} than uniform LoRA"
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("task", "plan"):
         table.add_column(heading)
     tuned = any(candidate.learning_rate not in (report.settings.learning_rate, math.nan) for candidate in report.candidates)
-    for heading in ("parameters", *["learning rate"] * tuned, "mean", "difference to uniform LoRA"):
+    for heading in ("parameters", *["learning rate"] * tuned, "mean", "difference from uniform LoRA"):
         table.add_column(heading, justify="right")
     of = {candidate.name: candidate for candidate in report.candidates}
     task = ""
     for one in report.differences:
-        half = f"{scale * (one.high - one.low) / 2:.{digits}f}"
-        gap = (
-            "" if one.candidate == BASELINE else f"{scale * one.difference:+.{digits}f} +- {half}{' *' if one.settled else '  '}"
-        )
-        mean = f"{abs(scale * one.mean):.{digits}f} +- {scale * one.standard_error:.{digits}f}"  # of a loss the score is minus
+        half = f"{metric.scale * (one.high - one.low) / 2:.{metric.digits}f}"
+        size = f"{metric.scale * one.difference:+.{metric.digits}f} +- {half}{' *' if one.significant else '  '}"
+        # A score is minus the metric where less is better; a reader sees the metric.
+        mean = f"{metric.sign * metric.scale * one.mean:.{metric.digits}f}"
+        mean += f" +- {metric.scale * one.standard_error:.{metric.digits}f}"
         rate = [f"{of[one.candidate].learning_rate:g}"] * tuned
-        table.add_row("" if one.task == task else one.task, one.candidate, f"{of[one.candidate].parameters:,}", *rate, mean, gap)
+        shown = (f"{of[one.candidate].parameters:,}", *rate, mean, "" if one.candidate == BASELINE else size)
+        table.add_row("" if one.task == task else one.task, one.candidate, *shown)
         task = one.task
     return table
 
 
-def score_table(rows: Mapping[str, Score], examples: int, task: str = "") -> Table:
-    """The scores of several answers to the same examples; a column for each score that somebody has."""
-    columns = {
-        "accuracy": lambda score: f"{100 * score.accuracy:.1f}%",
-        "f1": lambda score: f"{100 * score.f1:.1f}%",
-        "exact_match": lambda score: f"{100 * score.exact_match:.1f}%",
-        "perplexity": lambda score: f"{score.perplexity:.2f}",
-        "loss": lambda score: f"{score.loss:.3f}",
-    }
-    language = all(math.isnan(score.accuracy) for score in rows.values())
-    shown = [
-        name
-        for name in columns
-        if (language if name == "perplexity" else any(not math.isnan(getattr(score, name)) for score in rows.values()))
-    ]
+def score_table(rows: Mapping[str, Scores], examples: int, task: str = "") -> Table:
+    """The scores of several answers to the same examples; a column for each metric that somebody has."""
+    shown = [name for name in METRICS if any(name in scores for scores in rows.values())]
     heading = f"{task}: {examples:,} held-out texts" if task else f"{examples:,} held-out texts"
     table = Table("answer", title=heading, title_justify="left", box=box.SIMPLE_HEAD)
     for name in shown:
         table.add_column(name.replace("_", " "), justify="right")
-    for answer, score in rows.items():
-        if not math.isnan(score.loss):
-            cells = ("" if math.isnan(getattr(score, name)) else columns[name](score) for name in shown)
-            table.add_row(answer, *cells)
+    for answer, scores in rows.items():
+        table.add_row(answer, *(format(scores[name], METRICS[name].form) if name in scores else "" for name in shown))
     return table
+
+
+def evaluation_tables(result: Evaluation, more: Mapping[str, Scores] | None = None) -> list[Table]:
+    """The scores over all examples, and of every held-out file where there are several.
+
+    Args:
+        result: what `plan evaluate` wrote.
+        more: further answers to the same examples, shown after the fine-tuned model's.
+    """
+    first, *rest = result.rows().items()
+    whole = score_table(dict([first, *(more or {}).items(), *rest]), result.examples)
+    tasks = result.tasks if len(result.tasks) > 1 else ()
+    return [whole, *(score_table(task.rows(), task.examples, task.name) for task in tasks)]

@@ -1,0 +1,232 @@
+"""What the commands share: progress bars, printing, options made from settings, and errors in the command line's own words.
+
+click and rich only, so that `plan --help` starts at once.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import click
+from pydantic.fields import FieldInfo
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from spectra.core.documents import Value
+from spectra.core.errors import InputError
+from spectra.core.methods import Method, OneOf
+from spectra.core.progress import Progress
+
+PATH = click.Path(path_type=Path)
+PIPED_WIDTH = 132  # characters of a line where nobody says how wide the terminal is
+_SETTING = re.compile(r"`(\w+)`")
+
+
+def show(*parts: RenderableType) -> None:
+    """Print text and tables on standard output."""
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
+    for part in parts:
+        console.print(part)
+
+
+@contextmanager
+def progress_bar(description: str) -> Iterator[Progress]:
+    """A progress bar on standard error that appears with the first report."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+    )
+    bars = Bars(*columns, console=Console(stderr=True))
+    task = bars.add_task(description, total=None, note="")
+
+    def report(done: int, total: int | None = None, note: str = "") -> None:
+        bars.start()  # not before: input that is refused at once should not leave an empty bar
+        bars.update(task, completed=done, total=total, note=note)
+
+    try:
+        yield report
+    finally:
+        if bars.live.is_started:
+            bars.stop()
+
+
+class EchoHandler(logging.Handler):
+    """Writes log records to standard error, whatever that is at the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line."""
+        click.echo(self.format(record), err=True)
+
+
+def json_option(command: Callable[..., None]) -> Callable[..., None]:
+    """The option `--json`, passed as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of tables.")(command)
+
+
+class Name(click.ParamType[Any]):
+    """A name in a table, which is looked up when the option is: a method added at run time can be chosen at once."""
+
+    name = "name"
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        """Offer the names of a table."""
+        self.table = table
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """All names, for the help."""
+        return f"[{'|'.join(self.table)}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what is not in the table, as click refuses other wrong values."""
+        if value not in self.table:
+            self.fail(f"{value!r} is not one of {', '.join(self.table)}.", param, ctx)
+        return value
+
+
+class SettingsCommand(click.Command):
+    """A command with one option per setting; the callback gets them as one checked value, `settings`.
+
+    Name, default and help of an option come from the settings' own fields. Where a setting names a method of a table, the methods'
+    own settings are options as well, and one that belongs to another method than the chosen one is refused.
+    """
+
+    def __init__(self, *arguments: Any, settings: type[Value], without: tuple[str, ...] = (), **keywords: Any) -> None:
+        """Make a command with the options of some settings, but for those named in `without`."""
+        super().__init__(*arguments, **keywords)
+        self.settings, self.without = settings, without
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The command's own parameters and an option per setting, made anew each time because tables may have grown."""
+        own = super().get_params(ctx)
+        taken = {parameter.name for parameter in own}
+        options = [_option(name, field) for name, field in self._fields().items()]
+        for name, of_methods in self._method_settings().items():
+            if name not in taken | self._fields().keys():
+                options.append(_method_option(name, of_methods))
+        return [*own[:-1], *options, own[-1]]  # the help option stays last
+
+    def _fields(self) -> dict[str, FieldInfo]:
+        return {name: field for name, field in self.settings.model_fields.items() if name not in self.without}
+
+    def _tables(self) -> dict[str, Mapping[str, Method[Any]]]:
+        """Setting -> its table, for the settings whose methods have settings of their own."""
+        found = {}
+        for name, field in self._fields().items():
+            table = _table(field)
+            if table is not None and all(isinstance(method, Method) for method in table.values()):
+                found[name] = table
+        return found
+
+    def _method_settings(self) -> dict[str, dict[str, FieldInfo]]:
+        """Name of a method's own setting -> method -> its field."""
+        found: dict[str, dict[str, FieldInfo]] = {}
+        for table in self._tables().values():
+            for method, row in table.items():
+                for name, field in row.settings.model_fields.items():
+                    found.setdefault(name, {})[method] = field
+        return found
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Gather the settings and call the command."""
+        values = {name: ctx.params.pop(name) for name in self._fields()}
+        for setting, table in self._tables().items():
+            chosen = values[setting]
+            own = {name for row in table.values() for name in row.settings.model_fields}
+            given = {name: value for name in own if (value := ctx.params.pop(name, None)) is not None}
+            if odd := sorted(given.keys() - table[chosen].settings.model_fields.keys()):
+                owners = [method for method, row in table.items() if odd[0] in row.settings.model_fields]
+                raise InputError(f"`{odd[0]}` is a setting of {setting} {' and '.join(owners)}, not of {setting} {chosen}")
+            values[setting] = {"name": chosen, "settings": given}
+        ctx.params["settings"] = self.settings.checked(values, "settings")
+        return super().invoke(ctx)
+
+
+def _option(name: str, field: FieldInfo) -> click.Option:
+    flag = "--" + name.replace("_", "-")
+    if field.annotation is bool:
+        return click.Option([flag], is_flag=True, help=_help(field.description))
+    table = _table(field)
+    kind = _type(field.annotation) if table is None else Name(table)
+    shown = field.default is not None
+    return click.Option([flag], default=field.default, show_default=shown, type=kind, help=_help(field.description))
+
+
+def _method_option(name: str, of_methods: Mapping[str, FieldInfo]) -> click.Option:
+    """An option for a setting of some methods; absent unless given, because its default is the method's."""
+    flag = "--" + name.replace("_", "-")
+    field = next(iter(of_methods.values()))
+    said = f"{', '.join(of_methods)}: {_help(field.description)}"
+    if field.annotation is bool:
+        return click.Option([flag], is_flag=True, default=None, help=said)
+    table = _table(field)
+    kind = _type(field.annotation) if table is None else Name(table)
+    return click.Option([flag], default=None, type=kind, help=f"{said}  [default: {field.default}]")
+
+
+def _help(text: str | None) -> str:
+    """A setting's docstring, with other settings named as options."""
+    return _SETTING.sub(lambda found: found[1], text or "")
+
+
+def _table(field: FieldInfo) -> Mapping[str, Any] | None:
+    return next((mark.table for mark in field.metadata if isinstance(mark, OneOf)), None)
+
+
+def _type(annotation: Any) -> Any:
+    """What click should parse: of an optional value the value, of a literal the choices."""
+    if get_origin(annotation) in (Union, UnionType):
+        return _type(next(part for part in get_args(annotation) if part is not type(None)))
+    if get_origin(annotation) is Annotated:
+        return _type(get_args(annotation)[0])
+    return click.Choice(get_args(annotation)) if get_origin(annotation) is Literal else annotation
+
+
+def as_options(message: str, ctx: click.Context) -> str:
+    """A library's message in the command line's words: settings in backticks become options of the command.
+
+    A setting that the command does not offer keeps its name without backticks.
+    """
+    command = ctx.command
+    if isinstance(command, click.Group) and ctx.invoked_subcommand:
+        command = command.get_command(ctx, ctx.invoked_subcommand) or command
+    options = {
+        str(parameter.name): parameter.opts[-1] for parameter in command.get_params(ctx) if parameter.opts[-1].startswith("--")
+    }
+    return _SETTING.sub(lambda found: options.get(found[1], found[0]), message)
+
+
+def from_yaml(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> None:
+    """Take options from a YAML file, as a callback; what stands on the command line wins."""
+    if path is None:
+        return
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: not a mapping of options to values")
+    names = {parameter.opts[-1].lstrip("-"): str(parameter.name) for parameter in ctx.command.get_params(ctx)}
+    values = {str(name).replace("_", "-"): value for name, value in found.items()}
+    if odd := sorted(values.keys() - names.keys()):
+        raise InputError(f"{path}: unknown option {odd[0]!r}; plan {ctx.info_name} --help lists them")
+    ctx.default_map = {names[name]: value for name, value in values.items()}
+
+
+def numbers(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> list[float] | None:
+    """Read a list of numbers such as `2,1`, as a callback."""
+    try:
+        return None if text is None else [float(part) for part in str(text).split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no list of numbers such as 2,1") from None

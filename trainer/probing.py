@@ -1,0 +1,67 @@
+"""What `plan probe` does: sampled gradients of every task and, for a language model, a trial run."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+
+from planner import SensitivityReport, join, probe
+from spectra import Checkpoint
+from spectra.core.progress import Progress, silent
+from trainer.attribution.trial_run import STEPS, run_trial
+from trainer.data.sampling import load_sample
+from trainer.settings import ProbeSettings, TrainSettings
+
+Stage = Callable[[str], AbstractContextManager[Progress]]
+"""Opens a progress display under a title, for as long as a stage of the work takes."""
+
+
+def _unseen(_title: str) -> AbstractContextManager[Progress]:
+    return nullcontext(silent)
+
+
+def measure(
+    checkpoint: Checkpoint,
+    files: Sequence[Path],
+    settings: ProbeSettings | None = None,
+    *,
+    device: str = "cpu",
+    stage: Stage = _unseen,
+) -> SensitivityReport:
+    """Estimate how much each linear module of a model matters for some tasks.
+
+    Args:
+        checkpoint: the base model.
+        files: a dataset file for each task.
+        settings: how many examples, and how long a trial run.
+        device: where to run the model.
+        stage: shows how far each stage is.
+
+    Raises:
+        InputError: an unusable file or model, or a trial run that diverges.
+    """
+    measured = partial(_task, checkpoint, settings=settings or ProbeSettings(), device=device, stage=stage)
+    return join([measured(file) for file in files])
+
+
+def _task(checkpoint: Checkpoint, file: Path, settings: ProbeSettings, device: str, stage: Stage) -> SensitivityReport:
+    sample = load_sample(
+        checkpoint, file, samples=settings.samples, max_length=settings.max_length, seed=settings.seed, device=device
+    )
+    with stage(f"gradients of {file.stem}") as progress:
+        report = probe(
+            sample.model,
+            sample.batches,
+            checkpoint=checkpoint,
+            task=file.stem,
+            gradient_checkpointing=settings.gradient_checkpointing,
+            progress=lambda done, _total=None, note="": progress(done, sample.examples, note),
+        )
+    steps = STEPS[sample.task] if settings.trial_steps is None else settings.trial_steps
+    if not steps:
+        return report
+    shared = {name: getattr(settings, name) for name in ProbeSettings.model_fields if name in TrainSettings.model_fields}
+    with stage(f"trial run of {file.stem}") as progress:
+        return report.with_trial_run(
+            *run_trial(checkpoint, file, TrainSettings(max_steps=steps, **shared), device=device, progress=progress)
+        )

@@ -1,0 +1,29 @@
+"""What a router is asked and what it answers. Like all of this folder it loads no torch: tensors bring their own operations.
+
+Shapes: T tokens, E experts, k experts per token. Everything has a static shape and nothing waits for the device.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterContext:
+    """What a router may need to know beside the logits."""
+
+    top_k: int
+    training: bool = False
+    token_mask: "Tensor | None" = None
+    """(T,), which tokens are no padding; None if all are."""
+
+
+class Gates(NamedTuple):
+    """What a router answers, both (T, E)."""
+
+    gates: "Tensor"
+    """How much each expert counts for each token; 0 where it is not used."""
+    picked: "Tensor"
+    """The same before a capacity limit turned tokens away."""

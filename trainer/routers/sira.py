@@ -1,0 +1,45 @@
+"""`sira`: top-k with a capacity limit per expert and expert dropout on the gate (SiRA, arXiv 2311.09179).
+
+In training each expert is closed to a token with the dropout's probability before the k best are chosen, and of the tokens that
+chose an expert only the first ceil(capacity k T / E) in order get it; to the others it contributes nothing. Evaluation is `topk`.
+The paper publishes neither constants nor the form of dropout or which tokens are turned away: closing an expert to single tokens,
+the order of tokens and the two defaults are our choice.
+"""
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from spectra.core.documents import Value
+from spectra.core.methods import NoSettings
+from trainer.routers.gates import Gates, RouterContext
+from trainer.routers.topk import topk
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CLOSED = 1e4  # far more than any logit, yet finite: closed experts lose, but are still there if fewer than k are open
+
+
+class SiraSettings(Value):
+    """The router's own settings."""
+
+    capacity: Annotated[float, Field(gt=0, le=1000)] = 1.25
+    """Maximum number of tokens per expert in training, as a multiple of an even share of the batch's tokens."""
+    expert_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Probability that an expert is closed to a token in training."""
+
+
+def sira(logits_TE: "Tensor", context: RouterContext, settings: SiraSettings) -> Gates:
+    """Top-k among the open experts, within their capacity."""
+    if not context.training:
+        return topk(logits_TE, context, NoSettings())
+    closed = logits_TE.new_empty(logits_TE.shape).uniform_() < settings.expert_dropout
+    picked = topk(logits_TE.where(~closed, logits_TE - CLOSED), context, NoSettings()).gates
+    chosen = picked > 0
+    tokens_T1 = picked.new_ones((len(picked), 1))
+    if context.token_mask is not None:
+        tokens_T1 = tokens_T1 * context.token_mask[:, None].to(picked.dtype)
+    limit = (settings.capacity * context.top_k * tokens_T1.sum() / logits_TE.shape[-1]).ceil()
+    place_TE = (chosen * tokens_T1).cumsum(0)  # a token's place in its expert's queue
+    return Gates(picked * ((place_TE <= limit) & chosen), picked)
