@@ -4,6 +4,7 @@ import pytest
 
 from planner import Plan, mismatches, require_match
 from spectra import InputError, open_checkpoint
+from tests.planner.examples import plan_of, planned
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_round_trip(stored, uniform_plan):
         (lambda data: data["sites"][0].update(ranks=[900], top_k=1), "rank 900 exceeds the smaller side"),
         (lambda data: data["sites"][0].update(rank=3), "sites.0.rank: Extra inputs are not permitted, got 3"),
         (lambda data: data["sites"].append(data["sites"][0]), "appears twice"),
-        (lambda data: data["budget"].update(limit=10), "spent 124416 parameters of a cap of 10"),
+        (lambda data: data["budget"].update(limit=10), "spent 124416 parameters of a limit of 10"),
         (lambda data: data.pop("strategy"), "strategy: Field required"),
     ],
 )
@@ -77,3 +78,26 @@ def test_without_adapters_keeps_the_sites(uniform_plan):
     assert control.parameters == 0
     assert [site.name for site in control.sites] == [site.name for site in uniform_plan.sites]
     Plan.model_validate(control.model_dump())
+
+
+def test_a_plan_of_another_version_is_refused(stored):
+    with pytest.raises(InputError, match=r"schema version 1 cannot be read by this loraplan \(it reads 2\); make the file again"):
+        Plan.load(stored(lambda data: data.update(schema_version=1)))
+
+
+def test_a_site_costs_its_experts_and_their_router():
+    assert planned("layers.0.q", (3, 1), shape=(6, 4)).parameters == 4 * 10 + 2 * 4
+    assert planned("layers.0.q", (3,), shape=(6, 4)).parameters == 30
+    assert planned("layers.0.q", ()).parameters == 0
+    assert plan_of(planned("layers.0.q", (3,)), planned("layers.1.q", (1, 1))).parameters == 3 * 24 + 2 * 24 + 2 * 8
+
+
+@pytest.mark.parametrize(("name", "routed"), [("layers.0.mlp.experts.3.up_proj", True), ("layers.0.mlp.up_proj", False)])
+def test_a_site_knows_whether_it_belongs_to_a_routed_expert(name, routed):
+    assert planned(name, (1,)).routed is routed
+
+
+def test_experts_may_be_budgeted_and_cost_what_they_cost(uniform_plan):
+    budget = uniform_plan.budget.model_copy(update={"unit": "experts", "limit": 12, "spent": 12})
+    plan = Plan.model_validate(uniform_plan.model_copy(update={"budget": budget}).model_dump())
+    assert (plan.budget.spent, plan.parameters) == (12, uniform_plan.parameters)

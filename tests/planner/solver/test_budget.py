@@ -20,6 +20,7 @@ from spectra import InputError
         ("rank 8", "parameters", 4_000),
         ("Rank 8 everywhere", "parameters", 4_000),
         ("rank=8", "parameters", 4_000),
+        ("match rank 8", "parameters", 4_000),
     ],
 )
 def test_how_budgets_are_written(text, unit, amount):
@@ -44,3 +45,14 @@ def test_cost_of_a_llama_layer():
     shapes = [(4096, 4096)] * 4 + [(11008, 4096)] * 2 + [(4096, 11008)]
     assert sum(site_cost(shape, (8,)) for shape in shapes) == 624_640
     assert sum(site_cost(shape, (8, 8)) for shape in shapes) == 2 * (624_640 + 35_584)
+
+
+@pytest.mark.parametrize(("text", "rank"), [("match rank 8", 8), ("Match  Rank = 3", 3), ("rank 8", 0), ("4000", 0)])
+def test_a_rank_may_be_matched_instead_of_spent(text, rank):
+    limit = parse_budget(text, parameters=1_000_000, rank_cost=500)
+    assert (limit.match_rank, limit.request) == (rank, text)
+
+
+def test_a_refusal_says_how_budgets_are_written():
+    with pytest.raises(InputError, match=r"budget 'worth rank 8' cannot be read; write parameters .*\(match rank 8\)"):
+        parse_budget("worth rank 8", parameters=1_000_000, rank_cost=500)

@@ -1,0 +1,14 @@
+import pytest
+
+import planner
+from planner.modules.linear import linear_shape
+from planner.sensitivity.probe import example_losses, probe
+
+
+def test_what_loads_torch_is_found_when_it_is_asked_for():
+    assert (planner.probe, planner.example_losses, planner.linear_shape) == (probe, example_losses, linear_shape)
+
+
+def test_what_is_not_there_is_missed_as_in_any_module():
+    with pytest.raises(AttributeError, match="module 'planner' has no attribute 'allocat'"):
+        planner.allocat  # noqa: B018
