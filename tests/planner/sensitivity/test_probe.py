@@ -3,59 +3,32 @@ import copy
 import numpy as np
 import pytest
 import torch
-import transformers
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from planner import SensitivityReport, join, probe
+from planner import probe
 from planner.modules.fused_experts import is_experts
 from planner.sensitivity.probe import example_losses
 from planner.sensitivity.report import STATISTICS
-from planner.sensitivity.statistics import EVERY, gradient_statistics, squared_norm, stability
-from spectra import InputError
+from planner.sensitivity.statistics import EVERY
+from spectra import InputError, open_checkpoint
+from spectra.checkpoint.names import is_adaptable, parse_name
+from tests import models
 from tests.reference.gradients import reference_statistics
 
-SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-ROUTED = SMALL | {"num_key_value_heads": 1, "num_experts_per_tok": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+SMALL = {"vocab_size": 50, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+ROUTED = SMALL | {"num_key_value_heads": 1}
 
 
-def tiny_bert(labels=3):
-    torch.manual_seed(0)
-    return transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL, num_labels=labels)).double()
+def tiny_bert():
+    return models.build("bert", "AutoModelForSequenceClassification", **SMALL, num_labels=3).double()
 
 
-def tiny_llama():
-    torch.manual_seed(0)
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL, num_key_value_heads=1)).double()
+def tiny_language_model():
+    return models.build("llama", **ROUTED).double()
 
 
 def tiny_moe(family):
-    """A model of routed experts; `family` is a key of MOE."""
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(MOE[family](), experts_implementation="eager")  # others lack float64
-    for parameter in model.parameters():  # some families start their biases and routers at zero
-        if parameter.abs().sum() == 0:
-            torch.nn.init.normal_(parameter, std=0.1)
-    return model.double()
-
-
-MOE = {
-    "olmoe": lambda: transformers.OlmoeConfig(**ROUTED, num_experts=4),
-    "mixtral": lambda: transformers.MixtralConfig(**ROUTED, num_local_experts=4),
-    "gpt-oss": lambda: transformers.GptOssConfig(**ROUTED, num_local_experts=4, head_dim=8),
-    "qwen3": lambda: transformers.Qwen3MoeConfig(**ROUTED, num_experts=4, moe_intermediate_size=12, head_dim=8),
-}
-
-
-class PlainModel(torch.nn.Module):
-    """No transformers layers inside."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = torch.nn.ModuleList([torch.nn.ModuleDict({"lin": torch.nn.Linear(2, 2)})])
-
-    def get_input_embeddings(self):
-        return self.layers[0]["lin"]
+    model = models.build(family, options={"experts_implementation": "eager"}, **ROUTED)  # others lack float64
+    return models.without_zeros(model).double()
 
 
 def classification_batch():
@@ -119,13 +92,15 @@ def agree(model, batch, **options):
     return report
 
 
-@pytest.mark.parametrize(("model", "batch", "sites"), [(tiny_bert, classification_batch, 12), (tiny_llama, language_batch, 14)])
+@pytest.mark.parametrize(
+    ("model", "batch", "sites"), [(tiny_bert, classification_batch, 12), (tiny_language_model, language_batch, 14)]
+)
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_equals_plain_autograd(model, batch, sites, gradient_checkpointing):
     assert len(agree(model(), batch(), gradient_checkpointing=gradient_checkpointing).sites) == sites
 
 
-@pytest.mark.parametrize("family", sorted(MOE))
+@pytest.mark.parametrize("family", models.EVERY_LAYER_ROUTED)
 def test_routed_experts_equal_plain_autograd_and_are_counted(family):
     model, batch = tiny_moe(family), language_batch()
     chosen = {}
@@ -135,51 +110,17 @@ def test_routed_experts_equal_plain_autograd_and_are_counted(family):
     model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     model = tiny_moe(family)
     report = agree(model, batch)
-    routed = {site.name: site for site in report.sites if site.routing}
+    routed = {site.name: site for site in report.sites if site.usage}
     assert len(routed) == 2 * 4 * 3
     real = batch["attention_mask"].flatten().bool()
     for name, (index, weights) in chosen.items():
         for expert in range(4):
             picked = (index == expert) & real[:, None]
             for part in ("gate_proj", "up_proj", "down_proj"):
-                (routing,) = routed[f"{name}.{expert}.{part}"].routing
-                assert routing.frequency == pytest.approx(float(picked.sum() / real.sum()))
+                (usage,) = routed[f"{name}.{expert}.{part}"].usage
+                assert usage.token_share == pytest.approx(float(picked.sum() / real.sum()))
                 if picked.any():
-                    assert routing.weight == pytest.approx(float(weights[picked].detach().mean()))
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 12), st.integers(1, 10), st.integers(1, 10), st.integers(0, 999))
-def test_statistics_of_one_gradient(tokens, d_in, d_out, seed):
-    generator = torch.Generator().manual_seed(seed)
-    x, d, W = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in
-               ((tokens, d_in), (tokens, d_out), (d_out, d_in)))  # fmt: skip
-    G = torch.einsum("to,ti->oi", d, x)
-    expected = torch.stack([(G**2).sum(), (G * W).abs().sum(), (G * W).sum().abs(), ((G * W) ** 2).sum()])
-    torch.testing.assert_close(gradient_statistics(x, d, W), expected, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(squared_norm(x, d), expected[0], rtol=1e-10, atol=1e-12)
-
-
-def test_gradient_checkpointing_is_undone_and_needs_support():
-    model = tiny_llama().train()
-    probe(model, [language_batch()], gradient_checkpointing=True)
-    assert model.training
-    assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-    with pytest.raises(InputError, match="does not support gradient checkpointing"):
-        probe(PlainModel(), [classification_batch()], gradient_checkpointing=True)
-
-
-def test_stability_of_a_clear_ranking_and_of_noise():
-    rng = np.random.default_rng(0)
-    levels = 2.0 ** np.arange(12)
-    clear = levels * rng.gamma(20, 1 / 20, (64, 12))
-    curve, settled = stability(clear, ["a", "b"] * 6)
-    assert [entry.examples for entry in curve] == [4, 8, 16, 32]
-    assert settled == 4
-    assert curve[-1].overlap == pytest.approx(1, abs=0.1)
-    curve, settled = stability(rng.gamma(1, 1, (64, 200)), ["a"] * 200)
-    assert settled is None
-    assert all(abs(entry.rank_correlation) < 0.15 and abs(entry.overlap) < 0.15 for entry in curve)
+                    assert usage.mean_weight == pytest.approx(float(weights[picked].detach().mean()))
 
 
 def test_a_four_bit_base_is_probed_with_its_dequantised_weights():
@@ -225,28 +166,10 @@ def test_the_split_into_batches_does_not_matter():
 
 
 def test_example_losses_are_transformers_losses():
-    model, batch = tiny_llama().eval(), language_batch()
+    model, batch = tiny_language_model().eval(), language_batch()
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     singles = [model(**{key: value[i : i + 1] for key, value in batch.items()}).loss for i in range(9)]
     torch.testing.assert_close(example_losses(logits, batch["labels"]).float(), torch.stack(singles))
-
-
-def test_tasks_are_joined_column_by_column():
-    model = tiny_bert()
-    one, other = (probe(model, [classification_batch()], task=task) for task in ("a", "b"))
-    both = join([one, other])
-    assert [task.name for task in both.tasks] == ["a", "b"]
-    assert both.sites[0].squared_gradient == (*one.sites[0].squared_gradient, *other.sites[0].squared_gradient)
-    with pytest.raises(InputError, match="'a' appears twice"):
-        join([one, one])
-    with pytest.raises(InputError, match="of different models"):
-        join([one, probe(tiny_llama(), [language_batch()], task="c")])
-
-
-def test_the_report_survives_the_disk(tmp_path):
-    report = probe(tiny_bert(), [classification_batch()])
-    report.save(tmp_path / "s.json")
-    assert SensitivityReport.load(tmp_path / "s.json") == report
 
 
 def test_damaged_models_and_empty_data_are_named():
@@ -258,3 +181,48 @@ def test_damaged_models_and_empty_data_are_named():
         probe(broken, [classification_batch()])
     with pytest.raises(InputError, match="no linear module inside a numbered layer"):
         probe(torch.nn.Linear(2, 2), [])
+
+
+def test_the_probe_knows_every_matrix_of_the_checkpoint(routed):
+    adaptable = {name for name in routed["model"].modules() if is_adaptable(name)}
+    assert {site.name for site in routed["sensitivity"].sites} == adaptable
+    shares = {}
+    for site in routed["sensitivity"].sites:
+        if site.usage and site.name.endswith(("down_proj", "w2")):
+            shares.setdefault(parse_name(site.name).layer, []).append(site.usage[0].token_share)
+    assert all(sum(layer) == pytest.approx(2) for layer in shares.values())
+
+
+def test_a_report_uses_the_names_of_the_checkpoint(tmp_path):
+    """A bare encoder's checkpoint lacks the prefix that a classifier adds."""
+    models.build("bert", **SMALL).save_pretrained(tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    named, live = (probe(tiny_bert(), [classification_batch()], checkpoint=given) for given in (checkpoint, None))
+    assert [f"bert.{site.name}" for site in named.sites] == [site.name for site in live.sites]
+    assert named.sites[0].squared_gradient == live.sites[0].squared_gradient
+    assert (named.model.name, named.model.fingerprint) == (tmp_path.name, checkpoint.fingerprint)
+    assert (live.model.name, live.model.fingerprint) == ("BertForSequenceClassification", None)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tiny_llama):
+    with pytest.raises(InputError, match=r"module 'bert.encoder.layer.0.* of the model is not in .*tiny-llama"):
+        probe(tiny_bert(), [classification_batch()], checkpoint=open_checkpoint(tiny_llama))
+
+
+def test_progress_counts_examples_after_every_batch():
+    seen, batch = [], classification_batch()
+    halves = [{key: value[part] for key, value in batch.items()} for part in (slice(0, 4), slice(4, 9))]
+    probe(tiny_bert(), halves, progress=lambda done, total=None, note="": seen.append((done, total, note)))
+    assert seen == [(4, None, ""), (9, None, "")]
+
+
+def test_losses_of_half_precision_are_computed_in_single():
+    logits = torch.tensor([[3.0, 1.0], [0.5, 0.5]], dtype=torch.bfloat16)
+    found = example_losses(logits, torch.tensor([0, 1]))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.tensor([np.log1p(np.exp(-2.0)), np.log(2)], dtype=torch.float32))
+
+
+def test_an_example_without_labels_has_no_loss():
+    logits = torch.zeros(1, 3, 4)
+    assert example_losses(logits, torch.tensor([[1, -100, -100]])).tolist() == [0.0]  # its only label has nothing before it
