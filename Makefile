@@ -1,10 +1,11 @@
-# make demo   the whole path on a real model, a few minutes       make test    the tests
-# make check  lint, format, types, docs without a warning         make bench   comparisons with other tools
-# make docs   the pages as HTML, in build/docs
+# make demo       the whole path on a real model, a few minutes     make test   the tests
+# make test-fast  those that train nothing, under a minute          make check  lint, format, types, docs without a warning
+# make bench      comparisons with other tools                      make docs   the pages as HTML, in build/docs
+# make pages      the generated pages of docs/reference             make format mends layout and simple faults
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all check docs format bench clean
+.PHONY: setup demo test test-fast test-all check docs pages format bench clean
 setup: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
@@ -18,6 +19,9 @@ demo: setup
 test: setup
 	$(BIN)/pytest --quiet
 
+test-fast: setup
+	$(BIN)/pytest --quiet -m 'not training and not slow and not gpu'
+
 test-all: setup
 	$(BIN)/pytest --quiet -m 'slow or not slow'
 
@@ -25,7 +29,13 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format --force-filetype yaml CITATION.cff
 	$(MAKE) docs
+
+pages: setup
+	$(BIN)/python docs/plan_format.py
+	$(BIN)/python docs/cli_page.py
 
 docs: setup
 	$(BIN)/sphinx-build --quiet --fail-on-warning --builder html docs build/docs

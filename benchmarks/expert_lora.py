@@ -23,7 +23,7 @@ import transformers
 
 from planner.modules.fused_experts import is_experts
 from trainer.layers.expert_lora import ExpertLora, adapt
-from trainer.training.growth import _Growing
+from trainer.training.growth import GrowingGroup
 from trainer.training.growth_groups import growth_groups
 
 SMALL = {"hidden_size": 512, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 8, "num_experts": 64,
@@ -91,7 +91,7 @@ def memory(who: str, options: argparse.Namespace) -> float:
 
 def bookkeeping(model: Any, step: Callable[[], None], rounds: int) -> float:
     """Share of a step that watching gradients for growth takes."""
-    groups = [_Growing(group, "paper") for _, group in growth_groups(model)]
+    groups = [GrowingGroup(group, "paper") for _, group in growth_groups(model)]
     zero, model.zero_grad = model.zero_grad, lambda: None  # keep the gradients of the step for the watching that follows
     shares = []
     for _ in range(rounds):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import planner
 import spectra
+from planner import AllocationSettings
 from trainer.demo import link_model, write_corpus
 from trainer.run_folder import WEIGHTS
 
@@ -42,7 +43,7 @@ def main() -> None:
     model = link_model(options.folder)
     train_file, _ = write_corpus(options.folder)
     (options.folder / "part.jsonl").write_text("".join(train_file.read_text().splitlines(keepends=True)[::20]))
-    plan = planner.allocate(budget="1%", strategy="uniform", model=spectra.open_checkpoint(model))
+    plan = planner.allocate("1%", AllocationSettings(strategy="uniform"), model=spectra.open_checkpoint(model))
     plan.save(options.folder / "plan.json")
     start = time.monotonic()
     subprocess.run(command(options.folder, options.folder / "whole"), check=True, capture_output=True)

@@ -15,6 +15,7 @@ import click
 import torch
 
 import planner
+from planner import AllocationSettings
 from spectra import open_checkpoint
 from trainer import TrainSettings, demo, train
 from trainer.training.loop import has_bf16_units
@@ -25,9 +26,13 @@ WARM, STEPS = 5, 25
 def seconds(plan: planner.Plan, model: Path, data: Path, precision: str) -> float:
     """Median time of a step once a run is warm."""
     ticks: list[float] = []
+
+    def tick(done: int, total: int | None = None, note: str = "") -> None:
+        ticks.append(time.perf_counter())
+
     settings = TrainSettings.model_validate({"max_steps": STEPS, "max_length": 48, "precision": precision})
     with tempfile.TemporaryDirectory() as folder:
-        train(plan, model, data, Path(folder) / "run", settings, progress=lambda *_: ticks.append(time.perf_counter()))
+        train(plan, model, data, Path(folder) / "run", settings, progress=tick)
     return statistics.median(after - before for before, after in zip(ticks[WARM:-1], ticks[WARM + 1 :], strict=True))
 
 
@@ -41,7 +46,7 @@ def main(rounds: int, threads: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = demo.link_model(Path(folder))
         data, _ = demo.write_corpus(Path(folder))
-        plan = planner.allocate(budget="rank 2", strategy="uniform", model=open_checkpoint(model), max_experts=1)
+        plan = planner.allocate("rank 2", AllocationSettings(strategy="uniform"), model=open_checkpoint(model))
         ratios = [seconds(plan, model, data, "fp32") / seconds(plan, model, data, "bf16") for _ in range(rounds)]
     print(f"single precision takes {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}] times as long")
     print(f"auto takes {'bf16' if has_bf16_units() else 'single precision'} here")

@@ -32,7 +32,7 @@ def together(layers: list[MixtureLinear], x: Tensor) -> list[Tensor]:
     found, outputs = x @ thin.T, []
     for layer, columns in zip(layers, found.split([len(layer.A) + len(layer.router) for layer in layers], 1), strict=True):
         z, logits = columns[:, : len(layer.A)], columns[:, len(layer.A) :]
-        outputs.append(torch.addmm(layer.base(x), z * (layer.gates(logits) @ layer.gain), layer.B.T))
+        outputs.append(torch.addmm(layer.base(x), z * (layer.gates(logits) @ layer.scaling), layer.B.T))
     return outputs
 
 

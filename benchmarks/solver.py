@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from planner.sensitivity.report import Estimate, RouterContext, SensitivityReport, SiteSensitivity, Task
+from planner.sensitivity.report import Estimate, ExpertUsage, SensitivityReport, SiteSensitivity, Task
 from spectra.estimators.fits import FitStatus, TailFit
 from spectra.report import ModelInfo, SiteSpectrum, SpectraReport, Uncertainty
 from spectra.settings import AnalysisSettings
@@ -68,7 +68,7 @@ def reports(case: str, seed: int) -> tuple[SpectraReport, SensitivityReport]:
         )  # fmt: skip
         size = shape[0] * shape[1] * 1e-9
         values = [Estimate(mean=size * level, error=0.1 * size * level) for level in rng.lognormal(0, 1, 4).tolist()]
-        routed = (RouterContext(frequency=float(demand[position // 3]), weight=0.1),) if "experts" in name else ()
+        routed = (ExpertUsage(token_share=float(demand[position // 3]), mean_weight=0.1),) if "experts" in name else ()
         squared, magnitude, taylor, fisher = ((value,) for value in values)
         sensitivities.append(
             SiteSensitivity(
@@ -78,7 +78,7 @@ def reports(case: str, seed: int) -> tuple[SpectraReport, SensitivityReport]:
                 magnitude=magnitude,
                 taylor=taylor,
                 fisher=fisher,
-                routing=routed,
+                usage=routed,
             )
         )
     tasks = (Task(name="task", examples=128),)
@@ -93,12 +93,13 @@ def measure(case: str, strategy: str, budget: str, seed: int) -> dict[str, float
     from memory import peak_above_now  # beside this script
 
     import planner
+    from planner import AllocationSettings
 
-    planner.allocate(budget="rank 1", strategy="uniform", sensitivity=reports("405B dense", seed)[1])
+    planner.allocate("rank 1", AllocationSettings(strategy="uniform"), sensitivity=reports("405B dense", seed)[1])
     peak = peak_above_now()
     spectra, sensitivity = reports(case, seed)
     start = time.perf_counter()
-    plan = planner.allocate(budget=budget, strategy=strategy, spectra=spectra, sensitivity=sensitivity)
+    plan = planner.allocate(budget, AllocationSettings(strategy=strategy), spectra=spectra, sensitivity=sensitivity)
     seconds = time.perf_counter() - start
     assert plan.optimum is not None
     return {
@@ -106,7 +107,7 @@ def measure(case: str, strategy: str, budget: str, seed: int) -> dict[str, float
         "gap": plan.optimum.gap,
         "mebibytes": peak() / 1024,
         "sites": len(plan.sites),
-        "unspent": 1 - plan.budget.spent / plan.budget.cap,
+        "unspent": 1 - plan.budget.spent / plan.budget.limit,
     }
 
 

@@ -20,6 +20,7 @@ import transformers
 
 import planner
 import spectra
+from planner import AllocationSettings
 from trainer.layers.inject import apply_plan
 
 CPU = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 4,
@@ -110,9 +111,8 @@ def _plan_of(config: transformers.LlamaConfig) -> planner.Plan:
     rows = [(name, *module.weight.shape) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     table = Path(tempfile.mkdtemp()) / "shapes.csv"
     table.write_text("name,rows,cols,alpha\n" + "".join(f"{name},{a},{b},3.0\n" for name, a, b in rows))
-    return planner.allocate(
-        budget="rank 18", strategy="uniform", expert_rank=4, max_experts=4, max_rank=16, spectra=spectra.load_spectra(table)
-    )
+    settings = AllocationSettings(strategy="uniform", expert_rank=4, max_experts=4, max_rank=16)
+    return planner.allocate("rank 18", settings, spectra=spectra.load_spectra(table))
 
 
 if __name__ == "__main__":

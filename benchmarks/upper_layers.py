@@ -16,6 +16,7 @@ import torch
 import transformers
 
 import planner
+from planner import AllocationSettings
 from spectra import open_checkpoint
 from trainer import apply_plan
 
@@ -42,7 +43,7 @@ def step(kind: type, config: transformers.PretrainedConfig, depth: float) -> Cal
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         checkpoint = open_checkpoint(folder)
-        plan = planner.allocate(budget=f"rank {RANK}", strategy="uniform", depth=depth, max_experts=1, model=checkpoint)
+        plan = planner.allocate(f"rank {RANK}", AllocationSettings(strategy="uniform", depth=depth), model=checkpoint)
     apply_plan(model, plan)
     ids = torch.randint(5, 4000, (BATCH, LENGTH))
 

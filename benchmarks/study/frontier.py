@@ -67,7 +67,7 @@ def jobs(name: str, output: Path, task: str, seeds: int, processes: int) -> list
     found = []
     folder = output / "frontier" / name / task
     for rank in frontier.ranks:
-        make_plan("combined", f"worth rank {rank}", checkpoint, alphas, gradients).save(folder / f"worth-{rank}.json")
+        make_plan("combined", f"match rank {rank}", checkpoint, alphas, gradients).save(folder / f"worth-{rank}.json")
     for strategy, budget in (*(("uniform", f"rank {rank}") for rank in frontier.ranks), *frontier.others):
         candidate = f"{strategy} {budget}".replace(" ", "-")
         path = folder / f"{candidate}.json"
@@ -122,7 +122,7 @@ def main(bed: str, output: Path, seeds: int, processes: int) -> None:
         asked[task] = worth(bed, output, task)
         for job, evaluation in run_all([job for job, _ in made], processes):
             assert evaluation is not None  # only trials of a sweep may diverge
-            loss = evaluation.trained.loss
+            loss = evaluation.trained["loss"]
             rows.append(
                 {"task": task, "plan": job.candidate, "parameters": sizes[job.folder], "seed": job.settings.seed, "loss": loss}
             )

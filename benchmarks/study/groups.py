@@ -3,7 +3,7 @@
     python benchmarks/study/groups.py stubs fonts -o study/
 
 On the dense language model, 100 steps, rank 2 elsewhere. The truth is what a group's second pair of ranks takes off the test
-loss; the signals come from a rehearsal of 30 steps, all per parameter of one rank. A larger mean rank also quickens all modules
+loss; the signals come from a trial run of 30 steps, all per parameter of one rank. A larger mean rank also quickens all modules
 (trainer/layers/inject.py), here by 7 to 8 per cent, for every group alike.
 """
 
@@ -19,7 +19,7 @@ from beds import BEDS
 from torch import Tensor, nn
 
 import planner
-from planner import Plan, example_losses
+from planner import AllocationSettings, Plan, example_losses
 from spectra import Checkpoint, open_checkpoint
 from trainer.attribution.attribution import AdapterScale, Batches, attribute, scaled
 from trainer.attribution.trial_run import RANK, short_run
@@ -43,13 +43,13 @@ def doubled(plan: Plan, members: list[str]) -> Plan:
     """The plan with twice the rank at some modules."""
     sites = tuple(site.model_copy(update={"ranks": (2 * RANK,)}) if site.name in members else site for site in plan.sites)
     size = sum(site.parameters for site in sites)
-    budget = plan.budget.model_copy(update={"cap": size, "spent": size, "parameters": size})
+    budget = plan.budget.model_copy(update={"limit": size, "spent": size, "parameters": size})
     return plan.model_copy(update={"sites": sites, "budget": budget})
 
 
 def truths(output: Path, task: str, processes: int) -> Mapping[str, float]:
     """Group -> nats off the test loss per 10,000 parameters of its second pair of ranks."""
-    plan = planner.allocate(budget=f"rank {RANK}", strategy="uniform", model=open_checkpoint(BED.model(output)))
+    plan = planner.allocate(f"rank {RANK}", AllocationSettings(strategy="uniform"), model=open_checkpoint(BED.model(output)))
     root = output / "groups" / task
     plans = {"uniform": plan} | {
         name: doubled(plan, members) for name, members in groups([site.name for site in plan.sites]).items()
@@ -62,8 +62,8 @@ def truths(output: Path, task: str, processes: int) -> Mapping[str, float]:
     losses = {}
     for job, evaluation in run_all(jobs, processes):
         assert evaluation is not None  # only trials of a sweep may diverge
-        losses[job.candidate] = evaluation.trained.loss
-        print(task, job.candidate, round(evaluation.trained.loss, 4), flush=True)
+        losses[job.candidate] = evaluation.trained["loss"]
+        print(task, job.candidate, round(evaluation.trained["loss"], 4), flush=True)
     more = {name: one.parameters - plan.parameters for name, one in plans.items()}
     return {name: 1e4 * (losses["uniform"] - losses[name]) / more[name] for name in plans if name != "uniform"}
 
@@ -100,12 +100,12 @@ def first_steps(slope: Tensor) -> float:
 
 def signals(checkpoint: Checkpoint, data: Path) -> pd.DataFrame:
     """One row per module: its cost and what each signal says, not yet per parameter."""
-    model, sample = short_run(checkpoint, data, BED.settings(RATE, max_steps=STEPS), "cpu", lambda *_: None)
+    model, sample = short_run(checkpoint, data, BED.settings(RATE, max_steps=STEPS), "cpu")
     found = mixtures(model)
     for mixture in found.values():
         turn_to_components(mixture)
     parts = [
-        AdapterScale(mixture, "gain", mixture.gain, tuple(f"{name}#{part}" for part in range(RANK)))
+        AdapterScale(mixture, "scaling", mixture.scaling, tuple(f"{name}#{part}" for part in range(RANK)))
         for name, mixture in found.items()
     ]
     shares = attribute(model, parts, sample).mean(0).reshape(-1, RANK).numpy()

@@ -56,7 +56,7 @@ def main(output: Path, seeds: int, processes: int) -> None:
                     "task": Path(one.folder).parts[-3],
                     "plan": one.candidate,
                     "seed": one.settings.seed,
-                    "loss": evaluation.trained.loss,
+                    "loss": evaluation.trained["loss"],
                 }
             )
             print(*rows[-1].values(), flush=True)

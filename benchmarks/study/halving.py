@@ -46,7 +46,7 @@ def read(output: Path, stage: Stage, task: str, seed: int) -> tuple[pd.DataFrame
     for name in ("uniform-lora", *stage.candidates):
         run = folder / name / f"seed-{seed}"
         curves[name] = {point.step: point.loss for point in RunReport.load(run / REPORT).curve}
-        scores[name] = Evaluation.load(run / EVALUATION).trained.loss
+        scores[name] = Evaluation.load(run / EVALUATION).trained["loss"]
     return pd.DataFrame(curves).sort_index(), pd.Series(scores)
 
 

@@ -12,12 +12,18 @@ import pandas as pd
 from beds import BEDS
 
 import planner
+from planner import AllocationSettings
 from spectra import open_checkpoint
 from trainer.study.jobs import Job, run_all, workers
 
 BED, RATE, BUDGET = BEDS["minilm"], 2e-3, "331776"
 TASKS = ("role", "typo", "operator")
-ENTRANTS = {"lora": (1, "topk"), "topk": (4, "topk"), "sira": (4, "sira"), "dense": (4, "dense")}  # LoRA experts at most, router
+CANDIDATES = {
+    "lora": (1, "topk"),
+    "topk": (4, "topk"),
+    "sira": (4, "sira"),
+    "dense": (4, "dense"),
+}  # LoRA experts at most, router
 
 
 def jobs(output: Path, seeds: int, processes: int) -> list[Job]:
@@ -26,22 +32,18 @@ def jobs(output: Path, seeds: int, processes: int) -> list[Job]:
     checkpoint = open_checkpoint(model)
     sets = {task: (task,) for task in TASKS} | {"mixture": TASKS}
     found = []
-    for name, (experts, router) in ENTRANTS.items():
-        plan = planner.allocate(
-            budget=BUDGET,
-            strategy="uniform",
-            granularity="module",
-            model=checkpoint,
-            max_experts=experts,
-            expert_rank=2 if experts > 1 else None,
+    for name, (experts, router) in CANDIDATES.items():
+        settings = AllocationSettings(
+            strategy="uniform", granularity="module", max_experts=experts, expert_rank=2 if experts > 1 else None
         )
+        plan = planner.allocate(BUDGET, settings, model=checkpoint)
         path = output / "routers" / f"{name}.json"
         plan.save(path)
         for label, members in sets.items():
             for seed in range(seeds):
-                settings = BED.settings(RATE, max_steps=BED.steps * len(members), router=router, seed=seed)
+                how = BED.settings(RATE, max_steps=BED.steps * len(members), router=router, seed=seed)
                 own = output / "routers" / label / name / f"seed-{seed}"
-                found.append(BED.job(output, members, name, path, own, settings, processes))
+                found.append(BED.job(output, members, name, path, own, how, processes))
     return sorted(found, key=lambda job: job.settings.seed)
 
 
@@ -58,7 +60,7 @@ def main(output: Path, seeds: int, processes: int) -> None:
         for task in evaluation.tasks:
             trained = Path(job.folder).parts[-3]
             score = task.trained
-            rows.append([trained, task.name, job.candidate, job.settings.seed, 100 * score.accuracy, score.loss])
+            rows.append([trained, task.name, job.candidate, job.settings.seed, 100 * score["accuracy"], score["loss"]])
             print(*rows[-1], flush=True)
     frame = pd.DataFrame(rows, columns=["trained on", "task", "plan", "seed", "accuracy", "loss"])
     frame.to_csv(output / "routers.csv", index=False)

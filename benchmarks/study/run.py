@@ -1,4 +1,4 @@
-"""The study behind docs/choosing.md: plans of one size with paired seeds, through `trainer.compare`.
+"""The study behind docs/guide/choosing.md: plans of one size with paired seeds, through `trainer.compare`.
 
 On fifteen tasks for MiniLM (tasks.py) and thirteen kinds of text for two small language models (language.py):
 
@@ -24,7 +24,7 @@ from stages import STAGES, Stage
 import planner
 import planner.strategies
 import spectra
-from planner import SensitivityReport
+from planner import AllocationSettings, SensitivityReport
 from spectra import Checkpoint, SpectraReport, open_checkpoint
 from trainer import load_sample
 from trainer.attribution.trial_run import run_trial
@@ -35,7 +35,7 @@ from trainer.study.compare import compare
 PROBED = 64
 SPARSE = {"query-value", "attention", "mlp", "hot-experts", "random-some"}
 SPARSE |= {"use", "use-half", "use-experts", "use-experts-half", "use-dense"}
-planner.strategies.STRATEGIES.update(CANDIDATES)  # type: ignore[attr-defined]
+planner.strategies.STRATEGIES.update(CANDIDATES)
 
 
 def make_plan(
@@ -47,9 +47,8 @@ def make_plan(
     options: dict[str, object] = {"min_rank": 0} if strategy in SPARSE or name.endswith("-sparse") else {}
     if strategy == "uniform":
         options["granularity"] = "module"  # as even as whole ranks allow, and as large as the others
-    return planner.allocate(
-        budget=budget, strategy=strategy, model=checkpoint, spectra=alphas, sensitivity=gradients, max_experts=experts, **options
-    )
+    settings = AllocationSettings.model_validate({"strategy": strategy, "max_experts": experts} | options)
+    return planner.allocate(budget, settings, model=checkpoint, spectra=alphas, sensitivity=gradients)
 
 
 def runs_folder(output: Path, stage: Stage, task: str, rate: float) -> Path:
@@ -78,10 +77,15 @@ def run_stage(stage: Stage, output: Path, processes: int) -> pd.DataFrame:
                 strategy = name.replace("uniform-lora", stage.baseline)
                 make_plan(strategy, stage.budget, checkpoint, alphas, gradients).save(folder / "made" / f"{name}.json")
             paths = [folder / "made" / f"{name}.json" for name in names]
-            options = {"seeds": stage.seeds, "controls": False, "processes": processes}
-            compare(paths, model, [data], [test], folder, bed.settings(rate), **options, progress=partial(print, task))
+            options = {"seeds": stage.seeds, "baselines": False, "processes": processes}
+            progress = partial(_print, task)
+            compare(paths, model, [data], [test], folder, bed.settings(rate), **options, progress=progress)
             rows += collect(folder, names, stage.seeds, task=task, budget=stage.budget, rate=rate)
     return pd.DataFrame(rows)
+
+
+def _print(task: str, done: int, total: int | None = None, note: str = "") -> None:
+    print(task, done, total, note, flush=True)
 
 
 def collect(folder: Path, names: tuple[str, ...], seeds: int, **keys: object) -> list[dict[str, object]]:
@@ -90,12 +94,14 @@ def collect(folder: Path, names: tuple[str, ...], seeds: int, **keys: object) ->
     for name in names:
         for seed in range(seeds):
             score = Evaluation.load(folder / "runs" / name / f"seed-{seed}" / EVALUATION).trained
-            found.append({**keys, "plan": name, "seed": seed, "accuracy": 100 * score.accuracy, "loss": score.loss})
+            found.append(
+                {**keys, "plan": name, "seed": seed, "accuracy": 100 * score.get("accuracy", np.nan), "loss": score["loss"]}
+            )
     return found
 
 
 def summary(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Per plan the mean, and the paired difference to uniform with its 95% half-width, per task and pooled."""
+    """Per plan the mean, and the paired difference from uniform with its 95% half-width, per task and pooled."""
     keys = ["budget", "rate", "task", "seed"]
     wide = runs.pivot_table(index=keys, columns="plan", values=metric)
     delta = wide.sub(wide["uniform-lora"], axis=0)
@@ -124,7 +130,7 @@ def main(stage: str, output: Path, processes: int) -> None:
         if runs[metric].isna().all():  # a language model has a loss only
             continue
         frame = summary(runs, metric)
-        table = Table(*frame.columns, title=f"{stage}: {metric}, difference to uniform")
+        table = Table(*frame.columns, title=f"{stage}: {metric}, difference from uniform")
         for row in frame.itertuples(index=False):
             table.add_row(*map(str, row))
         Console(width=200).print(table)

@@ -20,7 +20,7 @@ class Stage:
     learning_rates: tuple[float, ...]
     budget: str = "rank 2"
     with_trial_run: int = 0
-    """Steps of the probe's rehearsal."""
+    """Steps of the probe's trial run."""
     baseline: str = "uniform"
     """The strategy of `uniform-lora`, with which all are compared; another where no rank is affordable everywhere."""
 
@@ -38,7 +38,7 @@ def texts(bed: str, tasks: tuple[str, ...], *candidates: str, seeds: int = 1, **
 
 
 def with_trial_run(stage: Stage) -> Stage:
-    """The same with a rehearsal of 30 steps, what `plan probe` does by itself."""
+    """The same with a trial run of 30 steps, what `plan probe` does by itself."""
     return replace(stage, with_trial_run=30)
 
 
@@ -67,7 +67,7 @@ STAGES: Mapping[str, Stage] = {
     "experts-held-out": texts(
         "language", language.HELD_OUT, "combined", "hot-experts", "dr-lora", "random", "lora-smoe", "uniform-mixture", seeds=2
     ),
-    # with a rehearsal
+    # with a trial run
     "dense": with_trial_run(texts("dense", language.DEVELOPMENT, "combined", "mola", seeds=2)),
     "dense-held-out": with_trial_run(
         texts("dense", language.HELD_OUT, "combined", "alphalora", "lora-smoe", "mola", "random", "uniform-mixture")

@@ -96,8 +96,8 @@ class Name(click.ParamType[Any]):
 class SettingsCommand(click.Command):
     """A command with one option per setting; the callback gets them as one checked value, `settings`.
 
-    Name, default and help of an option come from the settings' own fields. Where a setting names a method of a table, the methods'
-    own settings are options as well, and one that belongs to another method than the chosen one is refused.
+    Name, default and help of an option come from the settings' own fields. Where a setting names a method of a table, the own
+    settings of the methods are options as well, and one that belongs to another method than the chosen one is refused.
     """
 
     def __init__(self, *arguments: Any, settings: type[Value], without: tuple[str, ...] = (), **keywords: Any) -> None:

@@ -6,15 +6,11 @@ The folder loads no torch before a layer is there, so that the command line can 
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 from trainer.initializers.kaiming import kaiming
+from trainer.initializers.layer import NewLayer
 from trainer.initializers.svd import svd
 
-if TYPE_CHECKING:
-    from trainer.layers.mixture import MixtureLinear
-
-Initializer = Callable[["MixtureLinear"], None]
+Initializer = Callable[[NewLayer], None]
 
 INITIALIZERS: dict[str, Initializer] = {
     "kaiming": kaiming,

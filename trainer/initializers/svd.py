@@ -4,15 +4,13 @@ Expert e of E gets the singular triplets from e * side / E on: B_e = U_e sqrt(S_
 with s_e the expert's scaling.
 """
 
-from typing import TYPE_CHECKING
+from trainer.initializers.layer import NewLayer
 
-if TYPE_CHECKING:
-    from trainer.layers.mixture import MixtureLinear
 
 RHO = 10.0  # GOAT's constant
 
 
-def svd(layer: "MixtureLinear") -> None:
+def svd(layer: NewLayer) -> None:
     """Give every expert its segment."""
     import torch
 

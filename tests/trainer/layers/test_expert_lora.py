@@ -15,31 +15,11 @@ from spectra import InputError, open_checkpoint
 from tests.reference.expert_lora import reference_experts
 from trainer import TrainSettings, apply_plan, evaluate, load_adapters, merge, train
 from trainer.adapters.merge import merged
-from trainer.layers.expert_lora import ExpertLora, _has_kernel, adapt, expert_loras, grouped
+from trainer.layers.expert_lora import ExpertLora, NAME, ExpertLora, _has_kernel, adapt, draw_uniform, expert_loras, fold, grouped, padded_rank
 from trainer.layers.inject import trainable_parameters
 
-SIZE = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
-        "intermediate_size": 24, "num_experts_per_tok": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
-DEEPSEEK = {"num_key_value_heads": 2, "n_routed_experts": 4, "moe_intermediate_size": 12, "n_group": 1, "topk_group": 1,
-            "first_k_dense_replace": 1, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "v_head_dim": 8,
-            "qk_nope_head_dim": 8}  # fmt: skip
-FAMILIES = {
-    "olmoe": lambda: transformers.OlmoeConfig(**SIZE, num_experts=4),
-    "qwen3": lambda: transformers.Qwen3MoeConfig(**SIZE, num_experts=4, moe_intermediate_size=12, head_dim=8),
-    "mixtral": lambda: transformers.MixtralConfig(**SIZE, num_local_experts=4),
-    "deepseek-v2": lambda: transformers.DeepseekV2Config(**(SIZE | DEEPSEEK)),
-    "deepseek-v3": lambda: transformers.DeepseekV3Config(**(SIZE | DEEPSEEK)),
-    "gpt-oss": lambda: transformers.GptOssConfig(**SIZE, num_local_experts=4, head_dim=8),
-}
-
-
 def make(family, dtype=torch.float32):
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(FAMILIES[family]())
-    for parameter in model.parameters():  # routers and biases that start at zero would hide mistakes
-        if parameter.abs().sum() == 0:
-            torch.nn.init.normal_(parameter, std=0.1)
-    return model.to(dtype)
+    return models.without_zeros(models.build(family)).to(dtype)
 
 
 def experts_of(model):
@@ -69,7 +49,7 @@ def activation(experts):
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.sampled_from(sorted(FAMILIES)), st.integers(1, 9), st.data())
+@given(st.sampled_from(models.MOE_FAMILIES), st.integers(1, 9), st.data())
 def test_values_and_gradients_equal_the_loop(family, tokens, data):
     experts = experts_of(make(family, torch.float64))
     ranks = {
@@ -92,7 +72,7 @@ def test_values_and_gradients_equal_the_loop(family, tokens, data):
             part: (
                 lora.A[part][expert, :rank].detach().clone().requires_grad_(),
                 lora.B[part][expert, :, :rank].detach().clone().requires_grad_(),
-                float(lora.scale(part)[expert]),
+                float(lora.scaling(part)[expert]),
             )
             for part, given_ranks in ranks.items()
             if (rank := given_ranks[expert])
@@ -151,70 +131,6 @@ def test_padding_stays_zero_through_the_optimiser():
             assert (lora.B[part][expert, :, :rank].abs().amax(0) > 0).all()  # while every real column has moved
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
-def checkpoint(request, tiny_llama, tmp_path_factory):
-    """A tiny model of a family with the tiny Llama's tokenizer."""
-    folder = tmp_path_factory.mktemp(request.param)
-    make(request.param).save_pretrained(folder)
-    transformers.AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder)
-    return folder
-
-
-def logits(model):
-    ids = torch.arange(5, 29).reshape(2, 12)
-    with torch.inference_mode():
-        return model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-
-
-SHORT = TrainSettings(max_steps=8, batch_size=8, max_length=32, learning_rate=2e-2, precision="fp32")
-
-
-def test_from_checkpoint_to_merged_model(checkpoint, sentences, tmp_path):
-    from trainer import load_sample
-
-    opened = open_checkpoint(checkpoint)
-    sample = load_sample(opened, sentences, samples=8, max_length=32, seed=0)
-    sensitivity = planner.probe(sample.model, sample.batches, checkpoint=opened)
-    report = spectra.analyze(checkpoint)
-    plan = planner.allocate(budget="2000", strategy="dr-lora", spectra=report, sensitivity=sensitivity)
-    adapted = [site for site in plan.sites if site.ranks]
-    assert len({site.ranks for site in adapted}) > 1
-    base = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-    before = logits(base)
-    built = apply_plan(base, plan)
-    assert trainable_parameters(built) == plan.parameters
-    torch.testing.assert_close(logits(built), before, rtol=1e-5, atol=1e-5)
-    train(plan, checkpoint, sentences, tmp_path / "run", SHORT)
-    result = evaluate(tmp_path / "run", sentences)
-    assert result.trained.loss < result.untrained.loss
-    model = load_adapters(tmp_path / "run")
-    ours = logits(model)
-    assert (ours - before).abs().max() > 1e-3
-    assert model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=3, do_sample=False).shape == (1, 6)
-    alone = transformers.AutoModelForCausalLM.from_pretrained(merge(tmp_path / "run", tmp_path / "merged"), dtype=torch.float32)
-    torch.testing.assert_close(ours, logits(alone), rtol=1e-4, atol=1e-5)
-    assert json.loads((tmp_path / "run" / "adapter_config.json").read_text())["peft_type"] == "LORAPLAN_MIXTURE"
-
-
-def test_runs_on_experts_resume_to_the_same_bits(checkpoint, sentences, tmp_path):
-    if "olmoe" not in checkpoint.name:
-        pytest.skip("one family is enough")
-    plan = planner.allocate(budget="20k", strategy="random", model=open_checkpoint(checkpoint))
-    assert any(site.ranks for site in plan.sites if site.routed)
-    assert any(site.ranks for site in plan.sites if not site.routed)
-
-    def kill(step, _steps, _loss):
-        if step == 5:
-            raise RuntimeError("killed")
-
-    train(plan, checkpoint, sentences, tmp_path / "whole", SHORT)
-    with pytest.raises(RuntimeError, match="killed"):
-        train(plan, checkpoint, sentences, tmp_path / "cut", SHORT, progress=kill)
-    train(plan, checkpoint, sentences, tmp_path / "cut", SHORT, resume=True)
-    one, other = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "cut"))
-    assert one == other
-
-
 def test_merging_in_memory_removes_every_trace():
     model = make("gpt-oss")
     names = dict(model.named_parameters()).keys()
@@ -229,7 +145,7 @@ def test_merging_in_memory_removes_every_trace():
     assert expert_loras(model) == {}
 
 
-def test_impossible_ranks_are_refused(checkpoint):
+def test_impossible_ranks_are_refused():
     experts = experts_of(make("olmoe"))
     with pytest.raises(InputError, match="3 ranks for up_proj, but the layer has 4 experts of gate_proj, up_proj, down_proj"):
         ExpertLora(experts, {"up_proj": [1, 1, 1]}, lora_alpha=1.0)

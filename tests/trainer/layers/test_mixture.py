@@ -1,4 +1,7 @@
+"""MixtureLinear against a loop over experts, and what it refuses."""
+
 import copy
+import math
 
 import pytest
 import torch
@@ -8,7 +11,10 @@ from torch import nn
 
 from spectra import InputError
 from tests.reference.mixture import reference_mixture
-from trainer import MixtureLinear
+from trainer import MixtureLinear, MixtureSettings
+from trainer.layers.mixture import mixtures, scaling_columns
+from trainer.layers.router_state import RouterState
+from trainer.routers import ROUTERS
 
 
 def random_mixture(ranks, top_k, d_in=7, d_out=5, seed=0, scaling=None):
@@ -98,19 +104,20 @@ def test_half_precision_bases_keep_adapters_and_routing_in_float32():
         ({"ranks": [1, 1], "top_k": 3}, "top_k 3 does not fit 2 experts"),
         ({"ranks": [1, 1], "top_k": 0}, "top_k 0 does not fit"),
         ({"ranks": [1, 1], "scaling": [1.0]}, "1 scalings for 2 experts"),
-        ({"ranks": [1, 1], "router": "best"}, "router 'best': not one of topk, sira, dense, constant"),
+        ({"ranks": [1], "settings": MixtureSettings(), "state": RouterState(MixtureSettings())}, "give one of the two"),
+        ({"base": nn.LayerNorm(4), "ranks": [1]}, "a LayerNorm is no linear layer"),
     ],
 )
 def test_impossible_mixtures_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
-        MixtureLinear(nn.Linear(4, 4), **({"top_k": 1} | arguments))
+        MixtureLinear(**({"base": nn.Linear(4, 4), "top_k": 1} | arguments))
 
 
-@pytest.mark.parametrize("kind", ["4 bits", "8 bits"])
-def test_a_quantised_base_takes_a_mixture(kind):
+@pytest.mark.parametrize("precision", ["4 bits", "8 bits"])
+def test_a_quantised_base_takes_a_mixture(precision):
     bitsandbytes = pytest.importorskip("bitsandbytes")
     dense = nn.Linear(64, 32, bias=False)
-    if kind == "4 bits":
+    if precision == "4 bits":
         base = bitsandbytes.nn.Linear4bit(64, 32, bias=False, compute_dtype=torch.float32, quant_type="nf4")
     else:
         base = bitsandbytes.nn.Linear8bitLt(64, 32, bias=False, has_fp16_weights=False)
@@ -127,3 +134,68 @@ def test_a_quantised_base_takes_a_mixture(kind):
     layer(x).square().sum().backward()
     assert layer.A.grad.abs().sum() > 0
     assert [name for name, parameter in layer.named_parameters() if parameter.requires_grad] == ["A", "B", "router"]
+
+
+def test_scalings_stand_in_the_columns_of_their_expert():
+    like = torch.empty(0, dtype=torch.float64)
+    assert scaling_columns([2, 0, 1], [0.5, 9.0, 3.0], like).tolist() == [[0.5, 0.5, 0], [0, 0, 0], [0, 0, 3.0]]
+    assert tuple(scaling_columns([], [], like).shape) == (0, 0)
+    layer = random_mixture([2, 1], 1, scaling=[0.5, 3.0])
+    assert torch.equal(layer.scaling, scaling_columns(layer.ranks, layer.scalings, like))
+
+
+def test_scaling_a_layers_buffer_scales_what_it_adds():
+    layer = random_mixture([2, 3], 1)
+    x = torch.randn(4, 7, dtype=torch.float64)
+    added = layer(x) - layer.base(x)
+    layer.scaling = layer.scaling * 0.25
+    torch.testing.assert_close(layer(x) - layer.base(x), added / 4)
+
+
+def test_the_weight_that_one_expert_adds():
+    layer = random_mixture([3], 1, scaling=1.5)
+    x = torch.randn(4, 7, dtype=torch.float64)
+    assert layer.delta_weight().dtype == torch.float64
+    torch.testing.assert_close(nn.functional.linear(x, layer.base.weight + layer.delta_weight(), layer.base.bias), layer(x))
+    with pytest.raises(InputError, match="site 'q' has a router: a mixture cannot be folded into one weight"):
+        MixtureLinear(nn.Linear(4, 4), [1, 1], 1, site="q").delta_weight()
+
+
+def test_adapters_start_as_lora_does():
+    torch.manual_seed(0)
+    layer = MixtureLinear(nn.Linear(100, 8), [40, 2], 1)
+    for drawn in (layer.A, layer.router):
+        assert 0.9 / math.sqrt(100) < drawn.abs().max() <= 1 / math.sqrt(100)
+    assert not layer.B.any()
+
+
+def test_settings_are_its_own_or_those_that_it_shares():
+    own = MixtureLinear(nn.Linear(4, 4), [1, 1], 1, settings=MixtureSettings(router="dense", dropout=0.25))
+    shared = MixtureLinear(nn.Linear(4, 4), [1, 1], 1, state=RouterState(MixtureSettings(router="constant")))
+    usual = MixtureLinear(nn.Linear(4, 4), [1, 1], 1)
+    assert [layer.settings.router.name for layer in (own, shared, usual)] == ["dense", "constant", "topk"]
+    assert "ranks=[1, 1], top_k=1, router=dense" in repr(own)
+    assert "router=None" in repr(MixtureLinear(nn.Linear(4, 4), [1], 1))
+
+
+def test_the_mixtures_of_a_model_are_found_by_name():
+    model = nn.ModuleDict({"a": nn.ModuleDict({"q": MixtureLinear(nn.Linear(4, 4), [1], 1)}), "b": nn.Linear(4, 4)})
+    assert mixtures(model) == {"a.q": model["a"]["q"]}
+
+
+def test_dropout_acts_on_the_experts_input_in_training_only():
+    state = RouterState(MixtureSettings(dropout=0.5))
+    layer = MixtureLinear(nn.Linear(64, 4), [4, 4], 1, state=state)
+    nn.init.normal_(layer.B)
+    x = torch.randn(3, 64)
+    assert not torch.equal(layer.train()(x), layer(x))
+    assert torch.equal(layer.eval()(x), layer(x))
+
+
+@pytest.mark.parametrize("router", sorted(ROUTERS))
+def test_mixtures_compile_without_a_graph_break(router):
+    layer = MixtureLinear(nn.Linear(16, 8), [2, 3, 1], 2, settings=MixtureSettings(router=router))
+    nn.init.normal_(layer.B)
+    x = torch.randn(4, 5, 16)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x) if router != "sira" else compiled.eval()(x), layer.eval()(x))

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 import transformers
-from trainer.attribution.trial_run import run_trial
 
 import planner
 from planner import example_losses
@@ -14,6 +13,7 @@ from tests.conftest import save_with_tokenizer
 from tests.reference.attribution import reference_attribution
 from trainer import TrainSettings, apply_plan
 from trainer.attribution.attribution import POINTS, adapter_scales, attribute
+from trainer.attribution.trial_run import run_trial
 from trainer.layers.expert_lora import expert_loras
 from trainer.layers.inject import mixtures
 
