@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CLOSED = 1e4  # far more than any logit, yet finite: closed experts lose, but are still there if fewer than k are open
+TOPKS = NoSettings()  # made once: torch.compile cannot follow how settings are made
 
 
 class SiraSettings(Value):
@@ -33,9 +34,9 @@ class SiraSettings(Value):
 def sira(logits_TE: "Tensor", context: RouterContext, settings: SiraSettings) -> Gates:
     """Top-k among the open experts, within their capacity."""
     if not context.training:
-        return topk(logits_TE, context, NoSettings())
+        return topk(logits_TE, context, TOPKS)
     closed = logits_TE.new_empty(logits_TE.shape).uniform_() < settings.expert_dropout
-    picked = topk(logits_TE.where(~closed, logits_TE - CLOSED), context, NoSettings()).gates
+    picked = topk(logits_TE.where(~closed, logits_TE - CLOSED), context, TOPKS).gates
     chosen = picked > 0
     tokens_T1 = picked.new_ones((len(picked), 1))
     if context.token_mask is not None:
