@@ -1,22 +1,31 @@
-"""LoRA on the fused experts of mixture-of-experts models, against a loop and from plan to merged model."""
+"""LoRA on the fused experts of mixture-of-experts models, against a loop."""
 
-import json
+import math
 
 import pytest
 import torch
-import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import planner
-import spectra
 from planner.modules.fused_experts import expert_weight, fused_parts, is_experts
-from spectra import InputError, open_checkpoint
+from spectra import InputError
+from tests import models
 from tests.reference.expert_lora import reference_experts
-from trainer import TrainSettings, apply_plan, evaluate, load_adapters, merge, train
-from trainer.adapters.merge import merged
-from trainer.layers.expert_lora import ExpertLora, NAME, ExpertLora, _has_kernel, adapt, draw_uniform, expert_loras, fold, grouped, padded_rank
-from trainer.layers.inject import trainable_parameters
+from tests.trainer.examples import logits
+from trainer import MixtureSettings
+from trainer.layers.expert_lora import (
+    NAME,
+    ExpertLora,
+    _has_kernel,
+    adapt,
+    draw_uniform,
+    expert_loras,
+    fold,
+    grouped,
+    padded_rank,
+)
+from trainer.layers.router_state import RouterState
+
 
 def make(family, dtype=torch.float32):
     return models.without_zeros(models.build(family)).to(dtype)
@@ -131,18 +140,112 @@ def test_padding_stays_zero_through_the_optimiser():
             assert (lora.B[part][expert, :, :rank].abs().amax(0) > 0).all()  # while every real column has moved
 
 
-def test_merging_in_memory_removes_every_trace():
-    model = make("gpt-oss")
-    names = dict(model.named_parameters()).keys()
+def random_lora(experts, ranks, **options):
+    lora = ExpertLora(experts, ranks, lora_alpha=2.0, **options)
+    for part, given_ranks in ranks.items():
+        for expert, rank in enumerate(given_ranks):
+            torch.nn.init.normal_(lora.B[part].data[expert, :, :rank])
+    return lora
+
+
+@pytest.mark.parametrize("family", models.MOE_FAMILIES)
+def test_folding_adds_the_adapters_to_the_weights_and_removes_every_trace(family):
+    model = make(family)
+    names, implementation = dict(model.named_parameters()).keys(), model.config._experts_implementation
     experts = experts_of(model)
-    lora = ExpertLora(experts, {"gate_proj": [2, 0, 1, 3]}, lora_alpha=1.0)
-    for expert, rank in enumerate(lora.ranks["gate_proj"]):
-        torch.nn.init.normal_(lora.B["gate_proj"].data[expert, :, :rank])
+    before = {part: expert_weight(experts, 3, *place).clone() for part, place in places(experts).items()}
+    lora = random_lora(experts, {"gate_proj": [2, 0, 1, 3], "down_proj": [0, 4, 0, 1]})
     adapt(experts, lora)
-    before = logits(model)
-    torch.testing.assert_close(logits(merged(model)), before, rtol=1e-4, atol=1e-5)
+    adapted = logits(model)
+    fold(experts)
+    torch.testing.assert_close(logits(model), adapted, rtol=1e-4, atol=1e-5)
     assert dict(model.named_parameters()).keys() == names
     assert expert_loras(model) == {}
+    assert model.config._experts_implementation == implementation
+    for part, place in places(experts).items():
+        added = lora.delta_weight(part, 3) if part in lora.ranks else 0
+        torch.testing.assert_close(expert_weight(experts, 3, *place), (before[part] + added).float())
+
+
+def places(experts):
+    """Projection -> the stored tensor and which of its outputs it is."""
+    return {part: (tensor, outputs) for tensor, parts in fused_parts(experts).items() for part, outputs in parts.items()}
+
+
+def test_what_one_expert_adds_has_its_rank_and_scale():
+    lora = random_lora(experts_of(make("olmoe")), {"up_proj": [1, 0, 3, 2]})
+    assert lora.scaling("up_proj").tolist() == pytest.approx([2.0, 0.0, 2 / 3, 1.0])
+    delta = lora.delta_weight("up_proj", 2)
+    assert (tuple(delta.shape), delta.dtype) == ((24, 32), torch.float64)
+    assert torch.linalg.matrix_rank(delta) == 3
+    expected = 2 / 3 * lora.B["up_proj"][2, :, :3] @ lora.A["up_proj"][2, :3]
+    torch.testing.assert_close(delta.float(), expected.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_unpadded_tensors_come_back():
+    experts = experts_of(make("olmoe"))
+    ranks = {"up_proj": [1, 0, 3, 2], "down_proj": [4, 9, 0, 0]}
+    lora, other = random_lora(experts, ranks), ExpertLora(experts, ranks, lora_alpha=2.0)
+    stored = lora.unpadded()
+    shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    assert shapes == {"up_proj.A": (6, 32), "up_proj.B": (24, 6), "down_proj.A": (13, 24), "down_proj.B": (32, 13)}
+    assert lora.parameters_planned == sum(tensor.numel() for tensor in stored.values())
+    other.load_unpadded(stored)
+    assert all(torch.equal(one, two) for one, two in zip(lora.parameters(), other.parameters(), strict=True))
+
+
+def test_projections_without_rank_have_no_adapter():
+    lora = ExpertLora(experts_of(make("olmoe")), {"up_proj": [0] * 4, "gate_proj": [0, 0, 0, 1]}, lora_alpha=1.0)
+    assert (list(lora.ranks), list(lora.A)) == (["gate_proj"], ["gate_proj"])
+    assert "gate_proj: 1 ranks, 1 at most" in repr(lora)
+
+
+def test_new_adapters_are_drawn_as_loras_are():
+    torch.manual_seed(0)
+    lora = ExpertLora(experts_of(make("olmoe")), {"up_proj": [8, 8, 8, 8]}, lora_alpha=1.0)
+    assert 0.9 / math.sqrt(32) < lora.A["up_proj"].abs().max() <= 1 / math.sqrt(32)
+    assert not lora.B["up_proj"].any()
+    one, other = torch.empty(3, 50), torch.empty(3, 50)
+    for rows in (one, other):
+        draw_uniform(rows, torch.Generator().manual_seed(5))
+    assert torch.equal(one, other)
+    assert 0.8 / math.sqrt(50) < one.abs().max() <= 1 / math.sqrt(50)
+
+
+def test_ranks_are_padded_to_a_multiple_of_eight():
+    assert [padded_rank(rank) for rank in (1, 8, 9, 16)] == [8, 8, 16, 16]
+
+
+def test_half_precision_experts_keep_adapters_in_float32():
+    experts = experts_of(make("olmoe", torch.bfloat16))
+    adapt(experts, lora := random_lora(experts, {"up_proj": [2] * 4}))
+    assert {parameter.dtype for parameter in lora.parameters()} == {torch.float32}
+    hidden = torch.randn(6, 32, dtype=torch.bfloat16)
+    index, weights = torch.tensor([[0, 1]] * 6), torch.rand(6, 2, dtype=torch.bfloat16)
+    assert experts(hidden, index, weights).dtype == torch.bfloat16
+
+
+def test_usage_is_counted_in_training_when_it_is_asked_for_and_padding_left_out():
+    experts, state = experts_of(make("olmoe")), RouterState(MixtureSettings())
+    adapt(experts, random_lora(experts, {"up_proj": [2] * 4}, state=state, name="layer"))
+    index = torch.stack([torch.randperm(4)[:2] for _ in range(6)])
+    weights, mask = torch.rand(6, 2), torch.tensor([[1, 1, 0], [1, 0, 0]])
+    state.begin(None, (), {"attention_mask": mask})
+    experts.train()(torch.randn(6, 32), index, weights)
+    assert state.take_usage("layer") is None
+    state.counting = True
+    experts.eval()(torch.randn(6, 32), index, weights)
+    assert state.take_usage("layer") is None
+    experts.train()(torch.randn(6, 32), index, weights)
+    kept = weights * mask.reshape(-1, 1)
+    torch.testing.assert_close(state.take_usage("layer"), torch.stack([kept[index == expert].sum() for expert in range(4)]))
+
+
+def test_adapters_are_found_by_name():
+    model = make("olmoe")
+    experts = experts_of(model)
+    adapt(experts, lora := random_lora(experts, {"up_proj": [2] * 4}))
+    assert expert_loras(model) == {f"model.layers.0.mlp.experts.{NAME}": lora}
 
 
 def test_impossible_ranks_are_refused():

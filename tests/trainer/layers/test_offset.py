@@ -56,7 +56,9 @@ def test_conv1d_bases_lose_it_too():
 def test_quantised_bases_are_refused():
     layer = moved(mixture(ranks=(1,), scaling=(1.0,), base=nn.Linear(4, 4)))
     layer.base.weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.uint8), requires_grad=False)
-    with pytest.raises(InputError, match="site 'site': this `init` changes the base's weight, which is quantised; use an unquant"):
+    with pytest.raises(
+        InputError, match="site 'site': this `init` changes the base's weight, which is quantised; use an unquant"
+    ):
         subtract_start(layer, "site")
     assert not hasattr(layer, "A0")
 
