@@ -3,6 +3,15 @@
 import pytest
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread_for_small_products():
+    """Tiny models are quicker on one thread than on several that wait for each other."""
+    from spectra.eigenvalues import threads
+
+    with threads(1):
+        yield
+
+
 @pytest.fixture(scope="session")
 def sensitivity(minilm, small_corpus):
     """MiniLM's gradients on 16 texts."""
