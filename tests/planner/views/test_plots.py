@@ -54,6 +54,13 @@ def test_routed_experts_are_drawn_beside_the_ordinary_projections_on_one_scale()
     assert (len(ordinary.texts), len(up.texts), len(down.texts)) == (1, 0, 0)
 
 
+def test_every_projection_of_routed_experts_is_a_map_of_layers_by_experts(routed):
+    ordinary, *by_expert, _bar = allocation_figure(allocate("60k", **routed)).axes
+    assert ordinary.get_title(loc="left") == ""
+    assert [axes.get_title(loc="left").partition(" ")[2] for axes in by_expert] == ["by expert"] * 3
+    assert all(shown(axes).shape == (2, 4) for axes in by_expert)
+
+
 def test_too_many_cells_to_read_hold_no_numbers():
     wide = [planned(f"layers.{layer}.q", (1,)) for layer in range(READABLE + 1)]
     assert len(allocation_figure(plan_of(*wide[:READABLE])).axes[0].texts) == READABLE
