@@ -1,6 +1,7 @@
 """Runs that several files look at, each trained once, and the models and plans that they are made of."""
 
 import pytest
+import torch
 
 import planner
 from planner import AllocationSettings
@@ -8,6 +9,15 @@ from tests import models
 from tests.trainer.examples import SHORT, uniform
 from trainer import train
 from trainer.base_model import load_tokenizer
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Tiny products gain nothing from several threads, and lose much where a machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,24 +1,27 @@
 """DR-LoRA's growth: arithmetic against references, and whole runs."""
 
 import math
+from random import Random
 
 import pytest
 import torch
-import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import planner
 from planner.modules.fused_experts import is_experts
-from spectra import InputError, open_checkpoint
+from spectra import InputError
+from tests import models
 from tests.reference.growth import reference_growth, reference_importance
-from trainer import MixtureLinear, TrainSettings, evaluate, load_adapters, train
+from tests.trainer.examples import SHORT, assert_same_bytes, kill_at, uniform, with_ranks
+from trainer import MixtureSettings, apply_plan, evaluate, load_adapters, train
 from trainer.layers.expert_lora import ExpertLora, adapt, expert_loras
+from trainer.layers.router_state import RouterState
 from trainer.report import GrowthHistory
-from trainer.training.growth import EVENTS, _Growing, allocate_quota, schedule
+from trainer.run_folder import HISTORY, PLAN, WEIGHTS
+from trainer.training.growth import EVENTS, GrowingGroup, Growth, allocate_quota, grown_plan, schedule
 from trainer.training.growth_groups import RoutedGroup
-from trainer.views.plots import draw
 
 
 @settings(max_examples=300, deadline=None)
@@ -26,7 +29,7 @@ from trainer.views.plots import draw
     st.lists(st.tuples(st.floats(0, 5), st.integers(0, 6)), min_size=1, max_size=12), st.integers(0, 40), st.integers(1, 9),
     st.integers(1, 5),
 )  # fmt: skip
-def test_handing_out_equals_the_formula_step_by_step(experts, quota, most, per_event):
+def test_sharing_a_quota_out_equals_the_formula_step_by_step(experts, quota, most, per_event):
     worth, ranks = zip(*experts, strict=True)
     ranks = [min(rank, most) for rank in ranks]
     ours = allocate_quota(worth, ranks, quota, most=most, per_event=per_event)
@@ -35,8 +38,9 @@ def test_handing_out_equals_the_formula_step_by_step(experts, quota, most, per_e
 
 
 @settings(max_examples=1000, deadline=None)
-@given(st.integers(1, 16), st.integers(1, 12), st.integers(1, 12), st.randoms(use_true_random=False))
-def test_every_schedule_ends_on_its_target(experts, first, room, random):
+@given(st.integers(1, 16), st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32))
+def test_every_schedule_ends_on_its_target(experts, first, room, seed):
+    random = Random(seed)
     most = first + room
     target = random.randint(experts * first, experts * most)
     ranks, limit = [first] * experts, max(1, math.ceil(0.1 * room))
@@ -55,53 +59,35 @@ def test_the_schedule_leaves_an_interval_at_both_ends():
     assert len(steps) == EVENTS
     assert steps[0] > 112
     assert 3750 - steps[-1] >= steps[1] - steps[0]
-    with pytest.raises(InputError, match="--grow needs at least 21 steps to hold its 18 events; the run has 10"):
+    with pytest.raises(InputError, match="`grow` needs at least 21 steps to hold its 18 events; the run has 10"):
         schedule(10)
 
 
-SIZE = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
-        "intermediate_size": 24, "num_experts_per_tok": 2, "num_experts": 4, "pad_token_id": 0, "bos_token_id": 1,
-        "eos_token_id": 2}  # fmt: skip
+GROWN = SHORT.model_copy(update={"max_steps": 24, "learning_rate": 2e-2, "grow": True})
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tiny_llama, tmp_path_factory):
-    """A tiny OLMoE with the tiny Llama's tokenizer."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("olmoe")
-    transformers.AutoModelForCausalLM.from_config(transformers.OlmoeConfig(**SIZE)).save_pretrained(folder)
-    transformers.AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def plan(checkpoint):
+def up_and_down(site):
     """Rank 4 on the up and down projections of every expert: growth goes from 2 to at most 8."""
-    model = open_checkpoint(checkpoint)
-    whole = planner.allocate(budget="rank 4", strategy="uniform", max_experts=1, model=model)
-    sites = tuple(
-        site
-        if site.name.endswith(("up_proj", "down_proj")) and site.routed
-        else site.model_copy(update={"ranks": (), "top_k": 0})
-        for site in whole.sites
-    )
-    size = sum(site.parameters for site in sites)
-    budget = whole.budget.model_copy(update={"spent": size, "parameters": size})
-    return planner.Plan.model_validate(whole.model_copy(update={"sites": sites, "budget": budget}).model_dump())
+    return (4,) if site.routed and site.name.endswith(("up_proj", "down_proj")) else ()
 
 
-def experts_with_room():
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(transformers.OlmoeConfig(**SIZE))
-    experts = next(module for module in model.modules() if is_experts(module))
-    lora = ExpertLora(experts, {"up_proj": [4] * 4, "down_proj": [4] * 4}, lora_alpha=4.0)
+@pytest.fixture(scope="module")
+def plan(tiny_olmoe):
+    return with_ranks(uniform(tiny_olmoe, "rank 4", max_experts=1), up_and_down)
+
+
+def experts_with_room(form="paper"):
+    experts = next(module for module in models.build("olmoe").modules() if is_experts(module))
+    state = RouterState(MixtureSettings())
+    state.counting = True
+    lora = ExpertLora(experts, {"up_proj": [4] * 4, "down_proj": [4] * 4}, lora_alpha=4.0, state=state, name="layer")
     adapt(experts, lora)
-    return experts, lora, _Growing(RoutedGroup("layer.loraplan", lora), "paper")
+    return experts, lora, GrowingGroup(RoutedGroup("layer.loraplan", lora), form)
 
 
 def test_importance_and_share_equal_the_formula_over_several_steps():
     experts, lora, layer = experts_with_room()
-    assert (layer.group.first, layer.group.most, lora.ranks["up_proj"]) == (2, 8, [2, 2, 2, 2])
+    assert (layer.group.start, layer.group.most, lora.ranks["up_proj"]) == (2, 8, [2, 2, 2, 2])
     optimiser = torch.optim.AdamW(lora.parameters(), lr=1e-2)
     seen, share = [], torch.full((4,), 0.25)
     experts.train()
@@ -130,7 +116,7 @@ def test_importance_and_share_equal_the_formula_over_several_steps():
         torch.stack([layer.importance[part][expert, :2].mean() for part in ("up_proj", "down_proj")]).mean()
         for expert in range(4)
     ]
-    assert layer.worth() == pytest.approx([float(share[expert] * mean[expert]) for expert in range(4)], rel=1e-4)
+    assert layer.weights() == pytest.approx([float(share[expert] * mean[expert]) for expert in range(4)], rel=1e-4)
 
 
 def test_new_directions_change_nothing_and_train_from_a_clean_start():
@@ -144,7 +130,7 @@ def test_new_directions_change_nothing_and_train_from_a_clean_start():
     optimiser.step()
     optimiser.zero_grad()
     before = experts(hidden, index, weights)
-    layer.grow(3, 2)
+    layer.group.grow_to(layer.decide(3, 8))  # three eighths of the way from 8 ranks to 16
     assert sum(layer.group.ranks) == 11
     torch.testing.assert_close(experts(hidden, index, weights), before, rtol=0, atol=0)
     grown = next(expert for expert, rank in enumerate(layer.group.ranks) if rank > 2)
@@ -154,24 +140,97 @@ def test_new_directions_change_nothing_and_train_from_a_clean_start():
         assert side.abs().sum() == 0
     assert lora.A["up_proj"][grown, 2].abs().sum() > 0
 
+    # what was earned moves with the experts' scaling into the final one
+    layer.group.finish(lora_alpha=4.0)
+    torch.testing.assert_close(experts(hidden, index, weights), before, rtol=1e-5, atol=1e-5)
 
-LONG = TrainSettings(max_steps=24, batch_size=8, max_length=32, learning_rate=2e-2, precision="fp32", grow=True)
+
+def test_the_released_form_adds_the_two_gradient_terms():
+    experts, lora, layer = experts_with_room("released")
+    torch.nn.init.normal_(lora.B["up_proj"].data[:, :, :2])
+    experts.train()(torch.randn(12, 32), torch.tensor([[0, 1]] * 12), torch.rand(12, 2)).square().sum().backward()
+    A, B = lora.A["up_proj"], lora.B["up_proj"]
+    with torch.no_grad():
+        layer.observe()
+        pull = (A * A.grad).sum(-1).abs() + (B * B.grad).sum(1).abs()
+    torch.testing.assert_close(layer.importance["up_proj"], 0.1 * pull, rtol=1e-4, atol=1e-9)
+
+
+def test_before_anything_was_observed_all_experts_weigh_alike():
+    _, _, layer = experts_with_room()
+    assert layer.weights() == [1.0] * 4
+    assert layer.saliency() == pytest.approx([3**-1.2] * 4)
+    assert layer.decide(1, 8) == [3, 2, 2, 2]
+
+
+def test_the_last_event_closes_whatever_gap_is_left():
+    """Limits per event may have kept a group behind; at the end its target counts."""
+    _, _, layer = experts_with_room()
+    assert (layer.group.target, layer.group.start, layer.group.most) == (16, 2, 8)
+    assert layer.decide(17, 18) == [3, 3, 3, 3]  # at most one tenth of the room each
+    assert layer.decide(18, 18) == [4, 4, 4, 4]
+
+
+def grown_model(plan, form="paper"):
+    model = apply_plan(models.build("olmoe"), plan)
+    return model, Growth(model, plan, 24, form)
+
+
+def test_every_process_and_every_resumed_run_starts_the_same_directions(plan):
+    drawn = []
+    for noise in (1, 2):
+        model, growth = grown_model(plan)
+        torch.manual_seed(noise)
+        before = [parameter.clone() for parameter in model.parameters() if parameter.requires_grad]
+        with torch.no_grad():
+            for lora in expert_loras(model).values():
+                for A in lora.A.values():
+                    A.zero_()
+        growth.event(17, 19)
+        assert len(before) == 8
+        drawn.append([A.clone() for lora in expert_loras(model).values() for A in lora.A.values()])
+    assert all(A.any() for A in drawn[0])
+    assert all(torch.equal(one, other) for one, other in zip(*drawn, strict=True))
+
+
+def test_an_event_is_noted_with_what_decided_it(plan):
+    _, growth = grown_model(plan)
+    saliency = {name: growing.saliency() for name, growing in growth.groups.items()}
+    growth.event(0, 2)
+    (event,) = growth.history
+    assert (event.step, event.saliency) == (2, saliency)
+    assert event.ranks == {name: tuple(growing.group.ranks) for name, growing in growth.groups.items()}
+    assert set(event.shares.values()) == {()}  # nothing observed yet
+    assert all(sum(ranks) == 8 for ranks in event.ranks.values())  # one eighteenth of the way is less than a rank
+
+
+def test_the_grown_plan_keeps_its_size_and_says_what_it_is(plan):
+    routed = [site.name for site in plan.sites if site.ranks]
+    grown = grown_plan(plan, {name: (2 + 4 * ("experts.0" in name or "experts.1" in name),) for name in routed})
+    assert grown.parameters == plan.parameters
+    assert (grown.strategy, grown.optimum) == ("dr-lora-grown", None)
+    (note,) = grown.notes
+    assert (note.about, note.text) == ("grown", "Ranks were grown by DR-LoRA's rule from a plan by 'uniform' of the same size.")
+    assert {site.ranks for site in grown.sites if not site.routed} == {()}
+    with pytest.raises(ValueError, match=r"budget\.parameters says"):
+        grown_plan(plan, dict.fromkeys(routed, (5,)))
 
 
 @pytest.fixture(scope="module")
-def grown(checkpoint, plan, sentences, tmp_path_factory):
+def grown(tiny_olmoe, plan, sentences, tmp_path_factory):
     folder = tmp_path_factory.mktemp("grown") / "run"
-    train(plan, checkpoint, sentences, folder, LONG)
+    train(plan, tiny_olmoe, sentences, folder, GROWN)
     return folder
 
 
+@pytest.mark.training
 def test_a_run_grows_to_exactly_the_plans_size(grown, plan):
-    final = planner.Plan.load(grown / "plan.json")
+    final = planner.Plan.load(grown / PLAN)
     assert final.parameters == plan.parameters
     assert final.strategy == "dr-lora-grown"
     ranks = {site.ranks for site in final.sites if site.ranks}
     assert len(ranks) > 1
-    history = GrowthHistory.load(grown / "growth.json")
+    history = GrowthHistory.load(grown / HISTORY)
     assert len(history.events) == EVENTS
     totals = [[sum(ranks) for ranks in event.ranks.values()] for event in history.events]
     assert totals == sorted(totals)
@@ -179,82 +238,75 @@ def test_a_run_grows_to_exactly_the_plans_size(grown, plan):
     assert all(sum(share) == pytest.approx(1, abs=1e-4) for event in history.events for share in event.shares.values())
 
 
-def test_the_grown_run_comes_back_and_its_plan_trains_statically(grown, checkpoint, sentences, tmp_path):
+@pytest.mark.training
+def test_the_grown_run_comes_back_and_its_plan_trains_statically(grown, tiny_olmoe, sentences, tmp_path):
     result = evaluate(grown, sentences)
-    assert result.trained.loss < result.untrained.loss
-    ended = GrowthHistory.load(grown / "growth.json").events[-1].ranks
+    assert result.trained["loss"] < result.untrained["loss"]
+    ended = GrowthHistory.load(grown / HISTORY).events[-1].ranks
     assert {name: tuple(lora.ranks["up_proj"]) for name, lora in expert_loras(load_adapters(grown)).items()} == ended
-    drawn = list(draw([grown], tmp_path / "plots"))
-    assert [path.name for path in drawn if "growth" in path.name] == [
-        f"run-growth-{what}.{kind}" for what in ("ranks", "shares", "saliency") for kind in ("png", "svg")
-    ]
-    final = planner.Plan.load(grown / "plan.json")
-    still = train(final, checkpoint, sentences, tmp_path / "static", LONG.model_copy(update={"grow": False}))
+    final = planner.Plan.load(grown / PLAN)
+    still = train(final, tiny_olmoe, sentences, tmp_path / "static", GROWN.model_copy(update={"grow": False}))
     assert still.adapter_parameters == final.parameters
-    stored = load_file(tmp_path / "static" / "adapter_model.safetensors")
+    stored = load_file(tmp_path / "static" / WEIGHTS)
     assert {name: tuple(t.shape) for name, t in stored.items()} == {
-        name: tuple(t.shape) for name, t in load_file(grown / "adapter_model.safetensors").items()
+        name: tuple(t.shape) for name, t in load_file(grown / WEIGHTS).items()
     }
 
 
 def assert_same_bits_when_cut(whole, plan, model, data, settings, folder):
     """Kill the run in the middle of its growth, go on, and compare with one that nobody disturbed."""
-
-    def kill(step, _steps, _loss):
-        if step == 13:
-            raise RuntimeError("killed")
-
     with pytest.raises(RuntimeError, match="killed"):
-        train(plan, model, data, folder, settings, progress=kill)
+        train(plan, model, data, folder, settings, progress=kill_at(13))
     train(plan, model, data, folder, settings, resume=True)
-    for name in ("adapter_model.safetensors", "plan.json", "growth.json"):
-        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    assert_same_bytes(whole, folder, (WEIGHTS, PLAN, HISTORY))
 
 
-def test_an_interrupted_growth_goes_on_to_the_same_bits(grown, checkpoint, plan, sentences, tmp_path):
-    assert_same_bits_when_cut(grown, plan, checkpoint, sentences, LONG, tmp_path / "cut")
+@pytest.mark.training
+def test_an_interrupted_growth_goes_on_to_the_same_bits(grown, tiny_olmoe, plan, sentences, tmp_path):
+    assert_same_bits_when_cut(grown, plan, tiny_olmoe, sentences, GROWN, tmp_path / "cut")
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("saliency", ["paper", "released"])
 def test_mixtures_on_a_dense_base_grow_too(tiny_llama, sentences, tmp_path, saliency):
-    dense = planner.allocate(
-        budget="30k", strategy="uniform", expert_rank=4, max_experts=3, max_rank=12, model=open_checkpoint(tiny_llama)
-    )
+    dense = uniform(tiny_llama, "30k", expert_rank=4, max_experts=3, max_rank=12)
     assert {site.ranks for site in dense.sites} == {(4, 4, 4)}
-    chosen = LONG.model_copy(update={"saliency": saliency})
+    chosen = GROWN.model_copy(update={"saliency": saliency})
     train(dense, tiny_llama, sentences, tmp_path / "run", chosen)
-    final = planner.Plan.load(tmp_path / "run" / "plan.json")
+    final = planner.Plan.load(tmp_path / "run" / PLAN)
     assert final.parameters == dense.parameters
     assert {sum(site.ranks) for site in final.sites} == {12}
     assert len({site.ranks for site in final.sites}) > 1
-    result = evaluate(tmp_path / "run", sentences)  # ends with a comparison of logits, so compaction kept them
-    assert result.trained.loss < result.untrained.loss
+    result = evaluate(tmp_path / "run", sentences)  # ends with a comparison of logits, so cutting back kept them
+    assert result.trained["loss"] < result.untrained["loss"]
     assert_same_bits_when_cut(tmp_path / "run", dense, tiny_llama, sentences, chosen, tmp_path / "cut")
 
 
-def test_compaction_keeps_the_function():
-    torch.manual_seed(0)
-    layer = MixtureLinear(torch.nn.Linear(12, 10).double(), [4, 4, 4], 2, scaling=[2.0, 2.0, 2.0])
-    assert layer.reserve_rank(8, 2) == 8
-    for expert, rank in enumerate((5, 2, 8)):
-        layer.start(expert, slice(2, rank))
-        torch.nn.init.normal_(layer.B.data[:, 8 * expert : 8 * expert + rank])
-    x = torch.randn(6, 12, dtype=torch.float64)
-    before = layer(x)
-    layer.compact((5, 2, 8), lora_alpha=3.0)
-    assert layer.scalings == pytest.approx([3 / rank for rank in (5, 2, 8)])
-    torch.testing.assert_close(layer(x), before, rtol=1e-12, atol=1e-12)
-    assert tuple(layer.A.shape) == (15, 12)
-
-
-def test_what_cannot_grow_is_refused(checkpoint, uniform_plan, minilm, small_corpus, plan, sentences, tmp_path):
-    with pytest.raises(InputError, match="--grow: the plan 'none' adapts neither routed experts nor mixtures"):
-        train(uniform_plan.without_adapters(), minilm, small_corpus[0], tmp_path / "run", LONG)
-    low = planner.allocate(budget="rank 1", strategy="uniform", max_experts=1, model=open_checkpoint(checkpoint))
+@pytest.mark.training
+def test_what_cannot_grow_is_refused(tiny_olmoe, uniform_plan, minilm, small_corpus, plan, sentences, tmp_path):
+    with pytest.raises(InputError, match="`grow`: the plan 'none' adapts neither routed experts nor mixtures"):
+        train(uniform_plan.without_adapters(), minilm, small_corpus[0], tmp_path / "run", GROWN)
+    low = uniform(tiny_olmoe, "rank 1", max_experts=1)
     with pytest.raises(InputError, match="a mean rank of 1 leaves no room"):
-        train(low, checkpoint, sentences, tmp_path / "run", LONG)
-    with pytest.raises(InputError, match="--grow needs at least 21 steps"):
-        train(plan, checkpoint, sentences, tmp_path / "run", LONG.model_copy(update={"max_steps": 8}))
+        train(low, tiny_olmoe, sentences, tmp_path / "run", GROWN)
+    with pytest.raises(InputError, match="`grow` needs at least 21 steps"):
+        train(plan, tiny_olmoe, sentences, tmp_path / "run", GROWN.model_copy(update={"max_steps": 8}))
     assert not (tmp_path / "run").exists()
-    with pytest.raises(InputError, match="--grow keeps no best adapters on the way"):
-        train(plan, checkpoint, sentences, tmp_path / "run", LONG, evaluation=sentences)
+    with pytest.raises(InputError, match="`grow` keeps no best adapters on the way"):
+        train(plan, tiny_olmoe, sentences, tmp_path / "run", GROWN, evaluation=sentences)
+
+
+@pytest.mark.training
+def test_growth_does_not_start_from_a_changed_base(tiny_llama, sentences, tmp_path):
+    plan = uniform(tiny_llama, "30k", expert_rank=4, max_experts=3, max_rank=12)
+    settings = GROWN.model_copy(update={"init": "svd", "max_steps": 30})
+    message = r"`grow` starts experts over and so cannot follow an `init` that has changed their base weight; use `init` kaiming"
+    with pytest.raises(InputError, match=message):
+        train(plan, tiny_llama, sentences, tmp_path / "run", settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_experts_whose_projections_differ_in_total_rank_are_refused(tiny_olmoe):
+    uneven = with_ranks(uniform(tiny_olmoe, "rank 4"), lambda site: (4 if site.name.endswith("up_proj") else 3,))
+    with pytest.raises(InputError, match=r"`grow`: projections have unequal total ranks, .* an expert grows in all of them"):
+        grown_model(uneven)

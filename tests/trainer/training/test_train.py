@@ -1,33 +1,30 @@
-import json
+"""Runs: what they leave, that they repeat and resume to the bit, and what is refused before anything is written."""
+
 import math
 import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import planner
-import spectra
-from spectra import InputError
-from trainer import REPORT, RunReport, TrainSettings, evaluate, load_adapters, train
-from trainer.run_folder import PLAN, WEIGHTS
-from trainer.training.train import CHECKPOINTS
+from spectra import InputError, open_checkpoint
+from tests.trainer.examples import SHORT as QUICK
+from tests.trainer.examples import kill_at, newest_checkpoint, uniform, write_rows
+from trainer import RunReport, TrainSettings, evaluate, load_adapters, train
+from trainer.layers.mixture import mixtures
+from trainer.run_folder import BEST, CHECKPOINTS, PLAN, REPORT, WEIGHTS
 
-SHORT = TrainSettings(max_steps=6, batch_size=8, max_length=32, learning_rate=3e-3, precision="fp32")
+pytestmark = pytest.mark.training
 
-
-@pytest.fixture(scope="module")
-def run(minilm, uniform_plan, small_corpus, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    train(uniform_plan, minilm, small_corpus[0], folder, SHORT)
-    return folder
+SHORT = QUICK.model_copy(update={"learning_rate": 3e-3})
+# Adam turns the rounding of a gradient near zero into a step of the learning rate: equal up to rounding needs a small one.
+GENTLE = {"learning_rate": 1e-4}
 
 
 @pytest.fixture(scope="module")
-def llama_plan(tiny_llama):
-    return planner.allocate(
-        budget="4000", strategy="uniform", model=spectra.open_checkpoint(tiny_llama), expert_rank=1, max_experts=2
-    )
+def pair_plan(tiny_llama):
+    return uniform(tiny_llama, "4000", expert_rank=1, max_experts=2)
 
 
 def tensors(folder):
@@ -64,12 +61,8 @@ def test_the_same_seed_gives_the_same_bits(run, minilm, uniform_plan, small_corp
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bits(run, minilm, uniform_plan, small_corpus, tmp_path):
-    def kill(step, _steps, _loss):
-        if step == 5:
-            raise RuntimeError("killed")
-
     with pytest.raises(RuntimeError, match="killed"):
-        train(uniform_plan, minilm, small_corpus[0], tmp_path / "cut", SHORT, progress=kill)
+        train(uniform_plan, minilm, small_corpus[0], tmp_path / "cut", SHORT, progress=kill_at(5))
     assert not (tmp_path / "cut" / WEIGHTS).exists()
     steps = []
     watch = {"resume": True, "progress": lambda step, *_: steps.append(step)}
@@ -78,44 +71,19 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(run, minilm, uniform_plan, 
     assert_same_adapters(tensors(run), tensors(tmp_path / "cut"))
 
 
-def test_checkpoints_hold_adapters_only(run):
-    (newest, *_) = sorted((run / CHECKPOINTS).glob("checkpoint-*/*.safetensors"))
-    assert load_file(newest).keys() == tensors(run).keys()
-
-
-def test_loading_gives_back_the_trained_model(run, minilm):
-    model = load_adapters(run)
-    stored = tensors(run)
-    found = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert found.keys() == stored.keys()
-    assert all(torch.equal(found[name], stored[name]) for name in stored)
-    assert not model.training
-
-
-def test_evaluation_stands_beside_what_costs_nothing(run, small_corpus):
-    seen = []
-    result = evaluate(run, small_corpus[1], progress=lambda done, total: seen.append((done, total)))
-    assert result.examples == 32
-    assert seen[-1] == (64, 64)
-    assert result.majority.accuracy == 0.25
-    assert result.majority.loss == pytest.approx(math.log(4))
-    assert result.untrained.loss == pytest.approx(math.log(4), abs=0.1)
-    assert result.trained.loss != result.untrained.loss
-
-
 def test_head_only_trains_the_head_and_nothing_else(minilm, uniform_plan, small_corpus, tmp_path):
     train(uniform_plan.without_adapters(), minilm, small_corpus[0], tmp_path / "head", SHORT)
     assert sorted(tensors(tmp_path / "head")) == ["classifier.bias", "classifier.weight"]
 
 
-def test_a_language_model_learns(tiny_llama, llama_plan, sentences, tmp_path):
+def test_a_language_model_learns(tiny_llama, pair_plan, sentences, tmp_path):
     settings = TrainSettings(max_steps=40, batch_size=8, learning_rate=3e-2, precision="fp32")
-    report = train(llama_plan, tiny_llama, sentences, tmp_path / "run", settings)
+    report = train(pair_plan, tiny_llama, sentences, tmp_path / "run", settings)
     assert report.head_parameters == 0
     result = evaluate(tmp_path / "run", sentences)
-    assert math.isnan(result.trained.accuracy)
-    assert math.isnan(result.majority.loss)
-    assert result.trained.loss < 0.95 * result.untrained.loss
+    assert result.trained.keys() == {"perplexity", "loss"}
+    assert result.majority == {}
+    assert result.trained["loss"] < 0.95 * result.untrained["loss"]
     model = load_adapters(tmp_path / "run")
     generated = model.generate(torch.tensor([[1, 5, 6]]), max_new_tokens=4, do_sample=False)
     assert generated.shape == (1, 7)
@@ -123,7 +91,7 @@ def test_a_language_model_learns(tiny_llama, llama_plan, sentences, tmp_path):
 
 def test_a_folder_with_a_run_is_not_overwritten(run, minilm, uniform_plan, small_corpus):
     before = (run / WEIGHTS).read_bytes()
-    with pytest.raises(InputError, match="already holds a run; add --resume"):
+    with pytest.raises(InputError, match="already holds a run; add `resume` to go on with it"):
         train(uniform_plan, minilm, small_corpus[0], run, SHORT)
     other = SHORT.model_copy(update={"seed": 1})
     with pytest.raises(InputError, match="a run of another plan, model, data or settings"):
@@ -139,8 +107,7 @@ def test_a_folder_with_a_run_is_not_overwritten(run, minilm, uniform_plan, small
     ],
 )
 def test_data_that_cannot_be_trained_on(minilm, uniform_plan, tmp_path, rows, message):
-    data = tmp_path / "d.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = write_rows(tmp_path / "d.jsonl", rows)
     with pytest.raises(InputError, match=message):
         train(uniform_plan.without_adapters(), minilm, data, tmp_path / "run", SHORT)
     assert not (tmp_path / "run").exists()
@@ -158,31 +125,6 @@ def test_a_diverging_run_stops_with_the_step(minilm, uniform_plan, small_corpus,
         train(uniform_plan, minilm, small_corpus[0], tmp_path / "run", wild)
 
 
-def test_damaged_runs_are_named(run, small_corpus, tmp_path):
-    with pytest.raises(InputError, match=r"not a finished run: no loraplan.json"):
-        evaluate(tmp_path, small_corpus[1])
-    broken = tmp_path / "broken"
-    shutil.copytree(run, broken, ignore=shutil.ignore_patterns(CHECKPOINTS))
-    (broken / WEIGHTS).write_bytes((broken / WEIGHTS).read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"adapter_model.safetensors: not a readable safetensors file"):
-        load_adapters(broken)
-    text = (broken / "loraplan.json").read_text()
-    (broken / "loraplan.json").write_text(text.replace('"base_model_name_or_path": "', '"base_model_name_or_path": "/moved'))
-    with pytest.raises(InputError, match="no such folder; if the base model has moved, say where with --model"):
-        load_adapters(broken)
-    (broken / "loraplan.json").write_text(text)
-    (broken / WEIGHTS).unlink()
-    with pytest.raises(InputError, match=r"adapter_model.safetensors: not a readable safetensors file"):
-        load_adapters(broken)
-
-
-def test_peft_refuses_a_mixture_instead_of_misreading_it(run):
-    import peft
-
-    with pytest.raises((KeyError, ValueError, TypeError)):
-        peft.PeftConfig.from_pretrained(str(run))
-
-
 def test_other_data_is_no_way_to_go_on(run, minilm, uniform_plan, small_corpus, tmp_path):
     changed = tmp_path / "train.jsonl"
     changed.write_text(small_corpus[0].read_text().replace("the ", "THE ", 1))
@@ -194,7 +136,7 @@ def test_other_data_is_no_way_to_go_on(run, minilm, uniform_plan, small_corpus, 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(lost, run, minilm, uniform_plan, small_corpus, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    newest = max((copy / CHECKPOINTS).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    newest = newest_checkpoint(copy)
     (newest / lost).write_bytes((newest / lost).read_bytes()[:-3])
     steps = []
     watch = {"resume": True, "progress": lambda step, *_: steps.append(step)}
@@ -215,10 +157,10 @@ def test_an_encoder_is_no_language_model(minilm, uniform_plan, sentences, tmp_pa
         train(uniform_plan, minilm, sentences, tmp_path / "run", SHORT)
 
 
-def test_a_text_with_nothing_to_predict_is_named(tiny_llama, llama_plan, tmp_path):
-    (tmp_path / "short.jsonl").write_text('{"text": "the file"}\n{"text": "the"}\n')
+def test_a_text_with_nothing_to_predict_is_named(tiny_llama, pair_plan, tmp_path):
+    write_rows(tmp_path / "short.jsonl", [{"text": "the file"}, {"text": "the"}])
     with pytest.raises(InputError, match="row 2: a text of 1 token has nothing to predict"):
-        train(llama_plan, tiny_llama, tmp_path / "short.jsonl", tmp_path / "run", SHORT)
+        train(pair_plan, tiny_llama, tmp_path / "short.jsonl", tmp_path / "run", SHORT)
 
 
 def test_texts_beyond_the_models_positions(minilm, uniform_plan, small_corpus, tmp_path):
@@ -227,25 +169,136 @@ def test_texts_beyond_the_models_positions(minilm, uniform_plan, small_corpus, t
         train(uniform_plan, minilm, small_corpus[0], tmp_path / "run", long)
 
 
-@pytest.mark.parametrize("kind", ["classification", "causal"])
-def test_decoders_learn_both_tasks(kind, tiny_llama, llama_plan, sentences, small_corpus, tmp_path):
-    data = sentences if kind == "causal" else small_corpus[0]
-    train(llama_plan, tiny_llama, data, tmp_path / "run", SHORT)
-    assert evaluate(tmp_path / "run", data).examples == (32 if kind == "causal" else 48)
+@pytest.mark.parametrize("task", ["classification", "causal"])
+def test_decoders_learn_both_tasks(task, tiny_llama, pair_plan, sentences, small_corpus, tmp_path):
+    data = sentences if task == "causal" else small_corpus[0]
+    train(pair_plan, tiny_llama, data, tmp_path / "run", SHORT)
+    assert evaluate(tmp_path / "run", data).examples == (32 if task == "causal" else 48)
 
 
 def test_gpt2s_conv1d_layers_are_adapted(tiny_gpt2, sentences, tmp_path):
-    checkpoint = spectra.open_checkpoint(tiny_gpt2)
-    plan = planner.allocate(budget="4000", strategy="uniform", model=checkpoint, expert_rank=1, max_experts=2)
-    assert planner.mismatches(plan, checkpoint) == []
+    plan = uniform(tiny_gpt2, "4000", expert_rank=1, max_experts=2)
+    assert planner.mismatches(plan, open_checkpoint(tiny_gpt2)) == []
     train(plan, tiny_gpt2, sentences, tmp_path / "run", SHORT)
     assert {name.rpartition(".")[2] for name in tensors(tmp_path / "run")} == {"A", "B", "router"}
 
 
-def test_a_run_is_not_put_on_another_base(run, minilm, small_corpus, tmp_path):
-    other = tmp_path / "other"
-    shutil.copytree(minilm, other)
-    weights = load_file(other / "model.safetensors")
-    save_file({name: 2 * tensor for name, tensor in weights.items()}, other / "model.safetensors")
-    with pytest.raises(InputError, match="not the base model of this run: same architecture, other weights"):
-        evaluate(run, small_corpus[1], base=other)
+def test_checkpoints_hold_adapters_only(run):
+    (newest, *_) = sorted((run / CHECKPOINTS).glob("checkpoint-*/*.safetensors"))
+    assert load_file(newest).keys() == tensors(run).keys()
+
+
+def settings(**changes):
+    return TrainSettings.model_validate(SHORT.model_dump() | changes)
+
+
+def assert_close(one, other, **tolerance):
+    ours, theirs = load_file(one / WEIGHTS), load_file(other / WEIGHTS)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], **tolerance)
+
+
+def run_on(llama_plan, tiny_llama, sentences, folder, **changes):
+    options = {key: changes.pop(key) for key in ("evaluation", "weights") if key in changes}
+    report = train(llama_plan, tiny_llama, sentences, folder, settings(**changes), **options)
+    return folder, report
+
+
+@pytest.mark.parametrize("change", [{"accumulation": 4}, {"gradient_checkpointing": True}])
+def test_splitting_a_step_or_recomputing_changes_nothing(llama_plan, tiny_llama, sentences, tmp_path, change):
+    one, _ = run_on(llama_plan, tiny_llama, sentences, tmp_path / "one", **GENTLE)
+    other, _ = run_on(llama_plan, tiny_llama, sentences, tmp_path / "other", **GENTLE, **change)
+    assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_the_best_adapters_are_kept_and_patience_ends_a_run(llama_plan, tiny_llama, sentences, tmp_path):
+    folder, report = run_on(
+        llama_plan, tiny_llama, sentences, tmp_path / "run",
+        evaluation=sentences, max_steps=40, evaluations=20, patience=2, learning_rate=10.0, warmup=0.0,
+    )  # fmt: skip
+    losses = [point.loss for point in report.evaluations]
+    assert report.steps < 40
+    assert report.best_step == report.evaluations[losses.index(min(losses))].step
+    assert len(losses) - 1 - losses.index(min(losses)) == 2
+    best = evaluate(folder / BEST, sentences)
+    assert best.trained["loss"] < evaluate(folder, sentences).trained["loss"]
+    assert RunReport.load(folder / REPORT) == report
+
+
+def test_routing_is_part_of_the_report(llama_plan, tiny_llama, sentences, tmp_path):
+    _, report = run_on(
+        llama_plan, tiny_llama, sentences, tmp_path / "run", router={"name": "sira", "settings": {"capacity": 0.5}}
+    )
+    assert {site.site for site in report.routers} == {site.name for site in llama_plan.sites if len(site.ranks) > 1}
+    assert all(sum(site.shares) == pytest.approx(1) for site in report.routers)
+    assert all(1 <= point.effective_support <= 3 for point in report.curve)
+    assert all(0 < point.dropped < 1 for point in report.curve)
+    assert report.notes == ()
+    assert report.tokens_per_second > 0
+    assert report.peak_memory > 2**20
+
+
+@pytest.mark.parametrize("router", ["sira", "dense", "constant"])
+def test_every_router_trains_and_comes_back(llama_plan, tiny_llama, sentences, tmp_path, router):
+    folder, _ = run_on(llama_plan, tiny_llama, sentences, tmp_path / "run", router=router, dropout=0.1, max_steps=4)
+    model = load_adapters(folder)
+    assert {mixture.settings.router.name for mixture in mixtures(model).values()} == {router}
+    assert evaluate(folder, sentences).to_json() == evaluate(folder, sentences).to_json()
+
+
+def test_several_files_are_one_mixture(llama_plan, tiny_llama, sentences, tmp_path):
+    lines = sentences.read_text().splitlines()
+    parts = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    parts[0].write_text("\n".join(lines[:20]))
+    parts[1].write_text("\n".join(lines[20:]))
+    _, both = run_on(llama_plan, tiny_llama, parts, tmp_path / "both")
+    assert both.examples == len(lines)
+    _, drawn = run_on(llama_plan, tiny_llama, parts, tmp_path / "drawn", weights=[1, 3])
+    assert drawn.examples != len(lines)
+    result = evaluate(tmp_path / "both", parts)
+    assert [task.name for task in result.tasks] == ["a", "b"]
+    assert result.examples == len(lines)
+    pooled = sum(task.trained["loss"] * task.examples for task in result.tasks) / len(lines)
+    assert result.trained["loss"] == pytest.approx(pooled)
+
+
+def test_files_of_different_tasks_are_refused(uniform_plan, minilm, small_corpus, sentences, tmp_path):
+    with pytest.raises(InputError, match=r"files of one run must be of one task: .* is classification, .* is causal"):
+        train(uniform_plan, minilm, [small_corpus[0], sentences], tmp_path / "run", SHORT)
+    with pytest.raises(InputError, match="batch_size 8 cannot be split into 1 processes x 3 passes"):
+        train(uniform_plan, minilm, small_corpus[0], tmp_path / "run", settings(accumulation=3))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("task", ["causal", "classification"])
+def test_half_the_memory_for_frozen_weights_changes_little(task, tiny_llama, sentences, minilm, small_corpus, tmp_path):
+    base, data = (tiny_llama, sentences) if task == "causal" else (minilm, small_corpus[0])
+    plan = uniform(base, "rank 2")
+    losses = []
+    for precision in ("fp32", "bf16"):
+        folder = tmp_path / precision
+        train(plan, base, data, folder, settings(base_precision=precision))
+        model = load_adapters(folder)
+        dtypes = {name: p.dtype for name, p in model.named_parameters()}
+        low = torch.bfloat16 if precision == "bf16" else torch.float32
+        assert all(dtype == low for name, dtype in dtypes.items() if ".base." in name)
+        assert all(dtype == torch.float32 for name, dtype in dtypes.items() if name.endswith((".A", ".B", ".router")))
+        losses.append(evaluate(folder, data).trained["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert losses[0] != losses[1]
+
+
+def test_tensorboard_gets_the_training_curve_and_the_routers_health(uniform_plan, minilm, small_corpus, tmp_path):
+    train(uniform_plan, minilm, small_corpus[0], tmp_path / "run", settings(max_steps=3, report_to="tensorboard"))
+    (events,) = (tmp_path / "run").rglob("events.out.tfevents.*")
+    written = events.read_bytes()
+    assert all(name in written for name in (b"train/loss", b"train/learning_rate", b"train/effective_support"))
+
+
+def test_options_that_cannot_work_are_not_silent(minilm, small_corpus, tmp_path):
+    plan = uniform(minilm, "rank 1", max_experts=1)
+    with pytest.raises(InputError, match="`patience` 2 needs an evaluation file to watch"):
+        train(plan, minilm, small_corpus[0], tmp_path / "run", settings(patience=2))
+    report = train(plan, minilm, small_corpus[0], tmp_path / "run", settings(max_steps=1, router="sira", balance_loss=0.1))
+    assert "the plan has no routers: `router` and `balance_loss` had no effect" in report.notes

@@ -1,0 +1,174 @@
+"""The loop's pieces: the Trainer's arguments, the monitor, what a log becomes, notes on collapsed routers."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from spectra import InputError
+from trainer import MixtureSettings, TrainSettings
+from trainer.layers.mixture import MixtureLinear
+from trainer.layers.router_state import RouterState
+from trainer.report import EvaluationPoint, LogPoint, RouterHealth
+from trainer.run_folder import CHECKPOINTS, SIZES
+from trainer.training.loop import (
+    BF16_UNITS,
+    DivergedError,
+    MonitorCallback,
+    arguments,
+    collapsed,
+    curve,
+    evaluations,
+    has_bf16_units,
+    means,
+    peak_memory,
+)
+
+
+def health(*shares, site="layers.0.q", entropy=0.5, dropped=0.0):
+    return RouterHealth(site=site, shares=shares, entropy=entropy, effective_support=len(shares), dropped=dropped)
+
+
+@pytest.mark.parametrize(
+    ("changes", "examples", "steps"),
+    [({}, 96, 9), ({}, 97, 12), ({"epochs": 0.5}, 97, 2), ({"epochs": 0.01}, 10, 1), ({"max_steps": 7}, 96, 7)],
+)
+def test_a_run_takes_its_epochs_in_whole_batches_or_the_steps_that_were_asked_for(tmp_path, changes, examples, steps):
+    assert arguments(tmp_path, TrainSettings(**changes), examples, evaluates=False).max_steps == steps
+
+
+def test_the_arguments_say_what_the_settings_say(tmp_path):
+    settings = TrainSettings(
+        max_steps=200, batch_size=12, accumulation=3, learning_rate=0.01, weight_decay=0.1, warmup=0.25, schedule="cosine",
+        evaluations=8, seed=5, precision="bf16",
+    )  # fmt: skip
+    made = arguments(tmp_path, settings, 100, evaluates=True)
+    assert (made.per_device_train_batch_size, made.gradient_accumulation_steps) == (4, 3)
+    assert (made.learning_rate, made.weight_decay, made.warmup_steps, made.seed) == (0.01, 0.1, 50, 5)
+    assert (made.lr_scheduler_type, made.bf16, made.report_to) == ("cosine", True, [])
+    assert (made.logging_steps, made.save_steps, made.eval_steps) == (4, 40, 25)
+    assert (made.eval_strategy, made.output_dir) == ("steps", str(tmp_path / CHECKPOINTS))
+    assert arguments(tmp_path, settings, 100, evaluates=False).eval_strategy == "no"
+    assert not arguments(tmp_path, TrainSettings(precision="fp32"), 100, evaluates=False).bf16
+
+
+def test_a_batch_that_cannot_be_split_and_a_missing_logger_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"batch_size.? 8 cannot be split into 1 processes x 3 passes"):
+        arguments(tmp_path, TrainSettings(batch_size=8, accumulation=3), 8, evaluates=False)
+    with pytest.raises(InputError, match=r"report_to.? 'wandb': not installed; run: pip install wandb"):
+        arguments(tmp_path, TrainSettings(report_to="wandb"), 8, evaluates=False)
+
+
+@pytest.mark.parametrize("unit", [*BF16_UNITS, "avx2"])
+def test_bf16_is_used_where_a_processor_has_units_for_it(unit, monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {unit: True}, raising=False)
+    assert has_bf16_units() == (unit in BF16_UNITS)
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # an older torch
+    assert not has_bf16_units()
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = MixtureLinear(nn.Linear(4, 4), [1, 1], 1, state=RouterState(MixtureSettings()), site="layer")
+
+
+def monitor(model=None, patience=0):
+    told, kept = [], []
+    made = MonitorCallback(model or nn.Linear(2, 2), lambda *step: told.append(step), patience, kept.append)
+    return made, told, kept
+
+
+def state(step=3, losses=()):
+    history = [{"step": number, "eval_loss": loss} for number, loss in enumerate(losses)]
+    return SimpleNamespace(global_step=step, max_steps=10, log_history=history, is_world_process_zero=True)
+
+
+def test_the_monitor_reports_every_step_with_the_last_loss():
+    made, told, _ = monitor()
+    made.on_step_end(None, state(1), None)
+    made.on_log(SimpleNamespace(learning_rate=0.1), state(2), None, logs={"loss": 1.23456})
+    made.on_log(SimpleNamespace(learning_rate=0.1), state(2), None, logs={"eval_loss": 5.0})
+    made.on_step_end(None, state(2), None)
+    assert told == [(1, 10, ""), (2, 10, "loss 1.235")]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run(loss):
+    made, _, _ = monitor()
+    with pytest.raises(DivergedError, match=rf"loss is {loss} at step 3; lower the learning rate \(0\.1\)"):
+        made.on_log(SimpleNamespace(learning_rate=0.1), state(3), None, logs={"loss": loss})
+
+
+def test_the_best_is_kept_and_patience_counts_from_it():
+    made, _, kept = monitor(patience=2)
+    stops = []
+    for count in range(1, 6):
+        control = SimpleNamespace(should_training_stop=False)
+        made.on_evaluate(None, state(losses=(3.0, 2.0, 2.5, 2.0, 2.1)[:count]), control, model=count)
+        stops.append(control.should_training_stop)
+    assert kept == [1, 2]  # an equal loss is no better one
+    assert stops == [False, False, False, True, True]
+
+
+def test_without_patience_a_run_goes_on():
+    made, _, _ = monitor()
+    control = SimpleNamespace(should_training_stop=False)
+    made.on_evaluate(None, state(losses=(1.0, *[2.0] * 50)), control, model=None)
+    assert not control.should_training_stop
+
+
+def test_routing_is_recorded_in_the_steps_that_are_logged():
+    model = Model()
+    made, _, _ = monitor(model)
+    recorded = []
+    for step in range(10):
+        made.on_step_begin(SimpleNamespace(logging_steps=4), state(step), None)
+        recorded.append(model.layer.state.recording)
+    assert [step + 1 for step, seen in enumerate(recorded) if seen] == [4, 8, 10]
+
+
+def test_a_checkpoint_is_marked_whole_with_the_sizes_of_its_files(tmp_path):
+    made, _, _ = monitor()
+    folder = tmp_path / "checkpoint-3"
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"12345")
+    other = SimpleNamespace(**vars(state()) | {"is_world_process_zero": False})
+    made.on_save(SimpleNamespace(output_dir=str(tmp_path)), other, None)
+    assert not (folder / SIZES).exists()
+    made.on_save(SimpleNamespace(output_dir=str(tmp_path)), state(), None)
+    assert json.loads((folder / SIZES).read_text()) == {"weights": 5}
+
+
+def test_a_log_becomes_a_curve_and_evaluations():
+    history = [
+        {"step": 1, "loss": 2.0, "learning_rate": 0.1, "grad_norm": 5.0, "epoch": 0.5, "entropy": 0.25},
+        {"step": 1, "eval_loss": 1.5, "eval_runtime": 3.0},
+        {"step": 2, "train_runtime": 9.0},
+    ]
+    (point,) = curve(history)
+    assert point.model_copy(update={"effective_support": 0.0, "dropped": 0.0}) == LogPoint(
+        step=1, loss=2.0, learning_rate=0.1, entropy=0.25, effective_support=0.0, dropped=0.0
+    )
+    assert math.isnan(point.dropped)
+    assert evaluations(history) == (EvaluationPoint(step=1, loss=1.5),)
+
+
+def test_health_is_averaged_over_the_routers():
+    found = (health(0.5, 0.5, entropy=1.0), health(0.2, 0.3, 0.5, entropy=0.5, dropped=0.5))
+    assert means(found) == {"effective_support": 2.5, "entropy": 0.75, "dropped": 0.25}
+
+
+def test_a_collapsed_router_is_a_note():
+    found = collapsed((health(0.01, 0.98, 0.01), health(0.05, 0.95, site="layers.1.q")))
+    (note,) = found
+    assert note.startswith("the router of layers.0.q has collapsed: expert 1 carries 98%; a `balance_loss` of 0.01 or `router`")
+
+
+def test_memory_is_measured_in_bytes():
+    assert 2**20 < peak_memory() < 2**44
