@@ -1,4 +1,4 @@
-"""`spectra.analyze`: every matrix of a checkpoint into a SpectraReport, resumable, on several cores or ranks."""
+"""`spectra.analyze`: every matrix of a checkpoint into a SpectraReport, resumable, on several cores or in several processes."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from spectra.storage.journal import NOTHING, Journal
 
 Floats = NDArray[np.float64]
 # Up to this many eigenvalues one thread per matrix, several matrices at a time, beats several threads on one, and what they
-# hold together is small. Larger ones come one at a time. Neither number depends on how many ranks share the work, because the
+# hold together is small. Larger ones come one at a time. Neither number depends on how many processes share the work, because the
 # number of threads shows in the last bits.
 SMALL = 1536
 WORKERS = min(8, os.cpu_count() or 1)
@@ -48,8 +48,8 @@ def analyze(
         progress: told after each matrix, with the matrix's name.
 
     Returns:
-        One site per weight matrix; every other tensor is listed as skipped with the reason. Under torchrun each rank does its
-        share and all return the same report.
+        One site per weight matrix; every other tensor is listed as skipped with the reason. Under torchrun each process does
+        its share and all return the same report.
 
     Raises:
         InputError: no such model, no weights, a corrupt file, nothing to analyse, or a device that is not there.

@@ -74,3 +74,40 @@ def uniform_plan(minilm):
 
     settings = planner.AllocationSettings(strategy="uniform", expert_rank=1, max_experts=2)
     return planner.allocate("150k", settings, model=spectra.open_checkpoint(minilm))
+
+
+@pytest.fixture
+def plan_command():
+    """Run `plan` in this process; the exit code has to be the one that is expected, and there is never a traceback."""
+    from click.testing import CliRunner
+
+    import cli
+
+    def invoke(*arguments, code=0):
+        result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+        assert result.exit_code == code, result.output
+        assert "Traceback" not in result.output
+        return result
+
+    return invoke
+
+
+@pytest.fixture(scope="session")
+def workplace(minilm, small_corpus, spectra_report, uniform_plan, tmp_path_factory):
+    """A folder with a model, data, a report and a plan, under short names."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "model").symlink_to(minilm)
+    for path in small_corpus:
+        shutil.copy(path, folder)
+    spectra_report.save(folder / "spectra.json")
+    uniform_plan.save(folder / "uniform.json")
+    return folder
+
+
+@pytest.fixture
+def here(workplace, monkeypatch):
+    """The workplace as the current folder."""
+    monkeypatch.chdir(workplace)
+    return workplace

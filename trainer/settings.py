@@ -53,7 +53,7 @@ class TrainSettings(MixtureSettings):
     max_length: Annotated[int, Field(gt=1)] = 128
     """Tokens per text; longer texts lose their end, and the run reports how many."""
     loss_on: LossOn = "completion"
-    """What the loss counts of conversations and prompts: the answers, or everything. Plain text always counts whole."""
+    """Part of conversations and prompts that the loss counts: the answers, or everything. Plain text always counts whole."""
     packing: bool = False
     """Put several short examples into one row; they do not see each other. For language models."""
     shard: bool = False

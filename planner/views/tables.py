@@ -48,7 +48,7 @@ def _caption(plan: Plan, tried: bool) -> str:
 
 
 def _folded(plan: Plan) -> list[PlannedSite]:
-    """Of the routed experts of one layer and projection only the one that got most, named `experts.*`."""
+    """All rows, but of the routed experts of one layer and projection only the one that got most."""
     rows: dict[object, PlannedSite] = {}
     for site in plan.sites:
         where = parse_name(site.name)

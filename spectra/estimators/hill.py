@@ -1,8 +1,7 @@
 """`hill` and `peak`: the two estimators behind what the literature calls PL_Alpha_Hill.
 
-Both use squared singular values without weightwatcher's threshold and count x_min itself into the tail. Eigenvalues that a
-double- precision Gram matrix cannot tell from zero are left out: the reference codes either raise on them or let rounding noise
-decide.
+Both use squared singular values without weightwatcher's threshold and count x_min itself into the tail. Eigenvalues that a Gram
+matrix in double precision cannot tell from zero are left out: the reference codes raise on them or let rounding noise decide.
 """
 
 import numpy as np

@@ -3,9 +3,8 @@
 For a tail that starts at x_i the maximum likelihood exponent is 1 + t_i / S_i with S_i = sum over the tail of ln(x_j / x_i).
 
 - With gaps g_m = ln(x_{m+1} / x_m) >= 0, S_i is one reverse cumulative sum of non-negative terms, so nothing cancels.
-- The KS distance on a subset of the tail is a lower bound of the distance on all of it. Candidates whose bound exceeds the best
-full
-  distance cannot win and are never scored in full. The answer is the same as if they had been.
+- The KS distance on a subset of the tail is a lower bound of the distance on all of it. Candidates whose bound exceeds the
+  best full distance cannot win and are never scored in full. The answer is the same as if they had been.
 
 Ties come in two conventions. By position, as weightwatcher has it, every value is a point of its own. By distinct value, as
 powerlaw 1.5 has it, equal values are one point of larger weight. `below` tells them apart, and without ties they agree.
@@ -24,8 +23,10 @@ SHORT_TAIL = 10
 
 # The bounds and the full distances may round one term differently, by less than 1e-15; 1e-13 is safely beyond.
 SLACK = 1e-13
-# Points per tail in the rounds of bounds, and when to stop bounding and score in full. They affect speed only.
-ROUNDS, FEW, SCORE_ALL = (5, 20, 80, 320), 8, 32
+# These three affect speed only.
+ROUNDS = (5, 20, 80, 320)  # points per tail in the successive rounds of bounds: each round costs as much as all before it
+FEW = 8  # candidates left from which on another round would cost more than scoring them in full
+SCORE_ALL = 32  # so many candidates are scored in full at once
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ NOTHING = np.empty(0)
 
 
 class Journal:
-    """An append-only file per rank. Its first line says what was analysed and how; a journal of anything else is started over."""
+    """An append-only file per process. Its first line says what was analysed; a journal of anything else is started over."""
 
     def __init__(self, path: str | Path | None, purpose: str, index: int = 0) -> None:
         """Open a journal; without a path it remembers nothing."""
@@ -27,17 +28,19 @@ class Journal:
         self.purpose = purpose
 
     def read(self) -> Entries:
-        """What earlier runs finished, on any rank."""
+        """What earlier runs finished, in any process."""
         if self.base is None or self.path is None:
             return {}
         entries: Entries = {}
-        for path in sorted(self.base.parent.glob(f"{self.base.name}.*")):
+        for path in sorted(_parts(self.base)):
             found = _entries(path, self.purpose)
             entries |= found or {}
             if found is None and path == self.path:
                 path.unlink()
         if not self.path.exists():
             self._append(json.dumps(self.purpose))
+        elif not self.path.read_bytes().endswith(b"\n"):
+            self._append("")  # ends the line that a kill tore, or the next entry would be lost with it
         return entries
 
     def add(self, site: SiteSpectrum, spectrum: Floats | None) -> None:
@@ -59,21 +62,26 @@ class Journal:
 
 def remove(path: str | Path) -> None:
     """Delete the journals of an analysis that is finished and saved."""
-    for part in Path(path).parent.glob(f"{Path(path).name}.*"):
+    for part in _parts(Path(path)):
         part.unlink(missing_ok=True)
+
+
+def _parts(base: Path) -> list[Path]:
+    """The journals of all processes; a name such as `s[1].json` is a name, not a pattern."""
+    return list(base.parent.glob(f"{escape(base.name)}.*"))
 
 
 def _entries(path: Path, purpose: str) -> Entries | None:
     """The whole lines of one journal, or None if it is of another analysis."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     entries: Entries = {}
-    try:
-        if not lines or json.loads(lines[0]) != purpose:
-            return None
-        for line in lines[1:]:
+    if not lines or lines[0] != json.dumps(purpose):
+        return None
+    for line in lines[1:]:
+        try:
             site, kept = json.loads(line)
             spectrum = NOTHING if kept is None else np.frombuffer(base64.b64decode(kept), dtype="<f8")
             entries[site["name"]] = (SiteSpectrum.model_validate(site), spectrum)
-    except (ValueError, ValidationError):
-        pass  # the line that was being written when the run was killed; what came before it counts
+        except (ValueError, TypeError, ValidationError):
+            continue  # the line that was being written when a run was killed; all others count
     return entries

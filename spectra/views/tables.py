@@ -84,8 +84,14 @@ def _more(failed: list[SiteSpectrum]) -> list[str]:
     return [f"{len(failed) - LISTED} more fits failed; see the report"] if len(failed) > LISTED else []
 
 
+def count_of(number: int, one: str, many: str = "") -> str:
+    """A number with its noun, in the singular for one: `1 matrix`, `40 matrices`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def _skipped(report: SpectraReport) -> list[str]:
     reasons = Counter(tensor.reason for tensor in report.skipped)
     counted = "; ".join(f"{count} {reason}" for reason, count in reasons.most_common(LISTED))
     ending = f" ({counted})" if counted else ""
-    return [f"{len(report.sites)} matrices analysed, {len(report.skipped)} tensors skipped{ending}"]
+    analysed = count_of(len(report.sites), "matrix", "matrices")
+    return [f"{analysed} analysed, {count_of(len(report.skipped), 'tensor')} skipped{ending}"]

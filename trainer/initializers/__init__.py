@@ -6,6 +6,7 @@ The folder loads no torch before a layer is there, so that the command line can 
 """
 
 from collections.abc import Callable
+
 from trainer.initializers.kaiming import kaiming
 from trainer.initializers.layer import NewLayer
 from trainer.initializers.svd import svd

@@ -6,7 +6,6 @@ with s_e the expert's scaling.
 
 from trainer.initializers.layer import NewLayer
 
-
 RHO = 10.0  # GOAT's constant
 
 

@@ -64,7 +64,7 @@ def apply_plan(model: M, plan: Plan, settings: MixtureSettings | None = None) ->
         raise InputError(
             f"built {trainable} trainable parameters where the plan says {plan.parameters}; is a planned module shared?"
         )
-    if is_main_process():
+    if plan.parameters and is_main_process():
         LOG.info(_summary(plan))
     return model
 

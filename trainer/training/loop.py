@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from spectra import InputError
 from spectra.core.files import write_atomic
@@ -105,6 +105,11 @@ class AdapterTrainer(Trainer):
         self.router_state = router_state_of(self.model)
         self.health: tuple[RouterHealth, ...] = ()
         """Of the routers, when it was last logged."""
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take up a checkpoint whose run has no step left: its tensors and what it logged."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -83,6 +83,8 @@ def train(
         shard(built, made.device, made.world_size)
     with made.main_process_first(local=False):
         last = _claim(output, run, resume, made.process_index == 0)
+    if last and (output / REPORT).is_file():  # the run is finished
+        return RunReport.load(output / REPORT)
     keep_best = partial(save_adapters, output / BEST, plan=plan, config=run.config)
     monitor = MonitorCallback(built, progress, settings.patience, keep_best)
     trainer = AdapterTrainer(
@@ -97,7 +99,10 @@ def train(
     trainer.remove_callback(PrinterCallback)
     begun = time.monotonic()
     with _tidy(output):
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        if last and step_of(last) >= made.max_steps:  # transformers would train one step more
+            trainer.restore(last)
+        else:
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
     report = _report(run, trainer, math.nan if last else time.monotonic() - begun)
     if growth:
         plan = growth.finish(plan, settings.alpha)
@@ -211,7 +216,12 @@ def _claim(output: Path, run: _Run, resume: bool, first: bool) -> Path | None:
             raise InputError(f"{output}: holds a run of another plan, model, data or settings; choose another folder")
         write_atomic(manifest, text)
     whole = [path for path in output.glob(f"{CHECKPOINTS}/checkpoint-*") if _is_whole(path)]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return max(whole, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written, from its folder's name."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _is_whole(checkpoint: Path) -> bool:
