@@ -1,77 +1,17 @@
+"""The table of formats: how a file's columns say what its rows are, and what a row must hold."""
+
 import json
 
 import datasets
 import pytest
-import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from spectra import InputError
-from trainer.data.chat import Segment, segments
+from tests.trainer.data.examples import TALK, turns
+from tests.trainer.examples import write_rows
 from trainer.data.dataset import read_texts
-from trainer.data.formats import FORMATS
-from trainer.data.tokenize import tokenise
+from trainer.data.formats import FORMATS, detect, formats_help
 
-WORDS = ["be", "short", "the", "a", "file", "reads", "what", "does", "it", "list", "no"]
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-# Like reasoning models' templates: what the last turn has and earlier ones lose.
-REWRITES = CHATML.replace(
-    "{{ message['content'] }}", "{{ '<think>' if loop.last and message['role'] == 'assistant' }}{{ message['content'] }}"
-)
-REFUSES = "{{ raise_exception('no system turns here\\nreally') if messages[0]['role'] == 'system' }}" + CHATML
-
-
-def words(template=None):
-    """A word-level tokenizer that begins a text with <s>."""
-    special = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
-    vocabulary = {word: number for number, word in enumerate([*special, "system", "user", "assistant", *WORDS])}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
-    made = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **names, extra_special_tokens=special[3:])
-    made.chat_template = template
-    return made
-
-
-def bytewise(template=None):
-    """A byte-level tokenizer that loses no character, and melts " w" and two line breaks into one token."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate([*alphabet, "Ġw", "ĊĊ", "</s>", "<|im_start|>", "<|im_end|>"])}
-    inner = Tokenizer(models.BPE(vocabulary, [("Ġ", "w"), ("Ċ", "Ċ")]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    special = {"extra_special_tokens": ["<|im_start|>", "<|im_end|>"]}
-    made = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", pad_token="</s>", **special)
-    made.chat_template = template
-    return made
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def turns(*contents, system=None):
-    roles = ("user", "assistant")
-    found = [{"role": roles[position % 2], "content": content} for position, content in enumerate(contents)]
-    return ([{"role": "system", "content": system}] if system else []) + found
-
-
-def trained(tokenizer, row):
-    """The text whose tokens the loss counts, one string per unbroken stretch."""
-    stretches, inside = [], False
-    for token, label in zip(row["input_ids"], row["labels"], strict=True):
-        assert label in (-100, token)
-        if label != -100:
-            stretches = [*stretches[:-1], [*stretches[-1], token]] if inside else [*stretches, [token]]
-        inside = label != -100
-    return [tokenizer.decode(stretch) for stretch in stretches]
-
-
-TALK = {"messages": turns("what does it", "it reads", "the list", "no", system="be short")}
+ASKED = {"prompt": "the file", "choices": ["reads", "does"], "answer": 1}
 CASES = {
     "classification": ({"text": "a", "label": 1, "extra": 3}, {"text": "a", "label": "1"}),
     "text": ({"text": "the file", "extra": None}, {"text": "the file"}),
@@ -100,6 +40,7 @@ CASES = {
         },
         {"messages": turns("what does it", "it reads", "the\nlist", "no", system="be short")},
     ),
+    "multiple-choice": (ASKED | {"id": 3}, ASKED),
 }
 
 
@@ -116,31 +57,15 @@ def test_a_format_is_told_by_its_columns(tmp_path, name, suffix):
         datasets.Dataset.from_list([row, row]).to_parquet(path)
     else:
         path.write_text(json.dumps([row, row]) if suffix == ".json" else json.dumps(row) + "\n" + json.dumps(row) + "\n")
-    texts = read_texts(path)
+    texts = read_texts(path, evaluation=name == "multiple-choice")
     assert texts.format == name
-    assert texts.kind == ("classification" if name == "classification" else "causal")
+    assert texts.task == ("classification" if name == "classification" else "causal")
     assert texts.rows.to_list() == [canonical | {"row": 1}, canonical | {"row": 2}]
-
-
-def test_csv_fields_are_text_as_they_are_written(tmp_path):
-    path = tmp_path / "sums.csv"
-    path.write_text("id,prompt,completion\n1,6 x 7 =,42\n2,who?,NA\n")
-    assert [row["completion"] for row in read_texts(path).rows] == ["42", "NA"]
-    path.write_text("instruction,input,output\nadd,1,2\nwait,,3\n")
-    assert [row["messages"][0]["content"] for row in read_texts(path).rows] == ["add\n1", "wait"]
-
-
-@pytest.mark.parametrize(("line", "fields"), [("the file, too,a", 3), ("the file", 1)])
-def test_csv_lines_of_another_length_are_named(tmp_path, line, fields):
-    path = tmp_path / "data.csv"
-    path.write_text(f'text,label\n"two\nlines",a\n{line}\n')
-    with pytest.raises(InputError, match=f"data.csv:4: {fields} fields under 2 columns; put fields that hold a comma in quotes"):
-        read_texts(path)
 
 
 @pytest.mark.parametrize("empty", [{}, {"input": ""}, {"input": None, "system": " ", "history": []}])
 def test_what_is_optional_in_alpaca_may_be_missing(tmp_path, empty):
-    texts = read_texts(write(tmp_path / "a.jsonl", [{"instruction": "the", "output": "file"} | empty]))
+    texts = read_texts(write_rows(tmp_path / "a.jsonl", [{"instruction": "the", "output": "file"} | empty]))
     assert texts.rows[0]["messages"] == turns("the", "file")
 
 
@@ -207,116 +132,68 @@ HUMAN, GPT = {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}
     ],
 )
 def test_bad_rows_are_named(tmp_path, good, row, message):
-    path = write(tmp_path / "data.jsonl", [good, row])
+    path = write_rows(tmp_path / "data.jsonl", [good, row])
     with pytest.raises(InputError, match=message) as caught:
         read_texts(path)
     assert str(caught.value).startswith(f"{path}: row 2: ")
     assert "\n" not in str(caught.value)
 
 
-def test_columns_of_no_format_are_listed_with_the_known_ones(tmp_path):
-    path = write(tmp_path / "data.jsonl", [{"question": "a", "answer": "b"}])
-    with pytest.raises(
-        InputError, match=r"columns question, answer fit no known format; rename .* completion \(prompt, completion\);"
-    ):
-        read_texts(path)
-
-
 @pytest.mark.parametrize(
-    ("prompt", "completion"), [("what is it?", " written\n\nhere é"), ("what is it? ", "written"), ("one\n", "\ntwo")]
+    ("change", "message"),
+    [
+        ({"choices": ["a"]}, r"choices are \['a'\]; give a list of at least two texts"),
+        ({"choices": ["a", ""]}, r"choices are \['a', ''\]; give a list"),
+        ({"choices": "a or b"}, "choices are 'a or b'; give a list"),
+        ({"choices": None}, "choices are None; give a list"),
+        ({"answer": 2}, "answer is 2; give the index of the right choice, from 0, or its text"),
+        ({"answer": -1}, "answer is -1; give the index"),
+        ({"answer": "neither"}, "answer is 'neither'; give the index"),
+        ({"answer": 0.5}, "answer is 0.5; give the index"),
+        ({"prompt": " "}, "prompt is ' '; it must be text"),
+    ],
 )
-def test_the_loss_counts_exactly_the_completion(tmp_path, prompt, completion):
-    """Also where the tokenizer would melt the end of the prompt and the start of the completion into one token."""
-    tokenizer = bytewise()
-    texts = read_texts(write(tmp_path / "c.jsonl", [{"prompt": prompt, "completion": completion}]))
-    row = tokenise(texts, tokenizer, 64).rows[0]
-    assert trained(tokenizer, row) == [f"{completion}</s>"]
-    asked = tokenizer(prompt)["input_ids"]
-    assert row["input_ids"][: len(asked)] == asked
-    assert row["attention_mask"] == [1] * len(row["input_ids"])
+def test_questions_that_nobody_can_answer_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        FORMATS["multiple-choice"].canonical(ASKED | change)
 
 
-def test_a_prompt_begins_as_the_tokenizer_begins_texts(tmp_path):
-    tokenizer = words()
-    texts = read_texts(write(tmp_path / "c.jsonl", [{"prompt": "the file", "completion": " reads it"}]))
-    examples = tokenise(texts, tokenizer, 16)
-    assert tokenizer.decode(examples.rows[0]["input_ids"]) == "<s> the file reads it </s>"
-    assert examples.rows[0]["labels"][:3] == [-100] * 3
-    everything = tokenise(texts, tokenizer, 16, loss_on="all").rows[0]
-    assert everything["labels"] == everything["input_ids"] == examples.rows[0]["input_ids"]
+@pytest.mark.xfail(strict=True, raises=json.JSONDecodeError, reason="a list that is no JSON is not caught")
+def test_choices_that_are_broken_json_are_refused():
+    with pytest.raises(InputError, match="choices are '\\[reads, does'; give a list of at least two texts"):
+        FORMATS["multiple-choice"].canonical(ASKED | {"choices": "[reads, does"})
 
 
-def test_an_end_that_is_written_already_is_not_doubled(tmp_path):
-    tokenizer = words()
-    texts = read_texts(write(tmp_path / "c.jsonl", [{"prompt": "the", "completion": " file</s>"}]))
-    assert trained(tokenizer, tokenise(texts, tokenizer, 16).rows[0]) == ["file </s>"]
+@pytest.mark.parametrize("answer", [1, "1", "does"])
+def test_an_answer_is_an_index_or_the_text_of_a_choice(answer):
+    assert FORMATS["multiple-choice"].canonical(ASKED | {"answer": answer}) == ASKED
 
 
-def test_a_tokenizer_without_an_end_token_adds_none(tmp_path):
-    tokenizer = words()
-    tokenizer.eos_token = None
-    texts = read_texts(write(tmp_path / "c.jsonl", [{"prompt": "the", "completion": " file"}]))
-    assert trained(tokenizer, tokenise(texts, tokenizer, 16).rows[0]) == ["file"]
+def test_a_text_that_looks_like_an_index_is_a_text_first():
+    row = {"prompt": "how many", "choices": ["2", "0"], "answer": "0"}
+    assert FORMATS["multiple-choice"].canonical(row)["answer"] == 1
 
 
-@pytest.mark.parametrize("make", [words, bytewise])
-def test_the_loss_counts_exactly_the_assistants_turns(tmp_path, make):
-    tokenizer = make(CHATML)
-    texts = read_texts(write(tmp_path / "m.jsonl", [TALK]))
-    row = tokenise(texts, tokenizer, 256).rows[0]
-    stretches = [stretch.replace(" <|im_end|>", "<|im_end|>").strip() for stretch in trained(tokenizer, row)]
-    assert stretches == ["it reads<|im_end|>", "no<|im_end|>"]
-    whole = tokenizer.apply_chat_template(TALK["messages"], tokenize=True, return_dict=False)
-    assert row["input_ids"] == whole
-    everything = tokenise(texts, tokenizer, 256, loss_on="all").rows[0]
-    assert everything["labels"] == everything["input_ids"] == whole
+def test_choices_of_a_csv_file_are_a_list_written_as_json():
+    row = ASKED | {"choices": json.dumps(ASKED["choices"]), "answer": "0"}
+    assert FORMATS["multiple-choice"].canonical(row) == ASKED | {"answer": 0}
 
 
-def test_turns_after_the_last_answer_are_read_but_not_learned(tmp_path):
-    tokenizer = bytewise(CHATML)
-    texts = read_texts(write(tmp_path / "m.jsonl", [{"messages": turns("a", "b", "c")}]))
-    row = tokenise(texts, tokenizer, 256).rows[0]
-    assert trained(tokenizer, row) == ["b<|im_end|>\n"]
-    assert tokenizer.decode(row["input_ids"]).endswith("c<|im_end|>\n")
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_canonical_row_has_the_columns_that_the_table_says(name):
+    row, _ = CASES[name]
+    assert FORMATS[name].canonical(row).keys() == FORMATS[name].becomes.keys()
+    assert detect([*FORMATS[name].columns, "other"], evaluation=True) == name
 
 
-def test_without_a_template_a_conversation_gets_our_plain_text(tmp_path):
-    tokenizer = bytewise()
-    texts = read_texts(write(tmp_path / "m.jsonl", [TALK]))
-    row = tokenise(texts, tokenizer, 256).rows[0]
-    assert tokenizer.decode(row["input_ids"]) == (
-        "be short\n\n### Instruction:\nwhat does it\n\n### Response:\nit reads</s>\n\n"
-        "### Instruction:\nthe list\n\n### Response:\nno</s>"
-    )
-    assert trained(tokenizer, row) == ["it reads</s>", "no</s>"]
+def test_the_first_format_that_fits_wins():
+    assert detect(["text", "messages"]) == "messages"
+    assert detect(["text", "label", "messages"]) == "classification"
+    assert detect(["prompt", "completion", "choices", "answer"]) == "completion"  # questions are not trained on
+    assert detect(["prompt", "completion", "choices", "answer"], evaluation=True) == "multiple-choice"
 
 
-def test_a_template_that_rewrites_earlier_turns_is_named(tmp_path):
-    path = write(tmp_path / "m.jsonl", [{"messages": turns("a", "b")}, TALK])
-    with pytest.raises(InputError, match=r"row 2: the tokenizer's chat template rewrites .* use loss_on='all'") as caught:
-        tokenise(read_texts(path), words(REWRITES), 64)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert len(tokenise(read_texts(path), words(REWRITES), 64, loss_on="all").rows) == 2
-
-
-@pytest.mark.parametrize("loss_on", ["completion", "all"])
-def test_a_template_that_refuses_a_row_is_named(tmp_path, loss_on):
-    path = write(tmp_path / "m.jsonl", [{"messages": turns("a", "b")}, TALK])
-    with pytest.raises(InputError, match=r"row 2: .* refuses the messages: no system turns here; change them") as caught:
-        tokenise(read_texts(path), words(REFUSES), 64, loss_on=loss_on)
-    assert "\n" not in str(caught.value)
-
-
-def test_rows_keep_their_numbers_when_shuffled(tmp_path):
-    path = write(tmp_path / "m.jsonl", [{"messages": turns("a", "b")}, TALK])
-    texts = read_texts(path)
-    drawn = type(texts)(path=texts.path, rows=texts.rows.select([1, 0]))
-    with pytest.raises(InputError, match="row 2: the tokenizer's chat template rewrites"):
-        tokenise(drawn, words(REWRITES), 64)
-
-
-def test_segments_are_whole_and_alternate():
-    found = segments(TALK, bytewise(CHATML), "completion")
-    assert "".join(part.text for part in found) == bytewise(CHATML).apply_chat_template(TALK["messages"], tokenize=False)
-    assert [part.trained for part in found] == [False, True, False, True]
-    assert segments({"prompt": "a", "completion": "b"}, bytewise(), "all") == [Segment("ab</s>", True)]
+def test_formats_are_listed_in_one_line():
+    trained = "text and label; messages; conversations; instruction and output; prompt and completion; text"
+    assert formats_help() == trained
+    assert formats_help(evaluation=True) == f"prompt and choices and answer; {trained}"

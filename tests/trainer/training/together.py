@@ -1,6 +1,7 @@
 """What one process of several does, for test_several_processes.py: `torchrun together.py WHAT OUTPUT ...`.
 
-Each process writes what it found to OUTPUT with its number behind. The same functions, called in the test itself, are what one process does alone.
+Each process writes what it found to OUTPUT with its number behind. The same functions, called in the test itself, are what one
+process does alone.
 """
 
 import hashlib

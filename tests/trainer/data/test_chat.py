@@ -1,0 +1,96 @@
+"""Prompts and conversations written out: exactly the answers are learned."""
+
+from dataclasses import replace
+
+import pytest
+
+from spectra import InputError
+from tests.trainer.data.examples import CHATML, REFUSES, REWRITES, TALK, bytewise, trained, turns, words
+from tests.trainer.examples import write_rows
+from trainer.data.chat import Segment, encode, segments
+from trainer.data.dataset import read_texts
+from trainer.data.tokenize import tokenise
+
+
+@pytest.mark.parametrize("make", [words, bytewise])
+def test_the_loss_counts_exactly_the_assistants_turns(tmp_path, make):
+    tokenizer = make(CHATML)
+    texts = read_texts(write_rows(tmp_path / "m.jsonl", [TALK]))
+    row = tokenise(texts, tokenizer, 256).rows[0]
+    stretches = [stretch.replace(" <|im_end|>", "<|im_end|>").strip() for stretch in trained(tokenizer, row)]
+    assert stretches == ["it reads<|im_end|>", "no<|im_end|>"]
+    whole = tokenizer.apply_chat_template(TALK["messages"], tokenize=True, return_dict=False)
+    assert row["input_ids"] == whole
+    everything = tokenise(texts, tokenizer, 256, loss_on="all").rows[0]
+    assert everything["labels"] == everything["input_ids"] == whole
+
+
+def test_turns_after_the_last_answer_are_read_but_not_learned(tmp_path):
+    tokenizer = bytewise(CHATML)
+    texts = read_texts(write_rows(tmp_path / "m.jsonl", [{"messages": turns("a", "b", "c")}]))
+    row = tokenise(texts, tokenizer, 256).rows[0]
+    assert trained(tokenizer, row) == ["b<|im_end|>\n"]
+    assert tokenizer.decode(row["input_ids"]).endswith("c<|im_end|>\n")
+
+
+def test_without_a_template_a_conversation_gets_our_plain_text(tmp_path):
+    tokenizer = bytewise()
+    texts = read_texts(write_rows(tmp_path / "m.jsonl", [TALK]))
+    row = tokenise(texts, tokenizer, 256).rows[0]
+    assert tokenizer.decode(row["input_ids"]) == (
+        "be short\n\n### Instruction:\nwhat does it\n\n### Response:\nit reads</s>\n\n"
+        "### Instruction:\nthe list\n\n### Response:\nno</s>"
+    )
+    assert trained(tokenizer, row) == ["it reads</s>", "no</s>"]
+
+
+def test_a_template_that_rewrites_earlier_turns_is_named(tmp_path):
+    path = write_rows(tmp_path / "m.jsonl", [{"messages": turns("a", "b")}, TALK])
+    with pytest.raises(InputError, match=r"row 2: the tokenizer's chat template rewrites .* use `loss_on` all") as caught:
+        tokenise(read_texts(path), words(REWRITES), 64)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert len(tokenise(read_texts(path), words(REWRITES), 64, loss_on="all").rows) == 2
+
+
+@pytest.mark.parametrize("loss_on", ["completion", "all"])
+def test_a_template_that_refuses_a_row_is_named(tmp_path, loss_on):
+    path = write_rows(tmp_path / "m.jsonl", [{"messages": turns("a", "b")}, TALK])
+    with pytest.raises(InputError, match=r"row 2: .* refuses the messages: no system turns here; change them") as caught:
+        tokenise(read_texts(path), words(REFUSES), 64, loss_on=loss_on)
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_keep_their_numbers_when_shuffled(tmp_path):
+    path = write_rows(tmp_path / "m.jsonl", [{"messages": turns("a", "b")}, TALK])
+    texts = read_texts(path)
+    drawn = replace(texts, rows=texts.rows.select([1, 0]))
+    with pytest.raises(InputError, match="row 2: the tokenizer's chat template rewrites"):
+        tokenise(drawn, words(REWRITES), 64)
+
+
+def test_segments_are_whole_and_alternate():
+    found = segments(TALK, bytewise(CHATML), "completion")
+    assert "".join(part.text for part in found) == bytewise(CHATML).apply_chat_template(TALK["messages"], tokenize=False)
+    assert [part.trained for part in found] == [False, True, False, True]
+    assert segments({"prompt": "a", "completion": "b"}, bytewise(), "all") == [Segment("ab</s>", True)]
+
+
+def test_rows_are_encoded_uncut_with_labels_where_the_loss_counts():
+    tokenizer = words()
+    (one, other) = encode([{"row": 1, "prompt": "the", "completion": " file"}, {"row": 2, "prompt": "a", "completion": " list"}],
+                          tokenizer, "completion")  # fmt: skip
+    assert tokenizer.decode(one[0]) == "<s> the file </s>"
+    assert one[1][:2] == [-100, -100]
+    assert one[1][2:] == one[0][2:]
+    assert tokenizer.decode(other[0]) == "<s> a list </s>"
+
+
+def test_a_refused_row_is_named_by_its_number():
+    with pytest.raises(InputError, match="row 7: the tokenizer's chat template refuses the messages"):
+        list(encode([TALK | {"row": 7}], words(REFUSES), "completion"))
+
+
+def test_no_segment_is_empty():
+    found = segments({"messages": turns("a", "b")}, bytewise(), "completion")
+    assert [part.text for part in found] == ["### Instruction:\na\n\n### Response:\n", "b</s>"]
+    assert segments({"messages": turns("a", "b")}, bytewise(), "all") == [Segment("".join(part.text for part in found), True)]
