@@ -1,4 +1,4 @@
-"""What a reader should know before trusting a plan: a table of conditions and sentences, the most important first.
+"""Notes for the reader of a plan: a table of conditions and sentences, the most important first.
 
 A plan file holds every note that applies; a terminal prints the first two. What our study found is said with a link to it.
 """

@@ -35,7 +35,7 @@ class PlannedSite(Value):
     token_share: Measured = math.nan
     """Share of tokens that reach a routed expert; NaN elsewhere."""
     loss_reduction: Measured = math.nan
-    """What its adapter took off the loss in a trial run, in nats per example, averaged over tasks; NaN without one."""
+    """Loss reduction of its adapter in a trial run, in nats per example, averaged over tasks; NaN without one."""
 
     @property
     def parameters(self) -> int:
@@ -57,7 +57,7 @@ class PlannedSite(Value):
 
 
 class Budget(Value):
-    """What the plan was allowed and what it uses."""
+    """The plan's budget: what was allowed, and what is used."""
 
     request: str
     """As the user wrote it: `1%`, `2M`, `rank 8`, `match rank 8`, `160 experts`."""
@@ -87,14 +87,14 @@ class Source(Value):
 
     kind: Literal["spectra", "sensitivity"]
     sha256: str
-    """Of the report's canonical text."""
+    """Hash of the report's canonical text."""
 
 
 class Note(Value):
     """A sentence that a reader should know before trusting the plan."""
 
     about: str
-    """What it is about, in a few fixed words."""
+    """Subject of the note, in a few fixed words."""
     text: str
     link: str = ""
     """Where to read more."""

@@ -1,4 +1,4 @@
-"""What a spectrum says without a tail fit, and scale-dependent summaries of one."""
+"""Spectral metrics that need no tail fit, and scale-dependent summaries of one."""
 
 from functools import lru_cache
 

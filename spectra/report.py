@@ -41,7 +41,7 @@ class Comparison(Value):
 
 
 class Uncertainty(Value):
-    """What was asked for beyond the fit itself; NaN or empty where it was not."""
+    """Results beyond the fit itself that were asked for; NaN or empty where they were not."""
 
     interval: Interval | None = None
     subsample_variation: Measured = float("nan")
@@ -98,7 +98,7 @@ class SpectraReport(Document):
 
     @property
     def estimator(self) -> str:
-        """Whose exponents the sites report."""
+        """Name of the estimator whose exponents the sites report."""
         return self.settings.estimator if self.settings else "table"
 
     def alphas(self) -> Mapping[str, float]:

@@ -74,7 +74,7 @@ def _decompose(matrix: Matrix, settings: AnalysisSettings, device: str) -> tuple
 
 
 def _basis(matrix: Matrix, spectrum: Floats, estimator: Estimator) -> Floats:
-    """What an estimator is applied to: the spectrum, or that of the matrix's windows."""
+    """Eigenvalues that an estimator is given: those of the matrix, or of its windows."""
     if not estimator.windowed:
         return spectrum
     return window_eigenvalues(_values(matrix)) if np.isfinite(spectrum).all() else spectrum

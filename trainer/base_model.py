@@ -70,9 +70,9 @@ def load_model(
         checkpoint: where the weights are.
         task: what it is to learn.
         labels: class names for classification.
-        seed: of a new head.
+        seed: seed for a new head.
         pad_token_id: the tokenizer's, for models that do not say.
-        precision: of the weights; a new head's is always float32.
+        precision: precision of the weights; a new head's is always float32.
 
     Raises:
         InputError: a folder that transformers cannot load for this task.

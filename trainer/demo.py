@@ -57,7 +57,7 @@ class Step:
     arguments: tuple[str, ...]
     comment: str = ""
     before: Callable[[], None] | None = None
-    """What has to be there first and no command makes."""
+    """Makes what has to be there first and no command makes."""
 
 
 def prepare(folder: Path) -> None:
@@ -97,7 +97,7 @@ def steps(folder: Path) -> list[Step]:
 
 
 def summary(folder: Path) -> list[RenderableType]:
-    """What was planned and what was reached."""
+    """The plan's summary and the scores that were reached."""
     from planner import Plan
     from planner.views.tables import plan_summary
     from trainer.report import Evaluation

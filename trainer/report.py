@@ -1,4 +1,4 @@
-"""What training and evaluation report. Loads no torch."""
+"""Reports of training, growth and evaluation. Loads no torch."""
 
 import math
 from typing import Literal
@@ -44,7 +44,7 @@ class EvaluationPoint(Value):
 
 
 class RunReport(Document):
-    """What a training run did."""
+    """Report of a training run."""
 
     kind: Literal["run"] = "run"
     model: ModelInfo
@@ -64,7 +64,7 @@ class RunReport(Document):
     routers: tuple[RouterHealth, ...] = ()
     """How each router chose at the end of the run."""
     notes: tuple[str, ...] = ()
-    """What a reader should know, for instance that a router has collapsed."""
+    """Sentences that a reader should know, for instance that a router has collapsed."""
     seconds: Measured = math.nan
     tokens_per_second: Measured = math.nan
     """Tokens trained on per second, padding left out; NaN for a resumed run, whose first part is not timed."""

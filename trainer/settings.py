@@ -10,7 +10,7 @@ from trainer.initializers import INITIALIZERS
 from trainer.routers import ROUTERS
 
 Task = Literal["classification", "causal"]
-"""What a run learns: labels, or text."""
+"""The task of a run: to predict labels, or text."""
 LossOn = Literal["completion", "all"]
 
 
@@ -83,7 +83,7 @@ class TrainSettings(MixtureSettings):
 
 
 class ProbeSettings(Value):
-    """What `plan probe` measures."""
+    """Settings of `plan probe`."""
 
     samples: Annotated[int, Field(ge=1)] = 128
     """Examples per task."""

@@ -1,4 +1,4 @@
-"""The study's stages: which plans were compared on which tasks, in the order of docs/experiments.md."""
+"""The study's stages: which plans were compared on which tasks, in the order of docs/experiments."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -40,7 +40,7 @@ class SiteEvidence:
     token_share: float = math.nan
     """Share of tokens that reach the routed expert, averaged over tasks."""
     loss_reduction: tuple[Estimate, ...] = ()
-    """What the site's adapter took off the loss in each task's trial run, in nats per example."""
+    """Loss reduction of the site's adapter in each task's trial run, in nats per example."""
 
     @property
     def rank_cost(self) -> int:
@@ -159,7 +159,7 @@ def gather(
         spectra: alphas.
         sensitivity: gradients and routing.
         checkpoint: the opened model.
-        estimator: whose alphas; by default those that the report chose.
+        estimator: name of the one whose alphas count; by default the report's own.
         statistic: which gradient statistic.
 
     Raises:

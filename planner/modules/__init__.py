@@ -1,1 +1,1 @@
-"""What the planner and the trainer have to know about live modules."""
+"""Facts about live modules that the planner and the trainer need."""

@@ -52,7 +52,7 @@ def expert_sites(module: Any) -> Mapping[str, tuple[int, int]]:
 
 
 def run_experts(module: Any, hidden: Tensor, index: Tensor, weights: Tensor, watch: Watch) -> Tensor:
-    """What the module's own forward computes, expert by expert, showing every projection to `watch`.
+    """Compute the module's own forward, expert by expert, showing every projection to `watch`.
 
     Args:
         module: one that `is_experts`.

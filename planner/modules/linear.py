@@ -1,4 +1,4 @@
-"""What counts as a linear module: torch's own with its quantised kin, and GPT-2's Conv1D, which keeps its weight as (in, out)."""
+"""Linear modules: torch's own with its quantised kin, and GPT-2's Conv1D, which keeps its weight as (in, out)."""
 
 import torch
 from torch import Tensor, nn

@@ -6,7 +6,7 @@ one matrix at a time, reduced to a few numbers and dropped, or only its norm is 
 ever kept, the weights need none of their own, and every example yields its own numbers.
 
 No clipping, no weight updates, dropout off, every site sees the same examples: what the released LoRA-SMoE code does differently
-(docs/method.md).
+(docs/reference/method.md).
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -24,11 +24,11 @@ class Stability(Value):
     """How well two disjoint samples of one size agree on which sites matter, each compared within its projection type."""
 
     examples: int
-    """In each of the two samples."""
+    """Examples in each of the two samples."""
     rank_correlation: Measured
-    """Spearman's, 0 by chance."""
+    """Spearman's rank correlation, 0 by chance."""
     overlap: Measured
-    """Of the two top halves, corrected for chance: 0 where sites are picked blindly, 1 where both halves are the same."""
+    """Overlap of the two top halves, corrected for chance: 0 where sites are picked blindly, 1 where the halves are the same."""
 
 
 class TrialRun(Value):
@@ -41,7 +41,7 @@ class TrialRun(Value):
     examples: int
     """Held-out examples that the loss reduction was measured on."""
     loss_reduction: Estimate
-    """What the adapters take off the mean loss per example, in nats; its error is over batches."""
+    """Reduction of the mean loss per example by all adapters, in nats; its error is over batches."""
 
 
 class Task(Value):

@@ -1,4 +1,4 @@
-"""What is kept of one example's weight gradient, and how well samples of examples agree."""
+"""Statistics of one example's weight gradient, and how well samples of examples agree."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

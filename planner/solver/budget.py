@@ -48,7 +48,7 @@ def parse_budget(text: str, *, parameters: int, rank_cost: int) -> BudgetLimit:
 
     Args:
         text: `2000000`, `500k`, `2M`, `1%`, `rank 8`, `match rank 8` or `160 experts`.
-        parameters: of the model, what a share refers to.
+        parameters: number in the model, which a share refers to.
         rank_cost: trainable parameters of one rank at every site.
 
     Raises:

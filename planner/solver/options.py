@@ -1,4 +1,4 @@
-"""What the solver may choose from: for every group of sites a set of total ranks, each with its experts, cost and value."""
+"""The solver's options: for every group of sites a set of total ranks, each with its experts, cost and value."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class ExpertSplit:
         """Split a total rank, a multiple of `multiple`, into experts that differ by at most one multiple.
 
         Args:
-            total: of all experts.
+            total: rank of all experts together.
             expert: a routed expert of the base model, which is itself the expert: it gets one LoRA.
         """
         if total == 0:

@@ -1,4 +1,4 @@
-"""What a strategy answers: how much each site wants capacity, and at which granularity that is meant."""
+"""A strategy's answer: how much each site wants capacity, and at which granularity that is meant."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -37,7 +37,7 @@ class Demand:
 
 
 def utility(name: Utility, ranks: Floats) -> Floats:
-    """How much a total rank is worth, per unit of weight.
+    """Utility of a total rank, per unit of weight.
 
     Args:
         name: `log`: capacity in proportion to weight. `log1p`: the same, but saturating from the first rank on. `power`:
@@ -51,6 +51,6 @@ def utility(name: Utility, ranks: Floats) -> Floats:
         return np.log(ranks)
     if name == "log1p":
         return np.log1p(ranks)
-    worth = np.cumsum(np.arange(1, int(ranks.max()) + 1, dtype=np.float64) ** -GAMMA)
-    found: Floats = np.append(0.0, worth)[ranks.astype(int)]
+    total = np.cumsum(np.arange(1, int(ranks.max()) + 1, dtype=np.float64) ** -GAMMA)
+    found: Floats = np.append(0.0, total)[ranks.astype(int)]
     return found

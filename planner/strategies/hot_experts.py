@@ -1,6 +1,6 @@
 """`hot-experts`: LoRA on the most routed quarter of every layer's experts, evenly, and on nothing else.
 
-A control for finer rules: published results place a quarter of the experts' adapters this way at little or no loss (MoE-Sieve,
+A baseline for finer rules: published results place a quarter of the experts' adapters this way at little or no loss (MoE-Sieve,
 arXiv 2603.24044; HELLoRA, 2605.18795).
 """
 

@@ -1,7 +1,7 @@
 """`lora-smoe`: capacity by counting tasks (Xu and Diao, arXiv 2505.06272).
 
 A module counts the tasks in which its squared gradient is among the top 60 per cent of its group; without any it gets no adapter.
-Differences from the released code, which clips gradients and updates weights while it measures, are in docs/method.md.
+Differences from the released code, which clips gradients and updates weights while it measures, are in docs/reference/method.md.
 """
 
 from typing import Literal

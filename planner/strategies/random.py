@@ -1,4 +1,4 @@
-"""`random`: a draw that knows nothing. The control for strategies that claim to know something."""
+"""`random`: a draw that knows nothing. The baseline for strategies that claim to know something."""
 
 from typing import Annotated
 

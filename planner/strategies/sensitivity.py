@@ -1,6 +1,6 @@
 """`sensitivity`: rank in proportion to sensitivity, trusted as it stands.
 
-The plainest use of gradients, and a warning: on our pilot's tasks it lost to uniform by points (docs/experiments.md).
+The plainest use of gradients, and a warning: on our pilot's tasks it lost to uniform by points (docs/experiments).
 """
 
 import numpy as np

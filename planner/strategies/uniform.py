@@ -1,4 +1,4 @@
-"""`uniform`: the same everywhere. The control that every other strategy has to beat."""
+"""`uniform`: the same everywhere. The baseline that every other strategy has to beat."""
 
 from planner.evidence.evidence import Evidence
 from planner.strategies.demand import Demand

@@ -41,7 +41,7 @@ def allocation_figure(plan: Plan) -> Figure:
 
 
 def evidence_figure(plan: Plan) -> Figure | None:
-    """What the plan was made from, beside what it decided: total rank, weight, alpha and sensitivity; None without evidence.
+    """The plan's evidence beside its decision: total rank, weight, alpha and sensitivity; None without evidence.
 
     Routed experts have a row of their own, with the share of tokens that reach them, drawn for one of their projections.
     """
@@ -68,7 +68,7 @@ def evidence_figure(plan: Plan) -> Figure | None:
 
 
 def _panels(plan: Plan, routed: bool) -> list[tuple[str, Panel]]:
-    """What is known of the ordinary sites, or of the first projection of routed experts."""
+    """Panels of the ordinary sites, or of the first projection of routed experts."""
     sites = [site for site in plan.sites if site.routed == routed]
     panels = {
         "total rank": {site.name: float(sum(site.ranks)) for site in sites},

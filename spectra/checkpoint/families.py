@@ -1,4 +1,4 @@
-"""What differs between model families, in one table: how they store a matrix, and what they call it.
+"""The differences between model families, in one table: how each stores a matrix, and what it calls it.
 
 A family without a row stores what torch's own modules would: linear weights as (out, in), experts as (expert, out, in) with gate
 above up, under the names of the live model. So most families need none.

@@ -31,7 +31,7 @@ class Checkpoint:
     """The tensors of one model folder, in network order."""
 
     name: str
-    """What the user called it: the folder's name or the hub id."""
+    """Name that the user gave: the folder's name or the Hub id."""
     folder: Path
     tensors: tuple[Tensor, ...]
     aliases: Mapping[str, str]
@@ -41,7 +41,7 @@ class Checkpoint:
 
     @property
     def source(self) -> str:
-        """What finds this checkpoint again from anywhere: the absolute folder, or the hub id."""
+        """Path or id that finds this checkpoint from anywhere: the absolute folder, or the Hub id."""
         return self.name if "/" in self.name else str(self.folder.absolute())
 
     @property

@@ -51,7 +51,7 @@ class Matrix:
     expert: int | None = None
     """Index into the first axis of a 3-D tensor."""
     scale: Tensor | None = None
-    """What 8-bit codes are multiplied with."""
+    """Scale that 8-bit codes are multiplied with."""
     kernel: tuple[int, ...] = ()
     """Kernel positions of a convolution; its spectrum is pooled over them."""
 
@@ -216,6 +216,6 @@ def _experts(tensor: Tensor, config: Mapping[str, Any]) -> list[Matrix]:
 
 
 def _per_expert_name(path: str, expert: int, part: str, family: Family) -> str:
-    """What a checkpoint that stores every expert by itself calls this matrix."""
+    """The matrix's name in checkpoints that store every expert by itself."""
     path = f"{path.removesuffix('mlp.experts')}{family.experts_block}.experts" if path.endswith("mlp.experts") else path
     return f"{path}.{expert}.{family.expert_names.get(part, part)}"

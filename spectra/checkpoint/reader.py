@@ -18,7 +18,7 @@ def slabs(matrix: Matrix, thickness: int = SLAB) -> Iterator[Floats]:
 
     Args:
         matrix: of shape (d_out, d_in), no convolution.
-        thickness: of a slab.
+        thickness: rows or columns in a slab.
 
     Yields:
         Arrays of shape (at most `thickness`, min(d_out, d_in)): slabs of W, transposed where W is wide.

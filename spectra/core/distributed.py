@@ -47,7 +47,7 @@ class Processes:
         return list(items[self.index :: self.count])
 
     def gather(self, found: dict[str, V]) -> dict[str, V]:
-        """What all processes found, in every process; a process group that was made for this is closed afterwards."""
+        """Everything that all processes found, in every process; a process group that was made for this is closed afterwards."""
         if self.count == 1:
             return found
         import torch.distributed

@@ -6,7 +6,7 @@ caller finds the argument of that name, and the command line shows the option in
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used. The message is one line: what, where, the value, and what to do."""
+    """The user's input cannot be used. The message is one line: what, where, the value, and what to do."""
 
 
 def first_line(error: BaseException) -> str:

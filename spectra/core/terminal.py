@@ -1,4 +1,4 @@
-"""What the commands share: progress bars, printing, options made from settings, and errors in the command line's own words.
+"""Tools that the commands share: progress bars, printing, options made from settings, and errors in the command line's own words.
 
 click and rich only, so that `plan --help` starts at once.
 """
@@ -183,7 +183,7 @@ def _table(field: FieldInfo) -> Mapping[str, Any] | None:
 
 
 def _type(annotation: Any) -> Any:
-    """What click should parse: of an optional value the value, of a literal the choices."""
+    """The type that click should parse: for an optional value that of the value, for a literal its choices."""
     if get_origin(annotation) in (Union, UnionType):
         return _type(next(part for part in get_args(annotation) if part is not type(None)))
     if get_origin(annotation) is Annotated:

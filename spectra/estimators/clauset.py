@@ -24,7 +24,7 @@ def clauset(
     Args:
         eigenvalues: any shape, any order.
         threshold: values at or below it are dropped first. It is absolute, as in weightwatcher, so alpha is not scale invariant.
-        ties: whose convention to follow where values are equal, and whether samples below 20 get the bias-corrected exponent
+        ties: the convention to follow where values are equal, and whether samples below 20 get the bias-corrected exponent
             (weightwatcher) or the plain one (powerlaw 1.5). On 20 or more distinct values both are one estimator.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a tail fit returns, whichever estimator made it."""
+"""The result of a tail fit, whichever estimator made it."""
 
 from enum import StrEnum
 

@@ -1,1 +1,1 @@
-"""What an analysis keeps on disk beside its report."""
+"""Files that an analysis keeps beside its report."""

@@ -28,7 +28,7 @@ class Journal:
         self.purpose = purpose
 
     def read(self) -> Entries:
-        """What earlier runs finished, in any process."""
+        """Matrices that earlier runs finished, in any process."""
         if self.base is None or self.path is None:
             return {}
         entries: Entries = {}

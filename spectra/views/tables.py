@@ -55,7 +55,7 @@ def cell(alpha: float) -> Text:
 
 
 def overview(report: SpectraReport) -> list[RenderableType]:
-    """What a person wants first: the outliers, a bar per layer, the grid, and what was skipped and why."""
+    """The grid of alphas with a bar per layer, the outliers, and the skipped tensors with the reasons."""
     parts: list[RenderableType] = [alpha_table(report)] if layer_grid(report.by_name()).rows else []
     if any(parse_name(site.name) is None for site in report.sites):
         parts.append(elsewhere_table(report))

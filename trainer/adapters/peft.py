@@ -39,7 +39,7 @@ def peft_config(
     """PEFT's adapter_config.json, with lora_alpha = r at every module.
 
     Args:
-        plan: one that `is_stock`.
+        plan: one that `is_peft_compatible`.
         base: the base model.
         task: what the run learns.
         heads: names of a new head's parameters.

@@ -37,7 +37,7 @@ class AdapterScale:
 
 
 def adapter_scales(model: nn.Module) -> list[AdapterScale]:
-    """What scales the adapters of a model without routers of its own."""
+    """The scales of all adapters of a model without LoRA routers."""
     found = [AdapterScale(mixture, "scaling", mixture.scaling, (name,)) for name, mixture in mixtures(model).items()]
     for name, lora in expert_loras(model).items():
         experts = name.rpartition(".")[0]

@@ -50,7 +50,7 @@ def run_trial(
     Args:
         checkpoint: the base model.
         data: a dataset file.
-        settings: of the run; `max_steps` says how short it is.
+        settings: how to train; `max_steps` says how short the run is.
         device: where to measure.
         progress: told after each step of training and each pass of measuring.
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """What a model answered on one set of examples."""
+    """A model's answers on one set of examples."""
 
     task: Literal["classification", "causal", "multiple-choice"]
     losses: Sequence[float]
@@ -34,14 +34,14 @@ class Metric:
     compared: bool = True
     """Whether a study may compare it: differences of means have to say something."""
     scale: float = 1.0
-    """What a study multiplies differences with before it shows them in `unit`."""
+    """Factor on differences before a study shows them in `unit`."""
     unit: str = ""
     digits: int = 3
     """Digits after the point of a difference."""
 
     @property
     def sign(self) -> int:
-        """What a study multiplies the metric with, so that more is better."""
+        """Factor that makes more better: 1, or -1 for a metric that should be small."""
         return 1 if self.higher_is_better else -1
 
 

@@ -1,4 +1,4 @@
-"""What one model answers on tokenised examples."""
+"""A model's answers on tokenised examples."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What an initialisation knows of the layer that it fills."""
+"""The layer that an initialisation fills, as far as it needs to know it."""
 
 from typing import TYPE_CHECKING, Protocol
 

@@ -99,14 +99,14 @@ class ExpertLora(nn.Module):
         return sum(sum(ranks) * (self.A[part].shape[-1] + self.B[part].shape[1]) for part, ranks in self.ranks.items())
 
     def delta_weight(self, part: str, expert: int) -> Tensor:
-        """What the adapter of one expert's projection adds to its weight, (d_out, d_in) in float64."""
+        """Update that the adapter of one expert's projection adds to its weight, (d_out, d_in) in float64."""
         rank = self.ranks[part][expert]
         A, B = self.A[part][expert, :rank].detach().double(), self.B[part][expert, :, :rank].detach().double()
         delta: Tensor = float(self.scaling(part)[expert]) * (B @ A)
         return delta
 
     def updates(self, parts: Sequence[str], x_SI: Tensor, expert_S: Tensor, offsets_E: Tensor) -> dict[str, Tensor]:
-        """What the adapters of projections with the same input add, (S, d_out) each; the input is read once for all of them."""
+        """Outputs that the adapters of projections with the same input add, (S, d_out) each; the input is read once for all."""
         A_ERI = torch.cat([self.A[part] for part in parts], dim=1) if len(parts) > 1 else self.A[parts[0]]
         both_SR = grouped(x_SI, A_ERI.to(x_SI.dtype).transpose(1, 2), offsets_E)
         found = {}
@@ -134,7 +134,7 @@ class ExpertLora(nn.Module):
                 self.B[part][expert, :, :rank] = columns[expert]
 
     def extra_repr(self) -> str:
-        """What print(model) shows."""
+        """Text that print(model) shows."""
         return ", ".join(f"{part}: {sum(ranks)} ranks, {max(ranks)} at most" for part, ranks in self.ranks.items())
 
 

@@ -131,7 +131,7 @@ def _adapt_experts(experts: nn.Module, name: str, ranks: Mapping[str, int], stat
 
 
 def lora_alpha_of(sites: list[PlannedSite], alpha: float) -> float:
-    """What every expert's update is multiplied with, over its rank: alpha sqrt(mean rank of the plan's experts).
+    """LoRA's numerator for all experts, each of which is scaled by it over its rank: alpha sqrt(mean rank of the plan's experts).
 
     Between plans that is rsLoRA's rule, alpha / sqrt(rank) (Kalajdzievski, arXiv 2312.03732): a learning rate holds for small and
     large ones. Within a plan it is LoRA's own: under Adam every rank moves a module by as much, so that dividing by the rank lets
@@ -149,8 +149,9 @@ def trainable_parameters(model: nn.Module) -> int:
 
 
 def router_state_of(model: nn.Module) -> RouterState | None:
-    """What a model's mixtures share; None if it has none."""
-    return next((mixture.state for mixture in mixtures(model).values()), None)
+    """The state that a model's adapters share; None if it has none."""
+    states = [mixture.state for mixture in mixtures(model).values()] + [lora.state for lora in expert_loras(model).values()]
+    return next((state for state in states if state is not None), None)
 
 
 def _summary(plan: Plan) -> str:

@@ -117,7 +117,7 @@ class MixtureLinear(nn.Module):
         return y + (z_TR @ self.B.T).to(y.dtype).view(y.shape)
 
     def _columns(self, logits_TE: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """What each column of z is multiplied with: (T, R), or (R,) where there is no router."""
+        """Factors on the columns of z: (T, R), or (R,) where there is no router."""
         if logits_TE is None:
             return self.scaling.sum(0)
         return self.gates(logits_TE).to(dtype) @ self.scaling.to(dtype)
@@ -153,7 +153,7 @@ class MixtureLinear(nn.Module):
         return gates.gates
 
     def delta_weight(self) -> Tensor:
-        """What the adapter adds to the base's weight, (d_out, d_in) in float64.
+        """Update that the adapter adds to the base's weight, (d_out, d_in) in float64.
 
         Raises:
             InputError: the layer has a router, so that its effect depends on the token.
@@ -165,7 +165,7 @@ class MixtureLinear(nn.Module):
         return math.prod(self.scalings) * (self.B.detach().double() @ self.A.detach().double())
 
     def extra_repr(self) -> str:
-        """What print(model) shows beside the base."""
+        """Text that print(model) shows beside the base."""
         router = self.settings.router.name if self.router is not None else None
         return f"ranks={list(self.ranks)}, top_k={self.top_k}, router={router}"
 
@@ -174,9 +174,9 @@ def scaling_columns(ranks: Sequence[int], scalings: Sequence[float], like: Tenso
     """(E, R): every expert's scaling in the columns that it owns, zero elsewhere.
 
     Args:
-        ranks: of the E experts.
+        ranks: one per expert.
         scalings: one per expert.
-        like: whose device and dtype the result has.
+        like: a tensor with the device and dtype of the result.
     """
     owner_R = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(tuple(ranks), dtype=torch.long))
     own_ER = owner_R == torch.arange(len(ranks))[:, None]

@@ -42,7 +42,7 @@ def restore_start(layer: MixtureLinear, A0: Tensor, B0: Tensor) -> None:
 
 
 def _start(layer: MixtureLinear) -> Tensor:
-    """What the starting experts add at even gates, (d_out, d_in)."""
+    """Update that the starting experts add at even gates, (d_out, d_in)."""
     columns = layer.scaling.double().sum(0) / len(layer.ranks)
     return (layer.B0.double() * columns) @ layer.A0.double()
 

@@ -1,4 +1,4 @@
-"""What the mixtures of one model share while it runs: which tokens are padding, auxiliary losses, how experts are used."""
+"""State that the mixtures of one model share while it runs: which tokens are padding, auxiliary losses, how experts are used."""
 
 from dataclasses import dataclass
 from typing import Any

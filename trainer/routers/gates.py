@@ -1,4 +1,4 @@
-"""What a router is asked and what it answers. Like all of this folder it loads no torch: tensors bring their own operations.
+"""A router's context and its answer. Like all of this folder it loads no torch: tensors bring their own operations.
 
 Shapes: T tokens, E experts, k experts per token. Everything has a static shape and nothing waits for the device.
 """
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterContext:
-    """What a router may need to know beside the logits."""
+    """Facts that a router may need beside the logits."""
 
     top_k: int
     training: bool = False
@@ -21,7 +21,7 @@ class RouterContext:
 
 
 class Gates(NamedTuple):
-    """What a router answers, both (T, E)."""
+    """A router's answer, both (T, E)."""
 
     gates: "Tensor"
     """How much each expert counts for each token; 0 where it is not used."""

@@ -26,7 +26,7 @@ from trainer.study.study import Study
 from trainer.study.sweep import best_rates, checked_rates, sweep_jobs
 
 MANIFEST = "manifest.json"
-"""What the study was begun with; one that goes on has to match it."""
+"""Model, data and settings that the study was begun with; one that continues has to match them."""
 
 
 def compare(

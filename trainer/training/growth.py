@@ -105,7 +105,7 @@ class GrowingGroup:
 
         Args:
             done: events up to and with this one.
-            events: of the whole run.
+            events: number in the whole run.
         """
         group = self.group
         begun = len(group.ranks) * group.start
@@ -123,9 +123,9 @@ class Growth(TrainerCallback):
         Args:
             model: from `apply_plan`; its experts' adapters are replaced by ones with room to grow.
             plan: says how much rank each group ends with.
-            steps: of the run.
+            steps: optimiser steps of the run.
             form: how the saliency combines the gradient terms of A and B: `paper` multiplies them, `released` adds them.
-            seed: of the new directions.
+            seed: seed for the new directions.
 
         Raises:
             InputError: nothing that could grow, routed experts whose projections differ in total rank, or experts that did not

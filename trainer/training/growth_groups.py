@@ -1,4 +1,4 @@
-"""What grows: experts that compete for one quota, whether routed experts of the base model or LoRA experts of one module.
+"""Growth groups: experts that compete for one quota, whether routed experts of the base model or LoRA experts of one module.
 
 Growing takes surgery on a layer: replacing A and B by larger ones, starting new directions, cutting back to what was earned. The
 layers know nothing of it; they compute with whatever A, B, ranks and scaling they have.

@@ -104,7 +104,7 @@ class AdapterTrainer(Trainer):
         self.growth = growth
         self.router_state = router_state_of(self.model)
         self.health: tuple[RouterHealth, ...] = ()
-        """Of the routers, when it was last logged."""
+        """Health of the routers when it was last logged."""
 
     def restore(self, checkpoint: Path) -> None:
         """Take up a checkpoint whose run has no step left: its tensors and what it logged."""

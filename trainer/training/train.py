@@ -60,7 +60,7 @@ def train(
     Args:
         plan: what to build.
         model: the base model, a folder or a hub id.
-        data: a dataset file, or several as a mixture of tasks; their columns decide the kind of task.
+        data: a dataset file, or several as a mixture of tasks; their columns decide the task.
         output: the run's folder.
         settings: how to train.
         weights: how often each file is drawn from; by default all examples of all files, once an epoch.

@@ -139,7 +139,7 @@ DOCUMENTS: dict[str, View] = {
 
 
 def find_document(source: str | Path) -> tuple[str, Path]:
-    """What a path holds, and where exactly: a run is a folder, a study's folder stands for the report in it.
+    """Find the document at a path: a run is a folder, a study's folder stands for the report in it.
 
     Raises:
         InputError: nothing that can be shown.
@@ -186,7 +186,7 @@ def draw(sources: Sequence[str | Path], folder: str | Path) -> Iterator[Path]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """What each document's figures are called: its own name, after its folder's where two documents share one."""
+    """Names for each document's figures: its own, after its folder's where two documents share one."""
     paths = [path.absolute() for path in paths]
     names = [path.name if path.is_dir() else path.stem for path in paths]
     return [f"{path.parent.name}-{name}" if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)]

@@ -22,7 +22,7 @@ Part = Figure | Table | str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """What one file or folder has to say."""
+    """The part of the page about one document."""
 
     title: str
     parts: tuple[Part, ...]

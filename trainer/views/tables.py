@@ -12,7 +12,7 @@ from trainer.study.report import BASELINE, StudyReport
 
 
 def run_summary(report: RunReport) -> str:
-    """What was trained on what, how fast, what it reached, and what to worry about."""
+    """Size, data, speed, losses and routing of a run, and its notes."""
     settings = report.settings
     rows = "rows of packed texts" if settings.packing else "texts"
     truncated = f", {report.truncated:,} of them cut to {settings.max_length} tokens" if report.truncated else ""

@@ -20,7 +20,7 @@ def test_farms_sees_no_aspect_ratio_where_hill_does():
     square, wide = rng.normal(size=(512, 512)), rng.normal(size=(256, 1024))
     plain = [hill(np.linalg.svd(W, compute_uv=False) ** 2).alpha for W in (square, wide)]
     windows = [hill(window_eigenvalues(W)).alpha for W in (square, wide)]
-    assert plain == pytest.approx([2.13, 3.45], abs=0.05)  # the values that docs/method.md speaks of
+    assert plain == pytest.approx([2.13, 3.45], abs=0.05)  # the values that docs/reference/method.md speaks of
     assert abs(windows[0] - windows[1]) < 0.05
 
 
