@@ -24,7 +24,9 @@ def test_a_run_writes_what_is_listed_and_nothing_else(run, small_corpus, tmp_pat
     copy = shutil.copytree(run, tmp_path / "run")
     evaluate(copy, small_corpus[1]).save(copy / run_folder.EVALUATION)
     written = {path.name for path in copy.iterdir()}
-    assert written == {NAMES[name] for name in ("WEIGHTS", "PEFT_CONFIG", "CONFIG", "PLAN", "REPORT", "EVALUATION", "MANIFEST", "CHECKPOINTS")}
+    assert written == {
+        NAMES[name] for name in ("WEIGHTS", "PEFT_CONFIG", "CONFIG", "PLAN", "REPORT", "EVALUATION", "MANIFEST", "CHECKPOINTS")
+    }
     for checkpoint in (copy / run_folder.CHECKPOINTS).iterdir():
         assert {run_folder.SIZES, run_folder.WEIGHTS} <= {path.name for path in checkpoint.iterdir()}
 

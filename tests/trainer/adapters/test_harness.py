@@ -4,21 +4,18 @@ import pytest
 import torch
 import transformers
 
-import planner
-import spectra
-from trainer import TrainSettings, load_adapters, train
+from tests.trainer.examples import SHORT, uniform
+from trainer import load_adapters, train
 
 
+@pytest.mark.training
 @pytest.mark.filterwarnings("ignore")  # theirs are not ours to mend
 def test_the_harness_scores_a_mixture(tiny_llama, sentences, tmp_path):
     huggingface = pytest.importorskip("lm_eval.models.huggingface")
     from lm_eval.api.instance import Instance
 
-    plan = planner.allocate(
-        budget="6000", strategy="uniform", model=spectra.open_checkpoint(tiny_llama), expert_rank=1, max_experts=2
-    )
-    settings = TrainSettings(max_steps=10, batch_size=8, max_length=32, learning_rate=1e-2, precision="fp32")
-    train(plan, tiny_llama, sentences, tmp_path / "run", settings)
+    plan = uniform(tiny_llama, "6000", expert_rank=1, max_experts=2)
+    train(plan, tiny_llama, sentences, tmp_path / "run", SHORT.model_copy(update={"max_steps": 10}))
     model = load_adapters(tmp_path / "run")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_llama)
     harness = huggingface.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, device="cpu")

@@ -1,128 +1,121 @@
-"""Runs without routers are stock PEFT adapters; runs with routers are refused by PEFT; both are checked on loading."""
+"""Plans without routers in PEFT's terms: the real PEFT loads them with the same logits."""
 
 import json
-import shutil
 
 import peft
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
 
-import planner
-import spectra
-from spectra import InputError
-from trainer import TrainSettings, load_adapters, merge, train
-from trainer.adapters.reference_logits import reference_logits
-from trainer.run_folder import PEFT_CONFIG, WEIGHTS
+from tests import models
+from tests.trainer.examples import logits, uniform, with_ranks
+from trainer import MixtureSettings, apply_plan, load_adapters
+from trainer.adapters.peft import PREFIX, from_peft, is_peft_compatible, peft_config, to_peft
+from trainer.adapters.tensors import trained_state
+from trainer.layers.mixture import mixtures
+from trainer.run_folder import PEFT_CONFIG
 
-SHORT = TrainSettings(max_steps=6, batch_size=8, max_length=32, learning_rate=1e-2, precision="fp32")
-
-
-@pytest.fixture(scope="module")
-def stock_run(minilm, spectra_report, small_corpus, tmp_path_factory):
-    plan = planner.allocate(budget="1%", strategy="alphalora", max_experts=1, spectra=spectra_report)
-    assert len({site.ranks for site in plan.sites}) > 1
-    folder = tmp_path_factory.mktemp("stock") / "run"
-    train(plan, minilm, small_corpus[0], folder, SHORT)
-    return folder
+DEPRECATED = "ignore:.*is deprecated and will be removed in v6:FutureWarning"  # PEFT's calls, not ours
 
 
-@pytest.fixture(scope="module")
-def language_run(tiny_llama, sentences, tmp_path_factory):
-    plan = planner.allocate(budget="3000", strategy="uniform", max_experts=1, model=spectra.open_checkpoint(tiny_llama))
-    folder = tmp_path_factory.mktemp("language") / "run"
-    train(plan, tiny_llama, sentences, folder, SHORT)
-    return folder
-
-
-def logits(model, vocabulary=400):
-    ids = torch.arange(5, 29).reshape(2, 12) % vocabulary
-    with torch.inference_mode():
-        return model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-
-
-@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")  # PEFT's calls, not ours
-def test_peft_loads_a_classifier_with_the_same_logits(stock_run, minilm):
-    ours = load_adapters(stock_run)
+@pytest.mark.training
+@pytest.mark.filterwarnings(DEPRECATED)
+def test_peft_loads_a_classifier_with_the_same_logits(lora_run, minilm):
+    ours = load_adapters(lora_run)
     base = transformers.AutoModelForSequenceClassification.from_pretrained(minilm, num_labels=4)
-    theirs = peft.PeftModel.from_pretrained(base, stock_run)
+    theirs = peft.PeftModel.from_pretrained(base, lora_run)
     torch.testing.assert_close(logits(ours), logits(theirs), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")
+@pytest.mark.training
+@pytest.mark.filterwarnings(DEPRECATED)
 def test_peft_loads_a_language_model_with_the_same_logits(language_run, tiny_llama):
     base = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
-    vocabulary = base.config.vocab_size
-    untouched = logits(base, vocabulary)
+    untouched = logits(base)
     theirs = peft.PeftModel.from_pretrained(base, language_run)
-    ours = logits(load_adapters(language_run), vocabulary)
-    torch.testing.assert_close(ours, logits(theirs, vocabulary), rtol=1e-5, atol=1e-5)
+    ours = logits(load_adapters(language_run))
+    torch.testing.assert_close(ours, logits(theirs), rtol=1e-5, atol=1e-5)
     assert (ours - untouched).abs().max() > 1e-3
 
 
-def test_every_module_has_one_scale(stock_run):
-    config = json.loads((stock_run / PEFT_CONFIG).read_text())
+@pytest.mark.training
+def test_every_module_has_one_scale(lora_run):
+    config = json.loads((lora_run / PEFT_CONFIG).read_text())
     assert config["lora_alpha"] == config["r"]
     assert config["alpha_pattern"] == config["rank_pattern"] != {}
 
 
-def test_peft_refuses_a_mixture(minilm, uniform_plan, small_corpus, tmp_path):
-    train(uniform_plan, minilm, small_corpus[0], tmp_path / "run", SHORT)
-    with pytest.raises((KeyError, ValueError), match="LORAPLAN_MIXTURE"):
-        peft.PeftConfig.from_pretrained(tmp_path / "run")
-    with pytest.raises(InputError, match="has a router: a mixture cannot be folded into one weight"):
-        merge(tmp_path / "run", tmp_path / "merged")
-    assert not (tmp_path / "merged").exists()
+def test_one_lora_per_module_is_what_peft_can_express(tiny_llama, tiny_olmoe, llama_plan, lora_plan):
+    assert is_peft_compatible(lora_plan)
+    assert not is_peft_compatible(llama_plan)  # mixtures
+    assert not is_peft_compatible(lora_plan.without_adapters())  # nothing to express
+    some = with_ranks(lora_plan, lambda site: (2,) if "layers.1" in site.name else ())
+    assert is_peft_compatible(some)
+    routed = uniform(tiny_olmoe, "rank 2", max_experts=1)
+    assert is_peft_compatible(routed)
+    by_layer = with_ranks(routed, lambda site: (3,) if ".layers.1." in site.name and site.routed else (2,))
+    by_expert = with_ranks(routed, lambda site: (3,) if ".experts.1." in site.name else (2,))
+    assert (is_peft_compatible(by_layer), is_peft_compatible(by_expert)) == (True, False)
 
 
-@pytest.mark.parametrize("kind", ["classifier", "language model"])
-def test_a_merged_model_needs_nothing_of_ours(stock_run, language_run, tmp_path, kind):
-    run, auto = (
-        (stock_run, transformers.AutoModelForSequenceClassification)
-        if kind == "classifier"
-        else (language_run, transformers.AutoModelForCausalLM)
-    )
-    folder = merge(run, tmp_path / "merged")
-    alone = auto.from_pretrained(folder, dtype=torch.float32)
-    vocabulary = alone.config.vocab_size
-    torch.testing.assert_close(logits(load_adapters(run), vocabulary), logits(alone, vocabulary), rtol=1e-4, atol=1e-5)
-    assert transformers.AutoTokenizer.from_pretrained(folder)("text")["input_ids"]
-    with pytest.raises(InputError, match="already exists; choose another folder"):
-        merge(run, folder)
+def test_the_configuration_names_every_module_with_its_rank(lora_plan):
+    plan = with_ranks(lora_plan, lambda site: () if "k_proj" in site.name else (3,) if "q_proj" in site.name else (2,))
+    made = peft_config(plan, "base", "classification", ["score.weight", "score.bias"], {}, doubled=False)
+    assert (made["task_type"], made["r"], made["lora_alpha"], made["modules_to_save"]) == ("SEQ_CLS", 2, 2, ["score"])
+    assert made["target_modules"] == sorted(site.name for site in plan.sites if site.ranks)
+    assert made["rank_pattern"] == made["alpha_pattern"] == {site.name: 3 for site in plan.sites if "q_proj" in site.name}
+    assert made["target_parameters"] is None
+    doubled = peft_config(plan, "base", "causal", [], {}, doubled=True)
+    assert (doubled["task_type"], doubled["r"], doubled["modules_to_save"]) == ("CAUSAL_LM", 4, None)
 
 
-def test_conv1d_weights_are_merged_the_right_way_round(tiny_gpt2, tmp_path):
-    from trainer import apply_plan
-    from trainer.adapters.merge import merged
+def test_beside_routed_experts_modules_of_their_names_are_named_by_their_weight():
+    """DeepSeek's first layer is dense and has a shared expert later: PEFT would take those for routed ones."""
+    plan = models_plan("deepseek-v3")
+    names = {site.name for site in plan.sites if not site.routed and site.name.endswith("up_proj")}
+    assert names
+    made = peft_config(plan, "base", "causal", [], {"layer.experts.down_proj": 2}, doubled=False)
+    assert {f"{name}.weight" for name in names} <= set(made["target_parameters"])
+    assert not names & set(made["target_modules"])
+    alone = peft_config(plan, "base", "causal", [], {}, doubled=False)
+    assert names <= set(alone["target_modules"])
 
+
+def models_plan(family):
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        return uniform(models.save_built(family, folder), "rank 2", max_experts=1)
+
+
+@pytest.mark.parametrize("init", ["kaiming", "svd"])
+def test_tensors_go_to_pefts_names_with_their_scaling_and_come_back(lora_plan, init):
+    model = apply_plan(models.build("llama"), lora_plan, MixtureSettings(init=init))
     torch.manual_seed(0)
-    plan = planner.allocate(budget="3000", strategy="uniform", max_experts=1, model=spectra.open_checkpoint(tiny_gpt2))
-    model = apply_plan(transformers.AutoModelForCausalLM.from_pretrained(tiny_gpt2, dtype=torch.float32), plan)
-    for name, parameter in model.named_parameters():
-        if name.endswith(".B"):
-            torch.nn.init.normal_(parameter, std=0.1)
-    before = logits(model, model.config.vocab_size)
-    torch.testing.assert_close(logits(merged(model), model.config.vocab_size), before, rtol=1e-4, atol=1e-5)
-    assert not any(parameter.requires_grad for parameter in model.parameters())
+    with torch.no_grad():
+        for mixture in mixtures(model).values():
+            mixture.B.add_(torch.randn_like(mixture.B))
+    state = trained_state(model)
+    stored = to_peft(model, state)
+    assert all(name.startswith(PREFIX) for name in stored)
+    for name, mixture in mixtures(model).items():
+        A, B = (stored[f"{PREFIX}{name}.lora_{side}.weight"] for side in "AB")
+        expected = mixture.delta_weight()
+        if init == "svd":  # PEFT starts from the original base, so what was taken off it is part of the adapter
+            assert len(A) == 2 * mixture.ranks[0]
+            expected = expected - mixture.scalings[0] * mixture.B0.double() @ mixture.A0.double()
+        torch.testing.assert_close(B.double() @ A.double(), expected, rtol=1e-5, atol=1e-6)
+    back = from_peft(model, stored)
+    assert back.keys() == state.keys()
+    for name in state:
+        torch.testing.assert_close(back[name], state[name], rtol=1e-6, atol=1e-7)
 
 
-def test_a_changed_tensor_is_noticed_by_its_logits(stock_run, tmp_path):
-    copy = shutil.copytree(stock_run, tmp_path / "copy")
-    tensors = load_file(copy / WEIGHTS)
-    name = next(name for name in tensors if name.endswith("lora_B.weight"))
-    tensors[name] = tensors[name] + torch.randn(tensors[name].shape, generator=torch.Generator().manual_seed(0))
-    save_file(tensors, copy / WEIGHTS)
-    with pytest.raises(InputError, match="the loaded model's logits differ by"):
-        load_adapters(copy)
-    tensors[name] = tensors[name] * torch.nan
-    save_file(tensors, copy / WEIGHTS)
-    with pytest.raises(InputError, match="holds NaN or infinite values"):
-        load_adapters(copy)
-
-
-def test_noting_logits_leaves_the_model_as_it_was(language_run):
-    model = load_adapters(language_run).train()
-    one, other = reference_logits(model), reference_logits(model)
-    assert one == other
-    assert model.training
+def test_tensors_that_are_not_there_stay_missing(lora_plan):
+    model = apply_plan(models.build("llama"), lora_plan)
+    stored = to_peft(model, trained_state(model))
+    name = next(iter(mixtures(model)))
+    del stored[f"{PREFIX}{name}.lora_B.weight"]
+    back = from_peft(model, stored)
+    assert f"{name}.A" not in back
+    assert f"{name}.lora_A.weight" in back
