@@ -1,4 +1,4 @@
-"""How far each estimator's exponents can be trusted on a real model, and whether the estimators agree. Behind docs/guide/choosing.md.
+"""How far each estimator's exponents can be trusted on a real model, and whether they agree. Behind docs/guide/choosing.md.
 
     python benchmarks/reliability.py [MODEL] [--subsamples 12]
 
