@@ -61,10 +61,13 @@ def analyze(
         raise InputError(f"{checkpoint.folder}: no weights to analyse: none of its {len(checkpoint.tensors)} tensors is a matrix")
     known = load_eigenvalues(eigenvalues, checkpoint, settings) if eigenvalues else {}
     processes = Processes.join(device)
+    # A journal counts only for the same weights and settings, and where eigenvalues are kept only if its entries hold them.
+    # Hashing the weights reads rows of every tensor, so it is left out where there is no journal.
     purpose = f"{checkpoint.weights} {settings.model_dump_json()} {eigenvalues is not None}" if journal else ""
     log = Journal(journal, purpose, processes.index)
     done = log.read()
     todo = processes.share([matrix for matrix in matrices if matrix.name not in done])
+    # Alone, progress includes what the journal already held; one of several processes counts its own share.
     finished = len(matrices) - len(todo) if processes.count == 1 else 0
     for site, spectrum in _analysed(todo, settings, processes.device, known):
         kept = spectrum if eigenvalues else NOTHING  # thousands of spectra are as large as a matrix
@@ -75,6 +78,7 @@ def analyze(
     done = processes.gather(done)
     if eigenvalues and processes.index == 0:
         save_eigenvalues(eigenvalues, checkpoint, settings, {name: spectrum for name, (_, spectrum) in done.items()})
+    # In the checkpoint's order, whoever finished a matrix and when: two runs write the same bytes.
     return _report(checkpoint, settings, [done[matrix.name][0] for matrix in matrices], reasons)
 
 

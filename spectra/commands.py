@@ -36,6 +36,7 @@ def analyze(
     from spectra.storage.journal import remove
     from spectra.views.tables import overview
 
+    # Before the work, which may take hours on a large model, and not after it.
     for path in filter(None, (output, csv, eigenvalues)):
         require_writable(path)
     journal = output.with_name(f".{output.name}.journal")
@@ -46,6 +47,7 @@ def analyze(
     report.save(output)
     if csv:
         to_csv(report, csv)
+    # Not earlier: until the files are written, the journal is what an interrupted analysis goes on from.
     remove(journal)
     if as_json:
         click.echo(report.to_json(), nl=False)

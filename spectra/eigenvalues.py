@@ -78,14 +78,17 @@ def freed_memory_returned() -> Iterator[None]:
     after twelve matrices whose largest takes 34. That is right for training, which asks for the same blocks again and again, so
     afterwards the thresholds are where it would have put them. Elsewhere than on glibc nothing is changed.
     """
+    # The C libraries of other Linux systems need not have the function.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         yield
         return
+    # From 1 MiB on every block is mapped by itself and unmapped when freed. A threshold that is set is no longer raised by glibc.
     mallopt(M_MMAP_THRESHOLD, 1 << 20)
     try:
         yield
     finally:
+        # The largest threshold that glibc raises itself to, and twice that for trimming, as it keeps the two.
         mallopt(M_MMAP_THRESHOLD, 32 << 20)
         mallopt(M_TRIM_THRESHOLD, 64 << 20)
 
@@ -99,6 +102,7 @@ def threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
+        # numpy's BLAS, which FARMS's windows use, has a pool of its own beside torch's.
         with threadpool_limits(count):
             yield
     finally:

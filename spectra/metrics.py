@@ -42,6 +42,7 @@ def metrics(spectrum: Floats, fit: TailFit, shape: tuple[int, int]) -> Metrics:
         fit: its tail fit.
         shape: (d_out, d_in) of the matrix, or of each slice of a convolution.
     """
+    # Rounding may leave negative values in place of zeros, and NaN compares false: neither is kept.
     positive = spectrum[spectrum > 0]
     if positive.size == 0:
         nothing = dict.fromkeys(Metrics.model_fields, np.nan)
@@ -53,7 +54,9 @@ def metrics(spectrum: Floats, fit: TailFit, shape: tuple[int, int]) -> Metrics:
         frobenius_norm=total**0.5,
         stable_rank=total / largest,
         effective_rank=float(np.exp(_entropy(np.sqrt(positive)))),
+        # The entropy of n values is at most ln n, which is 0 for a single one.
         spectral_entropy=_entropy(positive) / np.log(positive.size) if positive.size > 1 else 0.0,
+        # This and the next are NaN where the fit failed: alpha is NaN then.
         alpha_hat=fit.alpha * np.log10(largest),
         log_alpha_norm=_log_power_sum(positive, fit.alpha),
         bulk_edge=edge,
@@ -81,19 +84,25 @@ def bulk_edge(spectrum: Floats, shape: tuple[int, int]) -> float:
     median is hardly moved by signal.
     """
     N, M = max(shape), min(shape)
+    # max(0, ...): rounding may leave a tiny negative median where half of the eigenvalues are zero.
     variance = max(0.0, float(np.median(spectrum))) / (N * marchenko_pastur_median(M / N))
     return float(variance * (N**0.5 + M**0.5) ** 2)
 
 
+# Safe to keep: a pure function of the ratio, and a model has only so many different shapes.
 @lru_cache(maxsize=256)
 def marchenko_pastur_median(ratio: float, points: int = 20_001) -> float:
     """Median of the Marchenko-Pastur law with aspect ratio 0 < ratio <= 1, good to 1e-7.
 
     In the angle theta with t = centre - radius cos theta the density has no singularity, not even at ratio 1.
     """
+    # The law lives between (1 - sqrt ratio)^2 and (1 + sqrt ratio)^2, which are centre -+ radius.
     centre, radius = 1 + ratio, 2 * ratio**0.5
     edges = np.linspace(0, np.pi, points)
+    # Midpoints, because at ratio 1 the density is 0 / 0 in the first edge itself.
     theta = (edges[1:] + edges[:-1]) / 2
+    # The law's sqrt((b - t)(t - a)) / (2 pi ratio t) times dt / dtheta: both numerators are radius sin theta.
     density = radius**2 * np.sin(theta) ** 2 / (2 * np.pi * ratio * (centre - radius * np.cos(theta)))
+    # The step is left out, because mass is only compared with its own total.
     mass = np.concatenate(([0.0], np.cumsum(density)))
     return float(centre - radius * np.cos(np.interp(mass[-1] / 2, mass, edges)))

@@ -40,7 +40,8 @@ def analyse_matrix(
         The report's entry, and the eigenvalues.
     """
     spectrum, fits = (known, None) if known is not None else _decompose(matrix, settings, device)
-    fits = fits or _fits(spectrum)
+    fits = fits or _fits(spectrum)  # a guarded decomposition has fitted already, to see whether it was enough
+    # Any other estimator is computed only if asked for: windows, for one, need the matrix's values again.
     if settings.estimator not in fits:
         estimator = ESTIMATORS[settings.estimator]
         fits[settings.estimator] = estimator.fit(_basis(matrix, spectrum, estimator))
@@ -65,6 +66,8 @@ def _fits(spectrum: Floats) -> dict[str, TailFit]:
 
 
 def _decompose(matrix: Matrix, settings: AnalysisSettings, device: str) -> tuple[Floats, dict[str, TailFit] | None]:
+    # The guard looks at the x_min of the fits of `always`, so it vouches for no other estimator, nor for a convolution's pooled
+    # pieces.
     if settings.precision == "guarded" and ESTIMATORS[settings.estimator].always and not matrix.kernel:
         spectrum = spectrum_of(matrix, single=True, device=device)
         fits = _fits(spectrum)
@@ -77,6 +80,7 @@ def _basis(matrix: Matrix, spectrum: Floats, estimator: Estimator) -> Floats:
     """Eigenvalues that an estimator is given: those of the matrix, or of its windows."""
     if not estimator.windowed:
         return spectrum
+    # numpy's eigvalsh raises on NaN; a spectrum of NaN, fitted as it is, says that the matrix is not finite.
     return window_eigenvalues(_values(matrix)) if np.isfinite(spectrum).all() else spectrum
 
 
@@ -84,11 +88,13 @@ def _values(matrix: Matrix) -> Floats:
     """The whole matrix (d_out, d_in); a convolution's kernel positions side by side."""
     if matrix.kernel:
         return np.concatenate(list(kernel_slices(matrix)), axis=1)
+    # Slabs of a wide matrix come transposed, and windows are not square: they have to be cut from (d_out, d_in).
     stacked = np.concatenate(list(slabs(matrix)))
     return stacked if matrix.shape[0] >= matrix.shape[1] else stacked.T
 
 
 def _density(spectrum: Floats) -> Density | None:
+    # Drawn is what the Clauset fit sees; rounding leaves values at and below zero, which have no logarithm.
     positive = spectrum[spectrum > WW_THRESHOLD]
     if positive.size < 2:
         return None
@@ -108,6 +114,7 @@ def _uncertainty(matrix: Matrix, spectrum: Floats, chosen: TailFit, clauset: Tai
         if settings.subsamples:
             alpha = partial(_alpha_of, estimator)
             found["subsample_variation"] = subsample_variation(_values(matrix), alpha, settings.subsamples, stream("subsamples"))
+    # What follows is about the Clauset fit's tail, whichever estimator gives the site its alpha.
     if settings.goodness:
         kept = spectrum[spectrum > WW_THRESHOLD]
         found["iid_p"] = goodness_of_fit(kept, clauset, settings.goodness, stream("goodness"))
@@ -119,10 +126,12 @@ def _uncertainty(matrix: Matrix, spectrum: Floats, chosen: TailFit, clauset: Tai
 
 
 def _stream(seed: int, name: str, purpose: str) -> np.random.Generator:
+    # crc32 and not hash(), which Python salts anew in every process: the same settings have to give the same bytes.
     return np.random.default_rng([seed, zlib.crc32(name.encode()), zlib.crc32(purpose.encode())])
 
 
 def _alpha_of(estimator: Estimator, W: Floats) -> float:
+    # A Gram matrix is cheapest of the shorter side; windows take the matrix the way it is stored.
     tall = W if W.shape[0] >= W.shape[1] else W.T
     spectrum = window_eigenvalues(W) if estimator.windowed else eigenvalues([tall], tall.shape[1])
     return float(estimator.fit(spectrum).alpha)

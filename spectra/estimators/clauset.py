@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from spectra.estimators.fits import FitStatus, TailFit
 from spectra.estimators.tails import SMALL_SAMPLE, exponents, failed, smallest_distance, tail_fit, tails, why_not
 
-WW_THRESHOLD = 1e-5
+WW_THRESHOLD = 1e-5  # weightwatcher's EVALS_THRESH
 SMALL_TAIL = 8  # in small samples weightwatcher scores only tails of at least this many values
 
 
@@ -39,7 +39,10 @@ def clauset(
         return failed(reason)
     small = ties == "weightwatcher" and x.size < SMALL_SAMPLE
     sample = tails(x, distinct=ties == "powerlaw")
+    # For small samples weightwatcher also weighs tails by another objective, but its constructor then takes the smallest distance
+    # all the same: only the bias-corrected exponent and the shortest tail remain of it.
     alphas = exponents(sample, bias=int(small))
+    # Infinite for a block of equal maxima, which weightwatcher would return; at 1 or below no law can be normalised.
     competes = np.isfinite(alphas) & (alphas > 1)
     if small:
         # 1e-12 is weightwatcher's own test for a degenerate tail. With fewer than 8 values the whole spectrum is the only tail.

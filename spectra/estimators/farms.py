@@ -24,13 +24,15 @@ def window_eigenvalues(W: Floats) -> Floats:
     """
     height, width = min(ROWS, *W.shape), int(ASPECT * min(ROWS, *W.shape))
     corners = product(_corners(W.shape[0], height), _corners(W.shape[1], width))
+    # A negative start counts from the far end, so a window wider than the matrix is what that slice holds, as in the released
+    # code.
     windows = [W[row : row + height, column : column + width] for row, column in corners]
     return np.sort(np.concatenate([_eigenvalues(np.stack(same)) for same in _by_shape(windows)]))
 
 
 def _corners(size: int, window: int) -> list[int]:
     """Where windows start along one side; negative, for a window wider than the matrix, counts from the far end."""
-    step = max(1, (size - window) // (POSITIONS - 1))
+    step = max(1, (size - window) // (POSITIONS - 1))  # ten corners are nine steps apart
     count = min(POSITIONS, max(1, (size - window) // step + 1))
     return [min(position * step, size - window) for position in range(count)]
 

@@ -27,6 +27,7 @@ def hill(eigenvalues: ArrayLike) -> TailFit:
     if not np.isfinite(values).all():
         return failed(FitStatus.NOT_FINITE)
     upper = above_noise(values[values.size // 2 :])
+    # The first to be left out is the smallest of the upper half, the median itself: x_min would be noise.
     if upper.size < values.size - values.size // 2:
         return failed(FitStatus.HALF_ZERO)
     if reason := why_not(upper):
@@ -53,11 +54,12 @@ def peak(eigenvalues: ArrayLike, meant: bool = False) -> TailFit:
     if reason := why_not(x):
         return failed(reason)
     counts, edges = np.histogram(np.log10(x), bins=BINS)
+    # Of equally full bins a rounding error may choose, and alpha jumps with it: so `peak` is computed only if asked for.
     top = 10 ** edges[counts.argmax()]
     lowest = 0.95 * top if meant else np.log10(0.95 * top)
     sample = tails(x)
     alphas = exponents(sample)
-    inside = (sample.points[:-1] >= lowest) & (sample.points[:-1] <= 1.5 * top)
+    inside = (sample.points[:-1] >= lowest) & (sample.points[:-1] <= 1.5 * top)  # the last point alone is no tail
     candidates = np.flatnonzero(inside & np.isfinite(alphas) & (alphas > 1))
     if candidates.size == 0:
         return failed(FitStatus.EMPTY_WINDOW)
@@ -72,4 +74,5 @@ def peak_meant(eigenvalues: ArrayLike) -> TailFit:
 
 def above_noise(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """The values of a sorted spectrum that are more than rounding noise of zero."""
+    # max(0, ...): a spectrum without a positive value holds nothing but noise.
     return x[x > max(0.0, NOISE * x.size * x[-1])] if x.size else x

@@ -56,15 +56,17 @@ def tails(x: Floats, *, distinct: bool = False) -> Tails:
         x: at least two positive finite values, ascending, not all equal.
         distinct: count equal values as one point (powerlaw's convention).
     """
+    # In a sorted sample the index of a value's first occurrence is the number of smaller values.
     points, below = np.unique(x, return_index=True) if distinct else (x, np.arange(x.size))
     gaps = log_gaps(points)
+    # Gap m enters S_i once for every value above it, for all i <= m: summed from the top, one pass gives all of them.
     log_sums = np.cumsum((gaps * (x.size - below[1:]))[::-1])[::-1]
     return Tails(points, below, x.size, np.concatenate(([0.0], np.cumsum(gaps))), log_sums)
 
 
 def log_gaps(x: Floats) -> Floats:
     """ln(x[1:] / x[:-1]) to a few ulp, also between nearly equal values, where ln x - ln y loses all digits."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # ratios that overflow are mended below
         gaps: Floats = np.log1p((x[1:] - x[:-1]) / x[:-1])
     apart = np.isinf(gaps)  # neighbours more than 308 decades apart: their ratio overflows, their logarithms do not
     if apart.any():
@@ -81,6 +83,7 @@ def exponents(sample: Tails, *, bias: int = 0) -> Floats:
 
 def distance(sample: Tails, alphas: Floats, start: int) -> float:
     """KS distance of one tail: max_j |1 - (x_j / x_i)^(1 - alpha_i) - (share of the tail below x_j)|."""
+    # Powers by logarithms, which are at hand. The empirical distribution is left-continuous: a point does not count itself.
     ratios = sample.log_ratio[start:] - sample.log_ratio[start]
     fitted = 1 - np.exp((1 - alphas[start]) * ratios)
     below = sample.below[start:] - sample.below[start]
@@ -90,6 +93,7 @@ def distance(sample: Tails, alphas: Floats, start: int) -> float:
 def lower_bounds(sample: Tails, alphas: Floats, starts: NDArray[np.intp], points: int) -> Floats:
     """For each start, the same maximum over only `points` + 1 evenly spaced places of its tail."""
     last = sample.points.size - 1
+    # (starts, points + 1), whole numbers from start to last, both included. Short tails repeat places, which no maximum minds.
     places = starts[:, None] + (np.arange(points + 1) * (last - starts)[:, None]) // points
     ratios = sample.log_ratio[places] - sample.log_ratio[starts, None]
     fitted = 1 - np.exp((1 - alphas[starts, None]) * ratios)
@@ -105,16 +109,18 @@ def smallest_distance(sample: Tails, alphas: Floats, candidates: NDArray[np.intp
     minimiser is therefore scored in full, and comparing (distance, start) keeps the first of equals.
     """
     best = (np.inf, 0)
-    bounds: Floats = np.zeros(candidates.size)
+    bounds: Floats = np.zeros(candidates.size)  # without a round of bounds nothing is ruled out
     if candidates.size > SCORE_ALL:
         for points in ROUNDS:
             bounds = lower_bounds(sample, alphas, candidates, points)
+            # One full distance a round: that of the smallest bound, which is likely small itself and rules out the most.
             promising = int(candidates[bounds.argmin()])
             best = min(best, (distance(sample, alphas, promising), promising))
             kept = bounds <= best[0] + SLACK
             candidates, bounds = candidates[kept], bounds[kept]
             if candidates.size <= FEW:
                 break
+        # By ascending bound, so that the first one beyond the best distance ends the search.
         ranking = np.argsort(bounds, kind="stable")
         candidates, bounds = candidates[ranking], bounds[ranking]
     for start, bound in zip(candidates.tolist(), bounds.tolist(), strict=True):
@@ -127,6 +133,7 @@ def smallest_distance(sample: Tails, alphas: Floats, candidates: NDArray[np.intp
 def tail_fit(sample: Tails, start: int, alpha: float, ks: float) -> TailFit:
     """The fit of one tail, with its standard error and a status that flags small samples and short tails."""
     n_tail = int(sample.size - sample.below[start])
+    # One status per fit. A small sample goes before a short tail: it is about all values, and in `clauset` changes the formula.
     small, short = sample.size < SMALL_SAMPLE, n_tail < SHORT_TAIL
     status = FitStatus.SMALL_SAMPLE if small else FitStatus.SHORT_TAIL if short else FitStatus.OK
     sigma = (alpha - 1) / n_tail**0.5

@@ -46,6 +46,7 @@ def subsample_variation(W: Floats, alpha: Callable[[Floats], float], subsamples:
         rng: where randomness comes from.
     """
     alphas = np.array([alpha(part) for part in _submatrices(W, subsamples, rng)])
+    # Failed fits are left out; a spread takes two.
     return float(np.nanstd(alphas, ddof=1) / np.nanmean(alphas)) if np.isfinite(alphas).sum() > 1 else np.nan
 
 
@@ -73,8 +74,12 @@ def goodness_of_fit(spectrum: Floats, fit: TailFit, replicas: int, rng: np.rando
     body = spectrum[spectrum < fit.x_min]
     worse = 0
     for _ in range(replicas):
+        # Without values below x_min everything is tail.
         in_tail = rng.binomial(spectrum.size, fit.n_tail / spectrum.size) if body.size else spectrum.size
+        # The law's quantile function. random() may be 0 but never 1, so 1 - random() has a finite power.
         tail = fit.x_min * (1 - rng.random(in_tail)) ** (-1 / (fit.alpha - 1))
         replica = np.concatenate([tail, rng.choice(body, spectrum.size - in_tail)]) if body.size else tail
+        # `not <` and not `>=`: a replica that cannot be fitted has a distance of NaN and counts as worse. Its values were cut
+        # already, hence the threshold of 0.
         worse += not clauset(replica, threshold=0.0).ks < fit.ks
     return worse / replicas
