@@ -60,6 +60,7 @@ class ExpertLora(nn.Module):
         self.implementation: str | None = None
         """Name of the forward that transformers ran these experts with before they were adapted."""
         shapes, count, like = expert_sites(experts), len(experts.down_proj), experts.down_proj
+        # Float32 even on a half-precision base: updates are often below bfloat16's resolution.
         dtype = like.dtype if like.dtype == torch.float64 else torch.float32
         self.ranks: dict[str, list[int]] = {}
         self.A, self.B = nn.ParameterDict(), nn.ParameterDict()
@@ -68,6 +69,7 @@ class ExpertLora(nn.Module):
                 raise InputError(
                     f"{len(given)} ranks for {part}, but the layer has {count} experts of {', '.join(_parts(experts))}"
                 )
+            # A projection that is planned without any rank gets no tensors, and its product is left out.
             if not max(given):
                 continue
             d_out, d_in = shapes[f"0.{part}"]
@@ -75,6 +77,8 @@ class ExpertLora(nn.Module):
             self.ranks[part] = list(given)
             self.A[part] = nn.Parameter(torch.zeros(count, padded, d_in, dtype=dtype, device=like.device))
             self.B[part] = nn.Parameter(torch.zeros(count, d_out, padded, dtype=dtype, device=like.device))
+            # An expert without rank multiplies nothing; zero only keeps its entry finite. Divided in double precision and rounded
+            # once.
             scaling = torch.tensor([lora_alpha / rank if rank else 0.0 for rank in given], dtype=torch.float64)
             self.register_buffer(buffer_name(part), scaling.to(like.device, dtype), persistent=False)
         self.reset_parameters()
@@ -86,6 +90,7 @@ class ExpertLora(nn.Module):
             self.A[part].zero_()
             self.B[part].zero_()
             for expert, rank in enumerate(ranks):
+                # Without the padding, so that the random numbers used up do not depend on how far ranks are padded.
                 draw_uniform(self.A[part][expert, :rank])
 
     def scaling(self, part: str) -> Tensor:
@@ -101,16 +106,21 @@ class ExpertLora(nn.Module):
     def delta_weight(self, part: str, expert: int) -> Tensor:
         """Update that the adapter of one expert's projection adds to its weight, (d_out, d_in) in float64."""
         rank = self.ranks[part][expert]
+        # In double precision, so that what is added to a weight is rounded only once, with it.
         A, B = self.A[part][expert, :rank].detach().double(), self.B[part][expert, :, :rank].detach().double()
         delta: Tensor = float(self.scaling(part)[expert]) * (B @ A)
         return delta
 
     def updates(self, parts: Sequence[str], x_SI: Tensor, expert_S: Tensor, offsets_E: Tensor) -> dict[str, Tensor]:
         """Outputs that the adapters of projections with the same input add, (S, d_out) each; the input is read once for all."""
+        # gate and up read one input: their A are stacked to (E, sum of r, d_in), and one product serves both.
         A_ERI = torch.cat([self.A[part] for part in parts], dim=1) if len(parts) > 1 else self.A[parts[0]]
+        # A and B stay in their own precision; products run in that of the activations, as autocast would have it.
         both_SR = grouped(x_SI, A_ERI.to(x_SI.dtype).transpose(1, 2), offsets_E)
         found = {}
         for part, z_SR in zip(parts, torch.split(both_SR, [self.A[part].shape[1] for part in parts], dim=1), strict=True):
+            # Rows belong to different experts, and so have different scalings. Scaling z is cheaper than scaling the wider
+            # output.
             scaled_SR = z_SR * self.scaling(part).to(x_SI.dtype)[expert_S, None]
             found[part] = grouped(scaled_SR, self.B[part].to(x_SI.dtype).transpose(1, 2), offsets_E)
         return found
@@ -127,6 +137,7 @@ class ExpertLora(nn.Module):
     def load_unpadded(self, unpadded: Mapping[str, Tensor]) -> None:
         """Fill A and B from what `unpadded` returns."""
         for part, ranks in self.ranks.items():
+            # What lies beyond an expert's rank is not touched: it has been zero since the adapters were made, and stays so.
             rows = torch.split(unpadded[f"{part}.A"], ranks)
             columns = torch.split(unpadded[f"{part}.B"], ranks, dim=1)
             for expert, rank in enumerate(ranks):
@@ -152,6 +163,7 @@ def padded_rank(rank: int) -> int:
 def draw_uniform(rows: Tensor, generator: torch.Generator | None = None) -> None:
     """Fill rows of A, (..., d_in), with values uniform within 1 / sqrt(d_in): Kaiming's with a = sqrt 5, as LoRA does."""
     bound = 1 / math.sqrt(rows.shape[-1])
+    # Drawn on the CPU and in its generator's order, so that the values are the same whatever the device.
     rows.copy_(bound * (2 * torch.rand(rows.shape, generator=generator) - 1))
 
 
@@ -170,6 +182,7 @@ def grouped(x_SI: Tensor, weight_EIO: Tensor, offsets_E: Tensor) -> Tensor:
     Returns:
         (S, O). A loop stands in where grouped products have no kernel: double precision, and old GPUs.
     """
+    # Reading the offsets waits for the device; the grouped kernel below takes them where they are.
     if x_SI.dtype == torch.float64 or not _has_kernel(x_SI.device):
         ends = offsets_E.tolist()
         starts = [0, *ends[:-1]]
@@ -193,6 +206,7 @@ class _Contiguous(torch.autograd.Function):
 
 
 def _has_kernel(device: torch.device) -> bool:
+    # Compute capability 8.0 is also where transformers draws the line for torch's grouped products.
     if device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0):
         return True
     warnings.warn(f"{torch.cuda.get_device_name(device)} has no grouped products: experts run one by one, slowly", stacklevel=2)
@@ -210,9 +224,12 @@ def experts_forward(module: Any, hidden: Tensor, index: Tensor, weights: Tensor)
     """
     lora: ExpertLora | None = getattr(module, NAME, None)
     tokens, k = index.shape
+    # Token-expert pairs, S = tokens x k, sorted by expert. Pair number i of the unsorted ones belongs to token i // k.
     expert_S, order = torch.sort(index.reshape(-1), stable=True)
     counts = torch.bincount(expert_S, minlength=len(module.down_proj))
+    # The kernel takes ends of groups as int32; an expert that no token chose has an empty group.
     offsets = counts.cumsum(0).to(torch.int32)
+    # A pass in evaluation mode, such as that for the reference logits, must not decide which expert grows.
     if lora is not None and lora.state is not None and lora.state.counting and lora.training:
         lora.state.add_usage(lora.name, _usage(lora, index, weights))
     x = hidden[order // k]
@@ -226,6 +243,8 @@ def experts_forward(module: Any, hidden: Tensor, index: Tensor, weights: Tensor)
     if module.has_post_expert_norm:
         out = module.post_expert_norm(out)
     out = out * weights.reshape(-1)[order, None]
+    # Back to the tokens' order by a gather with the inverse permutation and a sum over k, as transformers does: index_add would
+    # sum in an order that changes from run to run on a GPU.
     back = torch.empty_like(order)
     back[order] = torch.arange(order.numel(), device=order.device)
     return out[back].view(tokens, k, -1).sum(1).to(hidden.dtype)
@@ -233,8 +252,10 @@ def experts_forward(module: Any, hidden: Tensor, index: Tensor, weights: Tensor)
 
 def _projected(module: Any, lora: ExpertLora | None, tensor: str, x: Tensor, expert_S: Tensor, offsets: Tensor) -> Tensor:
     stored = getattr(module, tensor)
+    # As (E, d_in, d_out), whichever way round the family stores its weights.
     y = grouped(x, stored if module.is_transposed else stored.transpose(1, 2), offsets)
     if module.has_bias:
+        # Grouped products take no bias.
         y = y + getattr(module, f"{tensor}_bias")[expert_S]
     if lora is None:
         return y
@@ -245,13 +266,16 @@ def _projected(module: Any, lora: ExpertLora | None, tensor: str, x: Tensor, exp
     added = lora.updates(adapted, x, expert_S, offsets)
     if len(parts) == 1:
         return y + added[adapted[0]]
+    # The stored tensor fuses gate and up, so it takes one update for both; a half without adapters is given zeros.
     gate, up = (added.get(part, torch.zeros_like(added[adapted[0]])) for part in parts)
+    # All of gate before all of up, or the two alternating output by output (gpt-oss).
     return y + (torch.cat([gate, up], dim=-1) if module.is_concatenated else torch.stack([gate, up], dim=-1).flatten(-2))
 
 
 def _usage(lora: ExpertLora, index: Tensor, weights: Tensor) -> Tensor:
     """Routing weight that each expert gets in one pass, (E,), padding left out."""
     mask_T = mask_for(lora.state, len(index))
+    # (T, k). Detached: growth only counts, and no gradient may run through the count.
     kept = weights.detach() if mask_T is None else weights.detach() * mask_T[:, None].to(weights.dtype)
     seen = torch.zeros(len(lora.scaling(next(iter(lora.ranks)))), dtype=weights.dtype, device=weights.device)
     return seen.index_add(0, index.reshape(-1), kept.reshape(-1))
@@ -265,6 +289,7 @@ def adapt(experts: Any, lora: ExpertLora) -> None:
     """
     ALL_EXPERTS_FUNCTIONS.register(NAME, experts_forward)
     experts.add_module(NAME, lora)
+    # A layer of the same configuration that was adapted earlier has put our name there already.
     before = experts.config._experts_implementation
     lora.implementation = before if before != NAME else None
     experts.config._experts_implementation = NAME

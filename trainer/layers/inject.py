@@ -83,29 +83,35 @@ def locate(model: nn.Module, plan: Plan, settings: MixtureSettings | None = None
     placements = []
     for site in plan.sites:
         live = found.get(site.name)
+        # Sites that get nothing are checked too: a plan lists the whole model, so a missing one means another model.
         _check(site, _shape_of(live, modules, fused), type(model).__name__)
         if live is not None and site.ranks:
             owner = fused.get(live)
             place = live.removeprefix(f"{owner}.") if owner is not None else None
             placements.append(Placement(site=site, module=owner or live, expert=place))
+            # Refused here and not by the initialisation itself, which runs when other modules have been replaced already.
             _check_start(placements[-1], modules, settings or MixtureSettings())
     return placements
 
 
 def inject(model: nn.Module, placements: list[Placement], settings: MixtureSettings) -> None:
     """Freeze a model and build the adapters where `locate` found room for them."""
+    # First of all, because only what is made from here on is to be trainable.
     model.requires_grad_(False)
     state = RouterState(settings)
+    # One number for linear modules and routed experts together: the mean rank is that of the whole plan.
     lora_alpha = lora_alpha_of([placement.site for placement in placements], settings.alpha)
     for placement in placements:
         if placement.expert is None:
             _replace(model, placement, state, lora_alpha)
+    # The routed experts of a layer share tensors, whose size follows from the largest rank: collect a layer's sites first.
     routed: dict[str, dict[str, int]] = {}
     for placement in placements:
         if placement.expert is not None:
             routed.setdefault(placement.module, {})[placement.expert] = sum(placement.site.ranks)
     for name, ranks in routed.items():
         _adapt_experts(model.get_submodule(name), name, ranks, state, lora_alpha)
+    # On the whole model, because only its own forward is given the attention mask.
     model.register_forward_pre_hook(state.begin, with_kwargs=True)
 
 
@@ -117,6 +123,7 @@ def _replace(model: nn.Module, placement: Placement, state: RouterState, lora_al
     layer = MixtureLinear(base, site.ranks, site.top_k, scaling, state=state, site=site.name)
     with torch.no_grad():
         INITIALIZERS[state.settings.init](layer)
+    # After whichever initialisation it was; one that leaves B at zero changes nothing here.
     subtract_start(layer, site.name)
     setattr(model.get_submodule(parent), child, layer)
 
@@ -125,6 +132,7 @@ def _adapt_experts(experts: nn.Module, name: str, ranks: Mapping[str, int], stat
     """Give one layer's fused experts their adapters."""
     by_part: dict[str, list[int]] = {}
     for place in expert_sites(experts):
+        # Places come expert by expert, so each projection's list is in the order of the experts; not planned means rank 0.
         by_part.setdefault(place.partition(".")[2], []).append(ranks.get(place, 0))
     wanted = {part: given for part, given in by_part.items() if any(given)}
     adapt(experts, ExpertLora(experts, wanted, lora_alpha, state, name))
@@ -143,6 +151,7 @@ def lora_alpha_of(sites: list[PlannedSite], alpha: float) -> float:
 
 def trainable_parameters(model: nn.Module) -> int:
     """Trainable parameters, the padding of experts' adapters left out."""
+    # Padded tensors are larger than what is trained in them, so they are counted by their ranks instead.
     padded = {id(parameter) for lora in expert_loras(model).values() for parameter in lora.parameters()}
     plain = sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in padded)
     return plain + sum(lora.parameters_planned for lora in expert_loras(model).values())

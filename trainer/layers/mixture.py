@@ -91,6 +91,7 @@ class MixtureLinear(nn.Module):
         like = torch.empty(0, device=weight.device, dtype=_adapter_dtype(weight))
         self.A = nn.Parameter(like.new_empty(sum(ranks), d_in))
         self.B = nn.Parameter(like.new_empty(d_out, sum(ranks)))
+        # A single expert has nothing to choose from; a router would only add parameters.
         self.router = nn.Parameter(like.new_empty(len(ranks), d_in)) if len(ranks) > 1 else None
         # Derived from ranks and scalings, so not part of what is saved.
         self.register_buffer("scaling", scaling_columns(ranks, scalings, like), persistent=False)
@@ -108,18 +109,23 @@ class MixtureLinear(nn.Module):
         y: Tensor = self.base(x)
         if not self.A.numel():
             return y
+        # A half-precision base hands on half-precision activations, and adapters are float32.
         x_TI = x.reshape(-1, x.shape[-1]).to(self.A.dtype)
         z_TR, logits_TE = self._products(x_TI)
+        # Gates and scaling go onto z, which is narrow, and not onto the outputs: R columns instead of E times d_out.
         z_TR = z_TR * self._columns(logits_TE, z_TR.dtype)
         if y.dtype == z_TR.dtype == self.B.dtype:
             # One fused product and sum: the update never exists as a tensor of its own.
             return torch.addmm(y.reshape(-1, y.shape[-1]), z_TR, self.B.T).view(y.shape)
+        # Reached under autocast, and on a half-precision base, where y and the update differ in precision and addmm would refuse
+        # them.
         return y + (z_TR @ self.B.T).to(y.dtype).view(y.shape)
 
     def _columns(self, logits_TE: Tensor | None, dtype: torch.dtype) -> Tensor:
         """Factors on the columns of z: (T, R), or (R,) where there is no router."""
         if logits_TE is None:
             return self.scaling.sum(0)
+        # (T, E) times (E, R): every column of z gets its owner's gate times scaling, with no gather and no loop over experts.
         return self.gates(logits_TE).to(dtype) @ self.scaling.to(dtype)
 
     def _products(self, x_TI: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -128,10 +134,13 @@ class MixtureLinear(nn.Module):
         if self.router is None:
             return seen_TI @ self.A.T, None
         device = x_TI.device.type
+        # Dropout returns the very same tensor where it drops nothing. Where it does, only the experts see it: the router decides
+        # on the whole input.
         if torch.is_autocast_enabled(device) or seen_TI is not x_TI:
             z_TR = seen_TI @ self.A.T
             with torch.autocast(device, enabled=False):  # routing in single precision or better
                 return z_TR, x_TI @ self.router.T
+        # (T, R + E): the input is the largest thing that is read here, so it is read once for A and router together.
         both = x_TI @ torch.cat([self.A, self.router]).T
         return both[:, : len(self.A)], both[:, len(self.A) :]
 
@@ -148,6 +157,7 @@ class MixtureLinear(nn.Module):
         context = RouterContext(top_k=self.top_k, training=self.training, token_mask=mask_T)
         chosen = self.settings.router
         gates = ROUTERS[chosen.name].run(logits_TE, context, chosen.settings)
+        # Evaluation routes too, but has no auxiliary loss and must not enter what training records.
         if self.state is not None and self.training:
             self.state.observe(self.site, logits_TE, gates, mask_T)
         return gates.gates
@@ -162,6 +172,7 @@ class MixtureLinear(nn.Module):
             raise InputError(
                 f"site {self.site!r} has a router: a mixture cannot be folded into one weight; load it with load_adapters"
             )
+        # Without a router there is one scaling, or none at all and a product of one, with an A and B that are empty.
         return math.prod(self.scalings) * (self.B.detach().double() @ self.A.detach().double())
 
     def extra_repr(self) -> str:
@@ -180,6 +191,7 @@ def scaling_columns(ranks: Sequence[int], scalings: Sequence[float], like: Tenso
     """
     owner_R = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(tuple(ranks), dtype=torch.long))
     own_ER = owner_R == torch.arange(len(ranks))[:, None]
+    # In double precision first, and rounded once to what the layer computes in.
     return (own_ER * torch.tensor(tuple(scalings), dtype=torch.float64)[:, None]).to(like)
 
 

@@ -34,7 +34,9 @@ def subtract_start(layer: MixtureLinear, site: str) -> None:
 @torch.no_grad()
 def restore_start(layer: MixtureLinear, A0: Tensor, B0: Tensor) -> None:
     """Make the base what it was when a run began: singular vectors found on another machine may differ."""
+    # Equal values, the usual case, leave the base alone: giving back and taking off again would only add rounding.
     if not torch.equal(layer.A0, A0) or not torch.equal(layer.B0, B0):
+        # The order matters: `_start` reads A0 and B0, the old ones for giving back, the new ones for taking off.
         add_to_weight(layer.base, _start(layer))
         layer.A0.copy_(A0)
         layer.B0.copy_(B0)
@@ -43,6 +45,7 @@ def restore_start(layer: MixtureLinear, A0: Tensor, B0: Tensor) -> None:
 
 def _start(layer: MixtureLinear) -> Tensor:
     """Update that the starting experts add at even gates, (d_out, d_in)."""
+    # A column of scaling holds its owner's alone, so the sum over experts is (R,), one factor a column; even gates are 1 / E.
     columns = layer.scaling.double().sum(0) / len(layer.ranks)
     return (layer.B0.double() * columns) @ layer.A0.double()
 

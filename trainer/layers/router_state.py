@@ -32,6 +32,7 @@ class RouterState:
 
     def begin(self, _model: Any, _arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """A forward pre-hook for the model."""
+        # Layers that the backward pass recomputed have added theirs once more, after `loss` had taken them.
         self._losses = []
         self.token_mask = token_mask(keywords.get("attention_mask"))
 
@@ -43,6 +44,7 @@ class RouterState:
             with torch.no_grad():
                 self._sums.setdefault(site, _Sums()).add(logits_TE.detach(), gates, mask_T)
         if self.counting:
+            # As picked: a token that a capacity limit turned away counts for the expert that it wanted.
             kept = gates.picked.detach() if mask_T is None else gates.picked.detach() * mask_T[:, None]
             self.add_usage(site, kept.sum(0))
 
@@ -79,6 +81,7 @@ class RouterState:
 class _Sums:
     """Running sums over tokens."""
 
+    # They begin as numbers and become tensors on the model's device, which are read only in `health`: recording waits for no GPU.
     gate: Tensor | float = 0.0
     entropy: Tensor | float = 0.0
     tokens: Tensor | float = 0.0
@@ -89,6 +92,7 @@ class _Sums:
         weight = _weights(logits_TE, mask_T)
         probabilities = logits_TE.softmax(-1)
         self.gate = self.gate + (gates.picked * weight).sum(0)
+        # xlogy, because a probability may underflow to zero, where p log p is 0 and not NaN.
         self.entropy = self.entropy - (torch.xlogy(probabilities, probabilities) * weight).sum()
         self.tokens = self.tokens + weight.sum()
         self.picks = self.picks + ((gates.picked > 0) * weight).sum()
@@ -96,11 +100,13 @@ class _Sums:
 
     def health(self, site: str) -> RouterHealth:
         gate, tokens = torch.as_tensor(self.gate).double().cpu(), float(self.tokens)
+        # If every token was padding all sums are zero; the floors here and below turn 0 / 0 into 0.
         shares = gate / gate.sum().clamp(min=1e-30)
         spread = -torch.xlogy(shares, shares).sum()
         return RouterHealth(
             site=site,
             shares=tuple(shares.tolist()),
+            # Over log E, the entropy of a router that prefers nobody.
             entropy=float(self.entropy) / max(tokens, 1.0) / float(torch.log(torch.tensor(float(len(shares))))),
             effective_support=float(spread.exp()),
             dropped=float(self.dropped) / max(float(self.picks), 1.0),
@@ -132,6 +138,7 @@ def token_mask(mask: Tensor | None) -> Tensor | None:
     if mask.ndim == 2:
         return mask.bool()
     seen = mask[:, 0].diagonal(dim1=-2, dim2=-1)
+    # A mask that is added to the attention logits holds 0 where a token is seen and a large negative number elsewhere.
     return seen if seen.dtype == torch.bool else seen == 0
 
 
@@ -147,6 +154,7 @@ def balance_loss(logits_TE: Tensor, picked_TE: Tensor, mask_T: Tensor | None) ->
         A scalar, 1 when picks are even.
     """
     weight = _weights(logits_TE, mask_T)
+    # Counting picks has no gradient, so the loss pulls on the router through the mean probabilities alone, as in Switch.
     picks = ((picked_TE > 0) * weight).sum(0)
     probability = (logits_TE.softmax(-1) * weight).sum(0) / weight.sum().clamp(min=1)
     return logits_TE.shape[-1] * (picks / picks.sum().clamp(min=1) * probability).sum()

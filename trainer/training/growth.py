@@ -58,9 +58,11 @@ def allocate_quota(weights: Sequence[float], ranks: Sequence[int], quota: int, *
     """
     grown = list(ranks)
     for _ in range(quota):
+        # Rank by rank and not in proportion: each rank gained makes an expert's next one worth less, as the denominator says.
         able = [e for e in range(len(grown)) if grown[e] < most and grown[e] - ranks[e] < per_event]
         if not able:
             break
+        # Of equal experts the one with the smaller index.
         best = max(able, key=lambda e: (weights[e] / (grown[e] + 1) ** GAMMA, -e))
         grown[best] += 1
     return grown
@@ -80,10 +82,13 @@ class GrowingGroup:
         seen = self.group.take_usage()
         if seen is not None:
             seen = _summed(seen)  # the gradients below are averaged over the processes already
+            # The average begins at even shares, as no step has said anything else yet.
             even = torch.full_like(seen, 1 / len(seen))
             before = even if self.share is None else self.share
+            # The floor keeps a step whose tokens were all padding from dividing by zero.
             self.share = DECAY * before.to(seen) + (1 - DECAY) * seen / seen.sum().clamp(min=1e-30)
         for part, (of_A, of_B) in self.group.gradient_terms().items():
+            # (E, room): per expert and rank dimension.
             pull = of_A * of_B if self.form == "paper" else of_A + of_B
             before = self.importance.get(part, torch.zeros_like(pull)).to(pull)  # a resumed run's came from a file
             self.importance[part] = DECAY * before + (1 - DECAY) * pull
@@ -91,8 +96,10 @@ class GrowingGroup:
     def weights(self) -> list[float]:
         """Share times importance of each expert, f g."""
         if self.share is None or not self.importance:
+            # Nothing observed yet, so that only the ranks decide.
             return [1.0] * len(self.group.ranks)
         active = torch.tensor(self.group.ranks, device=self.share.device).clamp(min=1)
+        # Dimensions beyond the active ones are zero with zero gradients, so the sum over all is the sum over the active ones.
         gradient = torch.stack([scores.sum(1) / active for scores in self.importance.values()]).mean(0)
         return [float(value) for value in (self.share * gradient).double().cpu()]
 
@@ -109,7 +116,10 @@ class GrowingGroup:
         """
         group = self.group
         begun = len(group.ranks) * group.start
+        # In whole numbers, and from the beginning instead of from the last event: rounding does not add up, and done = events is
+        # the target itself.
         way = begun + (group.target - begun) * done // events
+        # At the last event the limit is off, or what earlier limits left over could never be shared out.
         limit = group.most if done == events else max(1, math.ceil(PER_EVENT * (group.most - group.start)))
         return allocate_quota(self.weights(), group.ranks, way - sum(group.ranks), most=group.most, per_event=limit)
 
@@ -131,6 +141,7 @@ class Growth(TrainerCallback):
             InputError: nothing that could grow, routed experts whose projections differ in total rank, or experts that did not
                 start at zero: what was subtracted from their base could not be given back.
         """
+        # Before the groups are made, because that starts all adapters over.
         if found := next(iter(offset_mixtures(model)), None):
             raise InputError(
                 f"site {found!r}: `grow` starts experts over and so cannot follow an `init` that has changed their base weight;"
@@ -143,6 +154,7 @@ class Growth(TrainerCallback):
             raise InputError(f"`grow`: {error}") from None
         if not self.groups:
             raise InputError(f"`grow`: the plan {plan.strategy!r} adapts neither routed experts nor mixtures: nothing can grow")
+        # A start at half the mean, but at least 1, may already be all that the plan gives.
         if all(growing.group.target <= len(growing.group.ranks) * growing.group.start for growing in self.groups.values()):
             raise InputError(
                 "`grow`: experts start with half of their mean rank, but at least 1; a mean rank of 1 leaves no room"
@@ -151,6 +163,8 @@ class Growth(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Look at the gradients of every step up to the last event."""
+        # The Trainer calls this behind the step's last pass and the clipping of gradients; at `on_step_end` they are gone. After
+        # the last event nothing is left to decide.
         if state.global_step < self.schedule[-1]:
             with torch.no_grad():
                 for growing in self.groups.values():
@@ -158,6 +172,7 @@ class Growth(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Hold the events that are due."""
+        # The Trainer saves only after this, so a checkpoint of the same step holds the ranks that the event gave.
         if state.global_step in self.schedule:
             self.event(self.schedule.index(state.global_step), state.global_step)
 
@@ -168,6 +183,7 @@ class Growth(TrainerCallback):
         the main process decides for all.
         """
         saliency = {name: growing.saliency() for name, growing in self.groups.items()}
+        # Only the main process's decision counts, but all have to be here: the broadcast takes every process.
         own = {name: growing.decide(number + 1, len(self.schedule)) for name, growing in self.groups.items()}
         decided = decided_by_main(own)
         # From seed and step alone: the same on every process, and again after an interruption.
@@ -186,12 +202,15 @@ class Growth(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep what a resumed run needs beside the Trainer's own state."""
+        # The averages of the processes agree up to rounding, and the main process's decide anyway.
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        # GROUP/ is a group's share, GROUP/importance.PROJECTION its importance; the projection's name is empty for a mixture.
         tensors = {f"{name}/": growing.share for name, growing in self.groups.items() if growing.share is not None}
         for name, growing in self.groups.items():
             tensors |= {f"{name}/importance.{part}": scores for part, scores in growing.importance.items()}
+        # safetensors refuses views that are not contiguous.
         save_file({key: value.contiguous() for key, value in tensors.items()}, folder / STATE)
         ranks = {name: growing.group.ranks for name, growing in self.groups.items()}
         write_atomic(folder / RANKS, json.dumps(ranks, sort_keys=True) + "\n")
@@ -201,6 +220,7 @@ class Growth(TrainerCallback):
         """Go on from a checkpoint."""
         ranks, tensors = read_json(folder / RANKS), load_file(folder / STATE)
         for name, growing in self.groups.items():
+            # Before the tensors of the checkpoint are read: without the ranks nobody could say what is an expert's in them.
             growing.group.ranks = list(ranks[name])
             growing.share = tensors.get(f"{name}/")
             lead = f"{name}/importance."
@@ -210,6 +230,7 @@ class Growth(TrainerCallback):
     def finish(self, plan: Plan, alpha: float) -> Plan:
         """Give every expert the scaling of its final rank, B compensating, and return the plan it grew into."""
         groups = [growing.group for growing in self.groups.values()]
+        # The final scaling is that of the grown plan's own mean rank, so the plan comes first.
         grown = grown_plan(plan, {site: ranks for group in groups for site, ranks in group.planned().items()})
         for group in groups:
             group.finish(lora_alpha_of(list(grown.sites), alpha))
@@ -229,6 +250,7 @@ def schedule(steps: int) -> list[int]:
     Raises:
         InputError: too short a run.
     """
+    # One interval more than there are events: what was grown last still has one to learn in.
     first = max(1, int(WARMUP * steps))
     every = (steps - first) // (EVENTS + 1)
     if every < 1:
@@ -248,5 +270,6 @@ def grown_plan(plan: Plan, grown: Mapping[str, tuple[int, ...]]) -> Plan:
     sites = tuple(site.model_copy(update={"ranks": ranks.get(site.name, site.ranks)}) for site in plan.sites)
     text = f"Ranks were grown by DR-LoRA's rule from a plan by {plan.strategy!r} of the same size."
     note = Note(about="grown", text=text)
+    # The optimum and the notes were those of other ranks. A copy is not checked; building it anew from its values is.
     made = plan.model_copy(update={"strategy": "dr-lora-grown", "optimum": None, "sites": sites, "notes": (note,)})
     return Plan.model_validate(made.model_dump())

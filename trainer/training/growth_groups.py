@@ -66,11 +66,14 @@ class RoutedGroup:
         for part, ranks in lora.ranks.items():
             count, _, d_in = lora.A[part].shape
             d_out = lora.B[part].shape[1]
+            # More rank than the shorter side of the matrix would add nothing.
             self.most = min(self.most, d_in, d_out)
+            # lora_alpha is not kept anywhere. It follows from any expert that has rank; the one with most surely has.
             largest = ranks.index(max(ranks))
             lora_alpha = float(lora.scaling(part)[largest]) * ranks[largest]
             lora.scaling(part).fill_(lora_alpha / (sum(ranks) / count))
             lora.ranks[part] = [self.start] * count
+            # New parameters instead of larger views: the optimiser is made after this, and so has never seen the old ones.
             room = padded_rank(self.most)
             lora.A[part] = nn.Parameter(lora.A[part].new_zeros(count, room, d_in))
             lora.B[part] = nn.Parameter(lora.B[part].new_zeros(count, d_out, room))
@@ -79,6 +82,7 @@ class RoutedGroup:
     @property
     def ranks(self) -> list[int]:
         """Rank of each expert, the same in every projection."""
+        # The adapters hold them, because saving and loading strip the padding by them; one projection speaks for all.
         return next(iter(self.lora.ranks.values()))
 
     @ranks.setter
@@ -96,6 +100,7 @@ class RoutedGroup:
         for part in self.lora.ranks:
             A, B = self.lora.A[part], self.lora.B[part]
             if A.grad is not None and B.grad is not None:
+                # A is (E, room, d_in) and B (E, d_out, room): both products are summed over the side that is no rank.
                 found[part] = (torch.linalg.vecdot(A.grad, A).abs(), (B.grad * B).sum(1).abs())
         return found
 
@@ -104,11 +109,14 @@ class RoutedGroup:
         for part in self.lora.ranks:
             for expert, (before, after) in enumerate(zip(self.ranks, ranks, strict=True)):
                 if after > before:
+                    # Only A: as long as B is zero the new direction changes no output. Drawn in a fixed order, the same on every
+                    # process.
                     draw_uniform(self.lora.A[part][expert, before:after], generator)
         self.ranks = list(ranks)
 
     def planned(self) -> Mapping[str, tuple[int, ...]]:
         """See `GrowthGroup`."""
+        # The group is named after its adapters, which are a child of the experts; a site stands below the experts themselves.
         experts = self.name.rpartition(".")[0]
         return {
             f"{experts}.{expert}.{part}": (rank,) for part, ranks in self.lora.ranks.items() for expert, rank in enumerate(ranks)
@@ -120,6 +128,7 @@ class RoutedGroup:
         for part, ranks in self.lora.ranks.items():
             held = self.lora.scaling(part)
             wanted = held.new_tensor([lora_alpha / rank if rank else 0.0 for rank in ranks])
+            # The update is scaling x B A: B takes over what the scaling loses, so that the model computes the same as before.
             self.lora.B[part].mul_(torch.where(wanted > 0, held / wanted.clamp(min=1e-30), 1.0)[:, None, None])
             held.copy_(wanted)
 
@@ -141,7 +150,10 @@ class MixtureGroup:
         """Replace A and B by ones with room; one scaling for all experts, that of the mean rank planned."""
         mixture, experts = self.mixture, len(self.mixture.ranks)
         largest = max(range(experts), key=lambda expert: mixture.ranks[expert])
+        # lora_alpha is not kept anywhere; it follows from an expert's scaling and rank, and one without rank would give zero.
         lora_alpha = mixture.scalings[largest] * mixture.ranks[largest]
+        # Every expert owns `most` columns, of which the first are in use. No padding to 8 here: a mixture needs no grouped
+        # product.
         _resize(mixture, (self.most,) * experts, [lora_alpha / (self.target / experts)] * experts)
         for expert in range(experts):
             draw_uniform(self._rows(expert, 0, self.start))
@@ -156,6 +168,7 @@ class MixtureGroup:
 
     def gradient_terms(self) -> Mapping[str, tuple[Tensor, Tensor]]:
         """See `GrowthGroup`."""
+        # A is (E most, d_in) and B (d_out, E most), expert by expert; a mixture is a single projection, whose name is empty.
         A, B, shape = self.mixture.A, self.mixture.B, (len(self.ranks), self.most)
         if A.grad is None or B.grad is None:
             return {}
@@ -165,6 +178,7 @@ class MixtureGroup:
         """See `GrowthGroup`."""
         for expert, (before, after) in enumerate(zip(self.ranks, ranks, strict=True)):
             if after > before:
+                # Only A, as for routed experts: B is zero there, and the output stays what it was.
                 draw_uniform(self._rows(expert, before, after), generator)
         self.ranks = list(ranks)
 
@@ -176,10 +190,12 @@ class MixtureGroup:
     def finish(self, lora_alpha: float) -> None:
         """See `GrowthGroup`. What was not earned is cut off."""
         mixture = self.mixture
+        # Copied before resizing, which replaces A and B by zeros.
         kept = [expert * self.most + column for expert, rank in enumerate(self.ranks) for column in range(rank)]
         held, A, B = mixture.scalings[0], mixture.A[kept].clone(), mixture.B[:, kept].clone()
         _resize(mixture, tuple(self.ranks), [lora_alpha / rank for rank in self.ranks])
         mixture.A.copy_(A)
+        # During growth all columns had one scaling; now each has its owner's, and B makes up for the difference.
         mixture.B.copy_(B * held / mixture.scaling.sum(0))
 
 
@@ -201,6 +217,7 @@ def growth_groups(model: nn.Module) -> Iterator[tuple[str, GrowthGroup]]:
         _count(lora.state)
         yield name, RoutedGroup(name, lora)
     for name, mixture in mixtures(model).items():
+        # A module with one LoRA has nobody to compete with, and keeps the rank of the plan.
         if len(mixture.ranks) > 1:
             _count(mixture.state)
             yield name, MixtureGroup(name, mixture)

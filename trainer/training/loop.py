@@ -34,7 +34,10 @@ def arguments(output: Path, settings: TrainSettings, examples: int, evaluates: b
         InputError: a batch that cannot be split evenly, or a logger that is not installed.
     """
     _require_logger(settings.report_to)
+    # How many processes there are is known only to TrainingArguments, which joins them, and the batch of each depends on it. So
+    # the arguments are made for one process, asked, and made again if there are more.
     made = _arguments(output, settings, examples, evaluates, processes=1)
+    # `n_gpu` has no setter; the attribute behind it is read when the Trainer computes its batch and wraps the model.
     if made.world_size == 1 and made.n_gpu > 1:
         made._n_gpu = 1  # several GPUs are for torchrun; the Trainer would split each batch among them and multiply it
     return made if made.world_size == 1 else _arguments(output, settings, examples, evaluates, made.world_size)
@@ -47,6 +50,8 @@ def _arguments(output: Path, settings: TrainSettings, examples: int, evaluates: 
             f"batch_size {settings.batch_size} cannot be split into {processes} processes x {settings.accumulation} passes"
         )
     per_epoch = math.ceil(examples / settings.batch_size)
+    # Counted here and not by the Trainer, because warm-up, logs, saves and growth are all spread over the steps. An epoch's last,
+    # smaller batch is a step.
     steps = settings.max_steps or max(1, math.ceil(per_epoch * settings.epochs))
     return TrainingArguments(
         output_dir=str(output / CHECKPOINTS),
@@ -59,18 +64,25 @@ def _arguments(output: Path, settings: TrainSettings, examples: int, evaluates: 
         warmup_steps=round(settings.warmup * steps),
         lr_scheduler_type=settings.schedule,
         logging_steps=max(1, steps // LOGS_PER_RUN),
+        # Otherwise the Trainer logs the mean of earlier losses in place of NaN, and nobody would notice a run that diverged.
         logging_nan_inf_filter=False,
         save_steps=max(1, math.ceil(steps / SAVES_PER_RUN)),
+        # The newest may have been cut short by whatever ended the run; the one before is then gone on from.
         save_total_limit=2,
         eval_strategy="steps" if evaluates else "no",
         eval_steps=max(1, math.ceil(steps / settings.evaluations)),
+        # Otherwise the logits of the whole evaluation file would be kept and gathered: for a language model, its vocabulary per
+        # token.
         prediction_loss_only=True,
         seed=settings.seed,
         bf16=settings.precision == "bf16" or (settings.precision == "auto" and has_bf16_units()),
+        # Otherwise the Trainer would take an Apple GPU where there is one; everything else here knows only cpu and cuda.
         use_cpu=not torch.cuda.is_available(),
         disable_tqdm=True,
         report_to=settings.report_to,
         dataloader_pin_memory=torch.cuda.is_available(),
+        # The Trainer would let DDP search the graph for parameters without a gradient in every step; adapters and head always
+        # have one.
         ddp_find_unused_parameters=False,
     )
 
@@ -100,6 +112,7 @@ class AdapterTrainer(Trainer):
 
     def __init__(self, *arguments: Any, growth: Growth | None = None, **keywords: Any) -> None:
         """Prepare a training run; the arguments are transformers.Trainer's, and growth if ranks grow."""
+        # It moves the model to its device, which already goes through the override below.
         super().__init__(*arguments, **keywords)
         self.growth = growth
         self.router_state = router_state_of(self.model)
@@ -108,6 +121,7 @@ class AdapterTrainer(Trainer):
 
     def restore(self, checkpoint: Path) -> None:
         """Take up a checkpoint whose run has no step left: its tensors and what it logged."""
+        # No optimiser and no generators: nothing is trained any more, only reported and saved.
         self._load_from_checkpoint(str(checkpoint))
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
@@ -116,6 +130,8 @@ class AdapterTrainer(Trainer):
     ) -> Any:
         """The model's loss plus the mean auxiliary loss of its routers."""
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        # Not in evaluation, whose loss is the task's alone. A loss per token of the whole step comes multiplied by the number of
+        # processes, because DDP divides by it; for this one DDP's mean is right as it stands.
         extra = self.router_state.loss() if self.router_state is not None and model.training else None
         if extra is not None:
             # A loss that is normalised over the whole step is summed over its passes, any other is averaged by the Trainer.
@@ -125,11 +141,14 @@ class AdapterTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
         """Add the routers' health to the training curve, before any logger sees it."""
+        # Evaluations and the end of training are logged here too, without a `loss`; they would take what was recorded.
         if self.router_state is not None and "loss" in logs and (found := self.router_state.health()):
             self.health = found
             logs |= means(found)
         super().log(logs, *arguments, **keywords)
 
+    # The four overrides below are private to transformers.Trainer, which has no public place for any of them. One that is renamed
+    # there would no longer be called.
     def _move_model_to_device(self, model: Any, device: torch.device) -> None:
         if not is_sharded(model):  # shards are where they belong
             super()._move_model_to_device(model, device)
@@ -140,11 +159,14 @@ class AdapterTrainer(Trainer):
         # Accelerate would put all of it into DDP, which knows no shards; `evaluation_mode` asks it for mixed precision only.
         return averaged(self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True), model)
 
+    # The Trainer's own writes the whole model, frozen base and tokenizer included, at every checkpoint.
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         write_atomic(Path(output_dir or self.args.output_dir) / WEIGHTS, save(trained_state(self.model)))
 
+    # The Trainer's own takes a file of this name for PEFT's, and on a model that is none looks for a sharded checkpoint.
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.growth is not None:
+            # Ranks before tensors, which are read expert by expert by their ranks.
             self.growth.load(Path(resume_from_checkpoint))
         load_state(Path(resume_from_checkpoint) / WEIGHTS, model or self.model)
 
@@ -161,6 +183,8 @@ class MonitorCallback(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Record how tokens are routed in the steps that will be logged."""
         if self.router_state is not None:
+            # `global_step` counts finished steps. The last step is recorded even if no log falls on it: the report says how
+            # routers ended.
             step = state.global_step + 1
             self.router_state.recording = step % args.logging_steps == 0 or step == state.max_steps
 
@@ -178,9 +202,11 @@ class MonitorCallback(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Keep the best, and give up when patience is at its end."""
+        # The Trainer has logged the evaluation at hand already; it is the last of these.
         losses = [point.loss for point in evaluations(state.log_history)]
         since_best = len(losses) - 1 - losses.index(min(losses))
         if since_best == 0:
+            # On every process: losses are gathered, so all agree, and saving a sharded model takes all of them.
             self.keep_best(model)
         if self.patience and since_best >= self.patience:
             control.should_training_stop = True
@@ -188,6 +214,7 @@ class MonitorCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark the checkpoint as whole, with the sizes of its files."""
         if state.is_world_process_zero:
+            # Written last, after the Trainer's files and growth's: a checkpoint without it was cut short.
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
             write_atomic(folder / SIZES, json.dumps(sizes, indent=1) + "\n")
@@ -225,7 +252,9 @@ def peak_memory() -> int:
     """Bytes held at most: by a GPU's allocator, else by this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    # Only here, because Windows has no such module.
     import resource
     import sys
 
+    # macOS counts bytes, Linux KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

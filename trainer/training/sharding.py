@@ -33,14 +33,18 @@ def shard(model: Any, device: torch.device, processes: int) -> None:
         )
     if odd := next((name for name, p in model.named_parameters() if not p.requires_grad and not p.is_floating_point()), None):
         raise InputError(f"`shard`: {odd!r} is quantised; quantised weights cannot be split")
+    # transformers names there the classes that must stay on one device: its way of saying what a layer is.
     names = set(model._no_split_modules or ())
     layers = [module for module in model.modules() if type(module).__name__ in names]
     if not layers:
         raise InputError(f"`shard`: {type(model).__name__} does not say which of its modules are layers")
     mesh = init_device_mesh(device.type, (processes,))
+    # Known by identity, so whatever replaces adapters (growth) has to have happened by now.
     whole = {parameter for parameter in model.parameters() if parameter.requires_grad}
+    # Layers before the model: what no layer has taken, such as embeddings, is left for the model's own shard.
     for module in (*layers, model):
         fully_shard(module, mesh=mesh, ignored_params=whole)
+    # fully_shard moves to the device what it manages, and that leaves out what it was told to ignore.
     for parameter in whole:
         parameter.data = parameter.data.to(device)
     for module in model.modules():
@@ -61,5 +65,6 @@ def averaged(model: nn.Module, whole: nn.Module) -> DistributedDataParallel:
         whole: the same model; its frozen parameters are left to FSDP.
     """
     frozen = [name for name, parameter in whole.named_parameters() if not parameter.requires_grad]
+    # Private, but torch's only way to leave parameters to FSDP: DDP would broadcast all of them at its start, shards included.
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen)  # type: ignore[no-untyped-call]
     return DistributedDataParallel(model, broadcast_buffers=False)

@@ -73,14 +73,17 @@ def train(
     """
     output, settings = Path(output), settings or TrainSettings()
     files = [Path(file) for file in ([data] if isinstance(data, str | Path) else data)]
+    # Whatever can be refused is refused before the folder is claimed, so that a mistake leaves nothing behind.
     run = _prepare(plan, open_checkpoint(model), files, weights, evaluation, settings)
     made = arguments(output, settings, len(run.examples.rows), run.evaluation is not None)
     built = build(run.checkpoint, plan, run.config)
     if settings.gradient_checkpointing:
         recompute(built)
+    # Growth replaces A and B, so it comes before sharding and the optimiser, which know parameters by identity.
     growth = Growth(built, plan, made.max_steps, settings.saliency, settings.seed) if settings.grow else None
     if settings.shard:
         shard(built, made.device, made.world_size)
+    # The main process writes the manifest or refuses before any other looks; one for all machines, which share the folder.
     with made.main_process_first(local=False):
         last = _claim(output, run, resume, made.process_index == 0)
     if last and (output / REPORT).is_file():  # the run is finished
@@ -96,6 +99,7 @@ def train(
         callbacks=[growth, monitor] if growth else [monitor],  # growth saves first: the monitor notes what a checkpoint holds
         growth=growth,
     )
+    # Without its progress bar the Trainer prints every log line instead.
     trainer.remove_callback(PrinterCallback)
     begun = time.monotonic()
     with _tidy(output):
@@ -103,6 +107,7 @@ def train(
             trainer.restore(last)
         else:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
+    # A resumed run was timed in part only, and says nothing about its speed.
     report = _report(run, trainer, math.nan if last else time.monotonic() - begun)
     if growth:
         plan = growth.finish(plan, settings.alpha)
@@ -110,6 +115,7 @@ def train(
             GrowthHistory(events=tuple(growth.history)).save(output / HISTORY)
     save_adapters(output, trainer.model, plan, run.config)
     if trainer.is_world_process_zero():
+        # Last of all: a folder with a report counts as finished.
         report.save(output / REPORT)
     return report
 
@@ -196,6 +202,7 @@ def _labels(parts: Sequence[Texts], plan: Plan) -> tuple[tuple[str, ...], Counte
 def _digest(files: Sequence[Path], weights: Sequence[float] | None) -> str:
     whole = hashlib.sha256(repr(None if weights is None else list(weights)).encode())
     for file in files:
+        # A digest of digests, so that text moved from the end of one file to the start of the next is noticed.
         whole.update(hashlib.sha256(file.read_bytes()).digest())
     return whole.hexdigest()
 
@@ -210,11 +217,13 @@ def _claim(output: Path, run: _Run, resume: bool, first: bool) -> Path | None:
     mine = run.settings.model_dump(mode="json") | run.config.model_dump(mode="json") | {"plan": run.plan.model_dump(mode="json")}
     text = json.dumps(mine | {"data_sha256": run.data_sha256}, sort_keys=True, indent=1) + "\n"
     if first:
+        # A run that was killed before its first checkpoint leaves a manifest only; `resume` then starts it over.
         if (manifest.exists() or (output / CHECKPOINTS).exists()) and not resume:
             raise InputError(f"{output}: already holds a run; add `resume` to go on with it, or choose another folder")
         if manifest.exists() and json.dumps(read_json(manifest), sort_keys=True, indent=1) + "\n" != text:
             raise InputError(f"{output}: holds a run of another plan, model, data or settings; choose another folder")
         write_atomic(manifest, text)
+    # Every process looks for itself, once the main one has passed; all see the same folder.
     whole = [path for path in output.glob(f"{CHECKPOINTS}/checkpoint-*") if _is_whole(path)]
     return max(whole, key=step_of, default=None)
 
@@ -238,6 +247,7 @@ def _tidy(output: Path) -> Iterator[None]:
     """Say in one line that the disk is full, and leave nothing behind of a run that failed before its first checkpoint."""
     try:
         yield
+    # Ctrl-C included: a run that was interrupted before its first checkpoint can be started again with the same command.
     except BaseException as error:
         if is_main_process() and not any(_is_whole(path) for path in output.glob(f"{CHECKPOINTS}/checkpoint-*")):
             shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
@@ -251,6 +261,7 @@ def _tidy(output: Path) -> Iterator[None]:
 
 def _without_effect(run: _Run) -> tuple[str, ...]:
     """A note if settings of routers were given where the plan has none."""
+    # Whether an option was given is not known here; one that has its usual value is as good as not given.
     usual = MixtureSettings()
     asked = [f"`{name}`" for name in ROUTING if getattr(run.settings, name) != getattr(usual, name)]
     if not asked or any(len(site.ranks) > 1 for site in run.plan.sites):
@@ -261,7 +272,9 @@ def _without_effect(run: _Run) -> tuple[str, ...]:
 def _report(run: _Run, trainer: AdapterTrainer, seconds: float) -> RunReport:
     state = trainer.state
     scored = evaluations(state.log_history)
+    # What has been recorded since the last log, or if the log took it all, what it took.
     health = (trainer.router_state.health() if trainer.router_state else ()) or trainer.health
+    # Before padding. A run may stop in the middle of an epoch, so the mean length stands for the tokens that were seen.
     lengths = [len(tokens) for tokens in run.examples.rows["input_ids"]]
     tokens = sum(lengths) / len(lengths) * run.settings.batch_size * state.global_step
     return RunReport(
