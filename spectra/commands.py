@@ -36,7 +36,6 @@ def analyze(
     from spectra.storage.journal import remove
     from spectra.views.tables import overview
 
-    # Before the work, which may take hours on a large model, and not after it.
     for path in filter(None, (output, csv, eigenvalues)):
         require_writable(path)
     journal = output.with_name(f".{output.name}.journal")

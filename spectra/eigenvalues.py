@@ -78,7 +78,6 @@ def freed_memory_returned() -> Iterator[None]:
     after twelve matrices whose largest takes 34. That is right for training, which asks for the same blocks again and again, so
     afterwards the thresholds are where it would have put them. Elsewhere than on glibc nothing is changed.
     """
-    # The C libraries of other Linux systems need not have the function.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         yield

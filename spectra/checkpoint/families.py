@@ -39,6 +39,7 @@ def _falcon_heads(config: Mapping[str, Any]) -> int | None:
     """Older Falcons share one key and value head, or have as many as queries, whatever their `num_kv_heads` says."""
     if config.get("new_decoder_architecture"):
         return None
+    # True is FalconConfig's own default.
     return 1 if config.get("multi_query", True) else config.get("num_attention_heads") or config.get("n_head")
 
 

@@ -26,6 +26,7 @@ HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
+# No slots: cached properties keep their values in the instance's __dict__.
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """The tensors of one model folder, in network order."""
@@ -91,6 +92,7 @@ def find_folder(model: str | Path) -> Path:
         return path
     if path.exists():
         raise InputError(f"{model}: a file; give the model's folder")
+    # Nothing of that name on disk. Only what looks like a Hub id is looked for in the network; a mistyped path is not.
     if not _HUB_ID.fullmatch(str(model)):
         raise InputError(f"{model}: no such folder")
     return _snapshot(str(model))
@@ -135,11 +137,14 @@ def _config(folder: Path) -> Mapping[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"{folder / 'config.json'}: expected an object, found {type(config).__name__}")
     text = config.get("text_config")
+    # The text stack's keys win, `model_type` included: hence a family `llama4_text` beside `llama4`.
     return config | text if isinstance(text, dict) else config
 
 
 def _weight_files(folder: Path) -> list[Path]:
     """The files that hold the weights: safetensors if there are any, else torch pickles."""
+    # One format only, because a folder may hold the same weights in both. An index goes first: it says which shards belong
+    # together.
     for index, single, pattern in ((INDEX, SINGLE, "*.safetensors"), (PICKLE_INDEX, PICKLE, "pytorch_model*.bin")):
         if (folder / index).is_file():
             return _indexed_files(folder, index)

@@ -18,7 +18,7 @@ from typing import Any
 from spectra.checkpoint.families import EQUAL_THIRDS, EXPERT_PROJECTIONS, Family, family_of
 from spectra.checkpoint.tensors import Tensor
 
-Range = tuple[int, int, int]
+Range = tuple[int, int, int]  # start, stop, step, as range() takes them
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 CODES = {"F8_E4M3": "fp8", "F8_E5M2": "fp8", "I8": "int8"}
@@ -30,6 +30,7 @@ PACKED = {
     "weight.quant_state.bitsandbytes__nf4": "bitsandbytes 4-bit codes",
     "weight.quant_state.bitsandbytes__fp4": "bitsandbytes 4-bit codes",
 }
+# DeepSeek's `weight_scale_inv` is multiplied with like the others, whatever its name says.
 SCALES = ("weight_scale_inv", "weight_scale", "SCB")
 
 
@@ -70,6 +71,7 @@ def expand(tensors: Sequence[Tensor], config: Mapping[str, Any]) -> tuple[list[M
     matrices: list[Matrix] = []
     reasons: dict[str, str] = {}
     for tensor in tensors:
+        # Packed codes first: all tensors of such a module then give the reason that helps, and not one about their dtype.
         found = _packed(tensor, by_name) or _matrices(tensor, by_name, config)
         if isinstance(found, str):
             reasons[tensor.name] = found
@@ -84,6 +86,7 @@ def _packed(tensor: Tensor, by_name: Mapping[str, Tensor]) -> str | None:
     for suffix, what in PACKED.items():
         if f"{module}.{suffix}" in by_name:
             return f"{what}, packed: dequantise the checkpoint to analyse {module}"
+    # gpt-oss appends to the parameter's name, `gate_up_proj_blocks`, so there is no module to look beside.
     if tensor.name.endswith(("_blocks", "_scales")) and tensor.dtype == "U8":
         return "MXFP4 codes, packed: dequantise the checkpoint to analyse them"
     if tensor.name.endswith(SCALES) and f"{module}.weight" in by_name:
@@ -100,17 +103,20 @@ def _module(name: str) -> str:
 
 
 def _matrices(tensor: Tensor, by_name: Mapping[str, Tensor], config: Mapping[str, Any]) -> list[Matrix] | str:
+    # 8-bit codes are weights only together with their scale; any other dtype holds indices, masks or bytes.
     scale = _scale(tensor, by_name)
     if tensor.dtype not in FLOATS and scale is None:
         what = f"{CODES[tensor.dtype]} codes without a scale" if tensor.dtype in CODES else f"dtype {tensor.dtype}, no weights"
         return f"{what}: not analysed"
     if 0 in tensor.shape:
         return f"empty, shape {list(tensor.shape)}"
+    # Before the test of the name, because fused experts are bare parameters and have no `.weight` at the end.
     if len(tensor.shape) == 3 and (experts := _experts(tensor, config)):
         return experts
     if not tensor.name.endswith((".weight", "in_proj_weight")) or len(tensor.shape) < 2:
         return f"{len(tensor.shape)}-D, no weight matrix"
     if len(tensor.shape) > 2:
+        # A weight of more than two dimensions that holds no experts is a convolution: (out, in, kernel positions ...).
         module, (d_out, d_in, *_) = _module(tensor.name), tensor.shape
         kernel = Matrix(name=module, module=module, shape=(d_out, d_in), tensor=tensor)
         return [replace(kernel, kernel=tensor.shape[2:])]
@@ -137,7 +143,7 @@ def _plain(tensor: Tensor, scale: Tensor | None, config: Mapping[str, Any]) -> l
     return [
         replace(whole, name=f"{whole.name}.{part}", shape=(_length(ranges), d_in), outputs=tuple(ranges))
         for part, ranges in parts.items()
-    ] or [whole]
+    ] or [whole]  # no fused module, or one whose size the configuration does not explain
 
 
 def _length(ranges: Iterable[Range]) -> int:
@@ -152,6 +158,7 @@ def fused_parts(leaf: str, d_out: int, config: Mapping[str, Any]) -> dict[str, l
         d_out: its number of outputs.
         config: the model's config.json.
     """
+    # Halves and thirds need no configuration; all other splits need the numbers of heads.
     if leaf == "gate_up_proj" and d_out % 2 == 0:
         return {"gate": [(0, d_out // 2, 1)], "up": [(d_out // 2, d_out, 1)]}
     if leaf in EQUAL_THIRDS and d_out % 3 == 0:
@@ -159,8 +166,10 @@ def fused_parts(leaf: str, d_out: int, config: Mapping[str, Any]) -> dict[str, l
     heads = config.get("num_attention_heads") or config.get("n_head") or 0
     if not heads or leaf not in ("qkv_proj", "query_key_value"):
         return {}
+    # Where nothing is said of groups, every head has a key and a value of its own.
     grouped = config.get("num_key_value_heads") or config.get("num_kv_heads") or heads
     if leaf == "qkv_proj":
+        # All queries, all keys, all values (Phi-3). If the head size does not come out whole, no split is better than a wrong one.
         side = d_out // (heads + 2 * grouped)
         fits = side * (heads + 2 * grouped) == d_out
         return _stacked({"q": heads * side, "k": grouped * side, "v": grouped * side}) if fits else {}
@@ -206,6 +215,7 @@ def _experts(tensor: Tensor, config: Mapping[str, Any]) -> list[Matrix]:
     elif leaf == "gate_up_proj":
         parts = {"gate_proj": [(0, d_out // 2, 1)], "up_proj": [(d_out // 2, d_out, 1)]}
     stored = Matrix(name=path, module=path, shape=(d_out, d_in), tensor=tensor, transposed=family.experts_transposed)
+    # Per-expert names, so that reports of fused and of per-expert checkpoints join, and experts of one projection are one type.
     found = []
     for expert in range(experts):
         for part, ranges in parts.items():

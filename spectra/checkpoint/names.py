@@ -13,7 +13,9 @@ from spectra.checkpoint.families import FAMILIES, NO_PROJECTION
 from spectra.core.errors import InputError
 
 _NUMBERS = re.compile(r"(\d+)")
+# Look-around, so that a substitution replaces the number and leaves the dots.
 _EXPERT = re.compile(r"(?<=experts\.)(\d+)(?=\.)")
+# The shortest stack wins, so the first number is the layer; a later one, such as an expert's, is part of the projection.
 _PLACE = re.compile(r"^(?P<stack>.*?)\.?(?:^|(?<=\.))(?P<layer>\d+)\.(?P<projection>.+)$")
 
 
@@ -74,6 +76,7 @@ def sort_key(name: str) -> tuple[object, ...]:
 
 
 def _natural(projection: str) -> list[object]:
+    # Splitting at a captured number gives text, number, text, ...: keys never compare a text with a number.
     return [int(part) if part.isdigit() else part for part in _NUMBERS.split(projection)]
 
 
@@ -91,6 +94,7 @@ def resolve(names: Iterable[str], available: Sequence[str]) -> dict[str, str]:
         InputError: a name fits several available ones, or two names fit the same one.
     """
     live = {live_name(other): other for other in available}
+    # Every suffix is looked up once and not searched for: a large model has tens of thousands of names on both sides.
     by_suffix: dict[str, list[str]] = {}
     for other in live:
         for suffix in _suffixes(other):
@@ -98,6 +102,8 @@ def resolve(names: Iterable[str], available: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in names:
         wanted = live_name(name)
+        # An exact name wins, even if others end in it; then available names behind a prefix; then what is left of the wanted name
+        # without its own prefix.
         fits = [wanted] if wanted in live else by_suffix.get(wanted) or [part for part in _suffixes(wanted) if part in live]
         if len(fits) > 1:
             raise InputError(f"site {name!r} is ambiguous: it fits {live[fits[0]]!r} and {live[fits[1]]!r}")

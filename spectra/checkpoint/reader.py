@@ -60,16 +60,18 @@ def _scale(matrix: Matrix) -> Floats | None:
         return None
     values = whole(matrix.scale)
     values = values / 127 if matrix.scale.name.endswith("SCB") else values
+    # (1, 1) for one number, (rows, 1) for one per row, (row blocks, column blocks) for blocks.
     return values.reshape(len(values) if values.ndim else 1, -1)
 
 
 def _double(values: Any, scale: Floats | None, row: int, column: int = 0) -> Floats:
     """Stored values in float64; codes times their scale, which may be one number, one per row, or one per block."""
-    found: Floats = values.double().numpy()
+    found: Floats = values.double().numpy()  # by way of torch: numpy has no bfloat16 and no 8-bit floats
     if scale is None:
         return found
     rows, columns = (np.arange(first, first + size) for first, size in zip((row, column), found.shape, strict=True))
     blocked = scale.shape[1] > 1  # DeepSeek's blocks of 128 x 128
+    # (rows, columns) for blocks, else (rows, 1) or (1, 1), which numpy spreads over the columns.
     factors = scale[rows[:, None] // 128, columns // 128] if blocked else scale[rows] if scale.size > 1 else scale
     return np.asarray(found * factors, dtype=np.float64)
 

@@ -49,6 +49,8 @@ def headers(file: Path) -> Iterator[tuple[Tensor, str | None]]:
                 entry = stored.get_slice(name)
                 yield Tensor(name=name, shape=tuple(entry.get_shape()), dtype=str(entry.get_dtype()), file=file), None
         return
+    # Tied tensors of a pickle start at one address; shape and stride tell them from parts of a common storage. A safetensors file
+    # shares no storage, so it has none.
     owners: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
     for name, tensor in _unpickled(file).items():
         dtype = str(tensor.dtype).removeprefix("torch.")
@@ -98,6 +100,7 @@ def _two_rows(stored: Any, tensor: Tensor) -> bytes:
 
     middle = tensor.shape[0] // 2
     rows = torch.cat([stored[:1], stored[middle : middle + 1]]).contiguous()
+    # The bytes as they are stored, because numpy has no bfloat16.
     return rows.view(torch.uint8).numpy().tobytes()
 
 

@@ -31,6 +31,7 @@ class Processes:
         Raises:
             InputError: a CUDA device was asked for and there is none.
         """
+        # torchrun calls the index RANK and the count WORLD_SIZE.
         index, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if device.startswith("cuda"):
             device = _cuda(device)
@@ -84,5 +85,6 @@ def _cuda(device: str) -> str:
         raise InputError(f"device {device!r}: this torch finds no CUDA device; use device 'cpu'")
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    # nccl moves objects through the current device, which would be the first GPU in every process.
     torch.cuda.set_device(device)
     return device

@@ -27,6 +27,8 @@ Measured = Annotated[float, BeforeValidator(_nan_if_none), WithJsonSchema({"anyO
 class Value(BaseModel):
     """Base of everything that crosses a package border: immutable, strict about its keys."""
 
+    # Docstrings of fields become the help of options and the descriptions in schemas. Defaults are validated because one that
+    # names a method has to be read as a `Chosen`, as if it had been given.
     model_config = ConfigDict(
         frozen=True, extra="forbid", ser_json_inf_nan="null", use_attribute_docstrings=True, validate_default=True
     )
@@ -75,6 +77,7 @@ class Document(Value):
             InputError: no such file, not JSON, another kind or version, or a field that is unknown, missing or wrong.
         """
         data = read_json(path)
+        # Kind and version before the fields: a foreign or old file would otherwise be told that some field is missing.
         expected, found = cls.model_fields["kind"].default, data.get("kind") if isinstance(data, dict) else None
         if found != expected:
             raise InputError(f"{path}: expected a {expected!r} file, found kind {found!r}")

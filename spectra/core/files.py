@@ -39,6 +39,7 @@ def require_writable(path: str | Path) -> Path:
     real = path.resolve()
     if real.exists() and not real.is_file():
         raise InputError(f"{path}: cannot write: {'a folder' if real.is_dir() else 'not a regular file'}")
+    # Missing folders will be made, so it is the lowest one that exists which has to allow it.
     above = next(folder for folder in real.parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise InputError(f"{path}: cannot write: {above} is {'not writable' if above.is_dir() else 'a file'}")
@@ -52,13 +53,14 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
         InputError: the folder cannot be made or the file cannot be written (no permission, disk full).
     """
     path = require_writable(path)
+    # In the same folder, because renaming is atomic only within a file system; named by process, so that two do not share it.
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # before the rename, or a crash could leave an empty file under the final name
         beside.replace(path)
     except OSError as error:
         raise InputError(f"{path}: cannot write: {error.strerror}") from None

@@ -142,6 +142,7 @@ class SettingsCommand(click.Command):
         for setting, table in self._tables().items():
             chosen = values[setting]
             own = {name for row in table.values() for name in row.settings.model_fields}
+            # None: not given, so that the method's own default holds.
             given = {name: value for name in own if (value := ctx.params.pop(name, None)) is not None}
             if odd := sorted(given.keys() - table[chosen].settings.model_fields.keys()):
                 owners = [method for method, row in table.items() if odd[0] in row.settings.model_fields]

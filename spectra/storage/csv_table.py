@@ -17,7 +17,7 @@ from spectra.estimators.fits import FitStatus
 from spectra.report import ModelInfo, SiteSpectrum, SpectraReport, Uncertainty
 
 PLAIN = ("name", "rows", "cols", "alpha")
-LARGEST_ALPHA = 1e6
+LARGEST_ALPHA = 1e6  # more is taken for somebody's mark of a failed fit, which would outweigh all others
 WEIGHTWATCHER = ("longname", "N", "M", "alpha")
 
 
@@ -71,6 +71,8 @@ def from_table(path: str | Path) -> SpectraReport:
 def _read(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Column names, and each row with the line it ends on."""
     try:
+        # utf-8-sig: a spreadsheet's byte order mark would otherwise be part of the first column's name. restval: what a short
+        # row lacks then counts as left empty.
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restval="")
             return list(reader.fieldnames or ()), [(reader.line_num, row) for row in reader]
@@ -91,6 +93,7 @@ def _site(where: str, name: str, rows: str, cols: str, alpha: str) -> SiteSpectr
         name=name,
         module=name,
         shape=shape,
+        # False for weightwatcher's -1, for 0 and for NaN: all of them are failed fits.
         alpha=value if value > 0 else math.nan,
         x_min=math.nan,
         n_tail=0,

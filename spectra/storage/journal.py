@@ -35,6 +35,7 @@ class Journal:
         for path in sorted(_parts(self.base)):
             found = _entries(path, self.purpose)
             entries |= found or {}
+            # Only its own: another process may be at this point as well, and starts its own over itself.
             if found is None and path == self.path:
                 path.unlink()
         if not self.path.exists():
@@ -46,8 +47,9 @@ class Journal:
     def add(self, site: SiteSpectrum, spectrum: Floats | None) -> None:
         """Note a finished matrix, with its eigenvalues if they are to be kept."""
         if self.path is not None:
+            # Little-endian on every machine, which is how it is read again.
             kept = None if spectrum is None else base64.b64encode(spectrum.astype("<f8").tobytes()).decode()
-            self._append(json.dumps([json.loads(site.model_dump_json()), kept]))
+            self._append(json.dumps([json.loads(site.model_dump_json()), kept]))  # pydantic writes NaN as null, json would not
 
     def _append(self, line: str) -> None:
         assert self.path is not None
@@ -55,7 +57,7 @@ class Journal:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
                 file.flush()
-                os.fsync(file.fileno())
+                os.fsync(file.fileno())  # or a line could still be lost with the machine
         except OSError as error:
             raise InputError(f"{self.path}: cannot write: {error.strerror}") from None
 

@@ -28,7 +28,7 @@ STYLE: Any = {
     "axes.axisbelow": True,
     "grid.color": "#e6e6e6",
     "legend.frameon": False,
-    "svg.hashsalt": "loraplan",
+    "svg.hashsalt": "loraplan",  # ids in an SVG would differ from run to run
     "figure.dpi": 100,
 }
 
@@ -70,13 +70,13 @@ def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:
         The two paths.
     """
     paths = []
-    formats: tuple[tuple[str, dict[str, Any]], ...] = (
+    formats: tuple[tuple[str, dict[str, Any]], ...] = (  # without version and date, or the bytes would change
         ("png", {"dpi": 200, "metadata": {"Software": None}}),
         ("svg", {"metadata": {"Date": None}}),
     )
     for suffix, options in formats:
         content = BytesIO()
-        with style():
+        with style():  # some settings, such as the SVG's salt, are read only here
             figure.savefig(content, format=suffix, bbox_inches="tight", **options)
         path = Path(folder) / f"{name}.{suffix}"
         write_atomic(path, content.getvalue())

@@ -44,6 +44,7 @@ class LayerGrid:
         cells = self.rows[row]
         if column is not None:
             return mean(values[name] for name in cells.get(column, ()))
+        # A mean of means: a projection of 64 routed experts weighs as much as any other.
         return mean(self.mean(values, row, name) for name in cells)
 
     def whole(self, values: Mapping[str, float]) -> Panel:
@@ -73,6 +74,7 @@ class LayerGrid:
 
     def _experts(self, values: Mapping[str, float], column: str) -> Panel:
         placed = {(row, _expert(name)): name for row, found in self.rows.items() for name in found.get(column, ())}
+        # Every number up to the largest, so that a missing expert leaves a gap instead of moving the next ones.
         columns = tuple(str(expert) for expert in range(1 + max(expert for _, expert in placed)))
         cells = {(row, str(expert)): (name, values[name]) for (row, expert), name in placed.items()}
         rows = tuple(dict.fromkeys(row for row, _ in placed))

@@ -141,6 +141,7 @@ def density_figure(report: SpectraReport) -> Figure:
         raise InputError(f"{report.model.name}: no spectral density with a fit to plot")
     inside = [site for site in fitted if parse_name(site.name)]
     ranked = sorted(inside or fitted, key=lambda site: site.alpha)
+    # With few sites the three may be one.
     shown = list({site.name: site for site in (ranked[0], ranked[len(ranked) // 2], ranked[-1])}.values())
     with style():
         figure = Figure(figsize=(3.3 * len(shown), 3.3), layout="constrained")
@@ -157,6 +158,7 @@ def _draw_density(axes: Axes, site: SiteSpectrum) -> None:
     centres = 10 ** ((edges[1:] + edges[:-1]) / 2)
     axes.bar(10 ** edges[:-1], site.density.counts, np.diff(10**edges), align="edge", color="#a9c7dc", lw=0)
     tail = centres[centres >= site.x_min]
+    # A bin's width in ln x. The density over ln x is x p(x), which is why the exponent below is 1 - alpha.
     per_bin = (edges[1] - edges[0]) * math.log(10)
     law = site.n_tail * (site.alpha - 1) * (tail / site.x_min) ** (1 - site.alpha) * per_bin
     axes.plot(tail, law, color=PALETTE[5], lw=1.8, label="fitted power law")
