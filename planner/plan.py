@@ -30,8 +30,9 @@ class PlannedSite(Value):
     weight: float
     """How much the strategy wanted capacity here, relative to the mean site."""
     alpha: Measured
+    """Power-law exponent that the weight rests on; NaN where no spectra were given."""
     sensitivity: Measured
-    """The evidence behind the weight, NaN where none was given: the exponent, and the chosen statistic per parameter."""
+    """Chosen gradient statistic per parameter that the weight rests on; NaN where no probe was given."""
     token_share: Measured = math.nan
     """Share of tokens that reach a routed expert; NaN elsewhere."""
     loss_reduction: Measured = math.nan
@@ -96,6 +97,7 @@ class Note(Value):
     about: str
     """Subject of the note, in a few fixed words."""
     text: str
+    """Sentence that a reader sees."""
     link: str = ""
     """Where to read more."""
 

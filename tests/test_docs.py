@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import jsonschema
 import pytest
 from click.testing import CliRunner
 
@@ -25,6 +26,7 @@ from trainer.initializers import INITIALIZERS
 from trainer.routers import ROUTERS
 
 DOCS = Path(__file__).parents[1] / "docs"
+GOLDEN = Path(__file__).parent / "golden"
 TABLES = (STRATEGIES, ESTIMATORS, ROUTERS, INITIALIZERS, FORMATS, METRICS, FAMILIES, EXPORTERS)
 
 
@@ -39,6 +41,11 @@ def test_the_plan_format_is_that_of_the_code():
     made = script("plan_format")
     assert (DOCS / "reference/plan-format.md").read_text() == made.page(), "run: make pages"
     assert json.loads((DOCS / "reference/plan.schema.json").read_text()) == json.loads(json.dumps(made.schema()))
+
+
+@pytest.mark.parametrize("plan", sorted(GOLDEN.glob("*-plan*.json")), ids=lambda path: path.stem)
+def test_plans_are_valid_under_the_published_schema(plan):
+    jsonschema.validate(json.loads(plan.read_text()), json.loads((DOCS / "reference/plan.schema.json").read_text()))
 
 
 def test_the_command_line_page_is_that_of_the_commands():

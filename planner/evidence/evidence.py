@@ -137,7 +137,7 @@ class Evidence:
             raise InputError(f"strategy {strategy!r}: every gradient in the sensitivity report is zero")
 
 
-LEAST_SHARE = 1e-6
+LEAST_SHARE = 1e-6  # a weight of 0 would take the site out of the problem, minimum rank or not
 ROUNDING = 1e-9  # a third of six layers is two
 UNKNOWN = Estimate(mean=math.nan, error=math.nan)
 MAKERS = {"spectra": "analyze", "sensitivity": "probe"}
@@ -172,6 +172,7 @@ def gather(
     gradients = _joined(shapes, _gradients(sensitivity), "sensitivity") if sensitivity else {}
     names = sorted(shapes, key=sort_key)
     sites = tuple(_site(name, shapes[name], alphas.get(name, UNKNOWN), gradients.get(name), statistic) for name in names)
+    # Squares are the same both ways.
     known_by_table = model.fingerprint is None and any(site.shape[0] != site.shape[1] for site in sites)
     return Evidence(model=model, sites=sites, shapes_unsure=known_by_table)
 
@@ -201,6 +202,7 @@ def _require_one_model(
         "sensitivity": sensitivity.model.fingerprint if sensitivity else None,
         "model": checkpoint.fingerprint if checkpoint else None,
     }
+    # A table has no fingerprint: it is held against the others by names and shapes alone.
     known = [(source, fingerprint) for source, fingerprint in prints.items() if fingerprint]
     for source, fingerprint in known[1:]:
         if fingerprint != known[0][1]:
@@ -212,6 +214,7 @@ def _inventory(
 ) -> tuple[ModelInfo, dict[str, Shape]]:
     if checkpoint is not None:
         model, matrices = model_info(checkpoint), dict(checkpoint.modules())
+    # A table may confuse a matrix's sides, so the shapes of a sensitivity report are preferred to its own.
     elif spectra is not None and (spectra.model.fingerprint or sensitivity is None):
         model, matrices = spectra.model, {name: shape for name, (shape, _) in _alphas(spectra, None).items()}
     elif sensitivity is not None:
@@ -239,6 +242,8 @@ def _alpha(site: SiteSpectrum, estimator: str | None) -> Estimate:
     if fit is None:
         known = ", ".join(site.fits) or "only the table's"
         raise InputError(f"`estimator` {estimator!r}: site {site.name!r} has no such fit, it has {known}; see plan analyze")
+    # Matrices were resampled for the report's own estimator, which says nothing of another one's error. The variation is
+    # relative.
     resampled = site.uncertainty.subsample_variation if fit is site else math.nan
     return Estimate(mean=fit.alpha, error=fit.alpha * resampled if math.isfinite(resampled) else fit.sigma)
 
@@ -251,7 +256,7 @@ def _mean(parts: Sequence[Estimate]) -> Estimate:
     known = [part for part in parts if math.isfinite(part.mean)]
     if not known:
         return UNKNOWN
-    error = math.sqrt(sum(part.error**2 for part in known)) / len(known)
+    error = math.sqrt(sum(part.error**2 for part in known)) / len(known)  # as if independent
     return Estimate(mean=sum(part.mean for part in known) / len(known), error=error)
 
 

@@ -29,6 +29,7 @@ def shrunk(types: Sequence[str], estimates: Sequence[Estimate]) -> Floats:
     means, errors = np.array([(estimate.mean, estimate.error) for estimate in estimates]).T
     deviations, known = np.zeros(len(types)), np.array(types)
     for projection in np.unique(known):
+        # `>= 0` is false for NaN: who is unknown keeps the deviation 0, the mean of the type.
         members = np.flatnonzero((known == projection) & (means >= 0))
         if (means[members] > 0).any():
             least = means[members][means[members] > 0].min()
@@ -39,6 +40,7 @@ def shrunk(types: Sequence[str], estimates: Sequence[Estimate]) -> Floats:
 def _shrunk_deviations(means: Floats, errors: Floats) -> Floats:
     deviations = np.log(means) - np.log(means).mean()
     noise = np.nan_to_num(errors / means) ** 2
+    # Spread beyond noise, as a variance; max(1, ...) because one site alone has none. Where nothing real is left, 0 / 0 may loom.
     real = max(0.0, float(np.square(deviations).sum()) / max(1, means.size - 1) - float(noise.mean()))
     kept: Floats = deviations * (real / (real + noise) if real else 0.0)
     return kept
@@ -63,13 +65,14 @@ def updated(prior: Floats, measured: Floats, trust: float = TRUST) -> Floats:
     means, errors = measured.T
     if not is_significant(measured):
         return before
+    # The mean is positive, or it would not be significant.
     away, noise = means / means.mean() - before, np.square(errors / means.mean())
     real = max(0.0, float(np.square(away).mean() - noise.mean()))
     moved = np.maximum(before + trust * away * (real / (real + noise) if real else 0.0), LEAST_WEIGHT)
-    found: Floats = moved / moved.mean()
+    found: Floats = moved / moved.mean()  # lifting the least has raised the mean
     return found
 
 
 def is_significant(measured: Floats) -> bool:
     """Whether (sites, 2) means and errors sum to a loss reduction beyond twice their noise; never where the noise is unknown."""
-    return bool(measured[:, 0].sum() > 2 * np.sqrt(np.square(measured[:, 1]).sum()))
+    return bool(measured[:, 0].sum() > 2 * np.sqrt(np.square(measured[:, 1]).sum()))  # an unknown error makes the sum NaN

@@ -18,6 +18,8 @@ Watch = Callable[[int, str, Tensor, Tensor, Tensor], Tensor]
 def is_experts(module: nn.Module) -> bool:
     """Whether a module holds all routed experts of a layer."""
     down = getattr(module, "down_proj", None)
+    # transformers puts `is_transposed` and its kin on the classes whose experts have this layout; a 3-D parameter alone may be
+    # anything.
     return isinstance(down, nn.Parameter) and down.ndim == 3 and hasattr(module, "is_transposed")
 
 
@@ -26,11 +28,11 @@ def fused_parts(module: Any) -> Mapping[str, Mapping[str, slice]]:
     down = {"down_proj": {"down_proj": slice(None)}}
     if not module.has_gate:
         return {"up_proj": {"up_proj": slice(None)}} | down
-    outputs = module.gate_up_proj.shape[2 if module.is_transposed else 1]
+    outputs = module.gate_up_proj.shape[2 if module.is_transposed else 1]  # (expert, in, out) or (expert, out, in)
     if module.is_concatenated:
         gate, up = slice(0, outputs // 2), slice(outputs // 2, outputs)
     else:
-        gate, up = slice(0, None, 2), slice(1, None, 2)
+        gate, up = slice(0, None, 2), slice(1, None, 2)  # alternating, as in gpt-oss
     return {"gate_up_proj": {"gate_proj": gate, "up_proj": up}} | down
 
 
@@ -47,6 +49,7 @@ def expert_sites(module: Any) -> Mapping[str, tuple[int, int]]:
         for tensor, parts in fused_parts(module).items()
         for part, outputs in parts.items()
     }
+    # One tensor holds all experts, so the first one's shapes are everybody's.
     experts = len(module.down_proj)
     return {f"{expert}.{part}": shape for expert in range(experts) for part, shape in sorted(shapes.items())}  # type: ignore[misc]
 
@@ -66,16 +69,19 @@ def run_experts(module: Any, hidden: Tensor, index: Tensor, weights: Tensor, wat
     """
     total = torch.zeros_like(hidden)
     up_tensor = "gate_up_proj" if module.has_gate else "up_proj"
+    # Only experts that some token chose: a loop over all would launch kernels for nothing.
     for expert in torch.unique(index).tolist():
         if expert >= len(module.down_proj):  # expert parallelism marks other ranks' tokens so
             continue
         token, slot = torch.where(index == expert)
         x = hidden[token]
         up = watch(expert, up_tensor, token, x, _project(module, expert, up_tensor, x))
+        # The family's own function, because some do more than activate and multiply (gpt-oss clamps).
         inner = module._apply_gate(up) if module.has_gate else module.act_fn(up)
         out = watch(expert, "down_proj", token, inner, _project(module, expert, "down_proj", inner))
         if module.has_post_expert_norm:
             out = module.post_expert_norm(out)
+        # Routing weights may be of higher precision than the hidden states; transformers rounds at the same place.
         total = total.index_add(0, token, (out * weights[token, slot, None]).to(total.dtype))
     return total
 

@@ -25,6 +25,7 @@ def add_to_weight(module: nn.Module, update_OI: Tensor) -> None:
     weight = module.weight
     assert isinstance(weight, Tensor)
     update = update_OI.T if isinstance(module, Conv1D) else update_OI
+    # The sum is rounded once. In bfloat16 the update alone would be rounded first, and the sum again.
     weight.copy_((weight.double() + update.double()).to(weight.dtype))
 
 
@@ -37,6 +38,7 @@ def dense_weight(module: nn.Module, dtype: torch.dtype) -> Tensor:
     """
     weight = module.weight
     assert isinstance(weight, Tensor)
+    # 4-bit weights carry quant_state. 8-bit ones carry SCB, and the rest of their state lies on the module.
     if hasattr(weight, "quant_state") or hasattr(weight, "SCB"):
         from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 

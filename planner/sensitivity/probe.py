@@ -72,6 +72,7 @@ def probe(
     usage = _usage(recorder, experts)
     sites = [_site(stored[name], name, shape, recorder, usage) for name, shape in shapes.items()]
     sites.sort(key=lambda site: sort_key(site.name))
+    # The squared gradient, which alone is known of every example.
     squared = np.stack([recorder.per_example(name)[:, 0].numpy() for name in shapes], axis=1)
     curve, stable_from = stability(squared, [projection_type(name) for name in shapes])
     described = Task(name=task, examples=examples, stability=curve, stable_from=stable_from)
@@ -101,7 +102,7 @@ def _info(model: nn.Module, checkpoint: Checkpoint | None) -> ModelInfo:
 
 def _site(name: str, live: str, shape: tuple[int, int], recorder: Recorder, usage: Mapping[str, ExpertUsage]) -> SiteSensitivity:
     per_example = recorder.per_example(live)
-    if torch.isinf(per_example).any() or torch.isnan(per_example[:, 0]).any():
+    if torch.isinf(per_example).any() or torch.isnan(per_example[:, 0]).any():  # NaN elsewhere: not taken
         raise InputError(f"site {name!r}: gradient is not finite; check the model's weights and dtype")
     values = {statistic.replace("-", "_"): value for statistic, value in estimates(per_example.numpy()).items()}
     used = (usage[live],) if live in usage else ()
@@ -129,6 +130,7 @@ def _run(model: nn.Module, batches: Iterable[Batch], recorder: Recorder, progres
         losses = example_losses(model(**inputs).logits, labels)
         if not torch.isfinite(losses).all():
             raise InputError(f"loss of example {examples + int((~torch.isfinite(losses)).nonzero()[0]) + 1} is not finite")
+        # The sum and not the mean: each example's gradient is then that of its own loss, in a batch of any size.
         losses.sum().backward()  # type: ignore[no-untyped-call]
         examples += len(labels)
         progress(examples)
@@ -153,7 +155,7 @@ def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     losses = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
-    counts: Tensor = (labels != -100).sum(1).clamp(min=1)
+    counts: Tensor = (labels != -100).sum(1).clamp(min=1)  # nothing to learn: 0, and not 0 / 0
     return losses.sum(1) / counts
 
 
@@ -165,13 +167,15 @@ def _frozen_evaluation(model: nn.Module) -> Iterator[None]:
     model.eval()
     model.requires_grad_(False)
     embeddings = model.get_input_embeddings()  # type: ignore[operator]  # every transformers model has them
+    # With all weights frozen nothing else requires a gradient, and the backward pass would not reach a single layer.
     hook = embeddings.register_forward_hook(lambda _module, _inputs, output: output.requires_grad_())
     try:
-        with torch.enable_grad():
+        with torch.enable_grad():  # whatever the caller has set
             yield
     finally:
         hook.remove()
         for module, training in modes.items():
+            # Not by train(), which would set a module's children like the module itself.
             module.training = training
         for parameter, requires_grad in wanted.items():
             parameter.requires_grad_(requires_grad)

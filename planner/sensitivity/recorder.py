@@ -27,9 +27,10 @@ class Observe(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, output: Tensor, inputs: Tensor, taker: Taker) -> Tensor:
         """Keep the inputs."""
+        # Not as an attribute of ctx: only what is saved here is dropped and recomputed under gradient checkpointing.
         ctx.save_for_backward(inputs)
         ctx.taker = taker
-        return output.view_as(output)
+        return output.view_as(output)  # a tensor of its own; autograd treats a returned input specially
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -52,6 +53,7 @@ class Recorder:
 
     def begin(self, examples: int, mask: Tensor | None) -> None:
         """Announce a batch: how many examples, and which of its tokens (batch, tokens) are no padding."""
+        # Counted over all batches: which examples are taken in full must not depend on how they are batched.
         self._before += self._examples
         self._examples, self._mask = examples, mask
         self._batches.append({})
@@ -67,6 +69,7 @@ class Recorder:
     def usage(self, experts: str) -> tuple[Tensor, Tensor]:
         """Per expert of a module of experts: share of tokens that chose it, and mean routing weight over those."""
         chosen, weight = (torch.stack(parts).sum(0) for parts in zip(*(batch[experts] for batch in self._usage), strict=True))
+        # Where no token chose an expert its weight is 0 / 0, and NaN is the right answer.
         return chosen[:-1] / chosen[-1], weight / chosen[:-1]
 
     @contextmanager
@@ -74,6 +77,8 @@ class Recorder:
         """Watch every backward pass until left; the model is then as it was."""
         hooks = [module.register_forward_hook(partial(self._watch_linear, name)) for name, module in self._linears.items()]
         for name, module in self._experts.items():
+            # Experts cannot be hooked, because their projections are slices of a tensor and no modules. The attribute hides the
+            # class's forward; deleting it below uncovers that again.
             module.forward = partial(self._run_experts, name, module)
         try:
             yield
@@ -85,11 +90,14 @@ class Recorder:
 
     def _watch_linear(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         def take(x: Tensor, d: Tensor) -> None:
+            # Some modules see their tokens as (batch * tokens, d); examples lie one after the other in either form.
             x_BTI, d_BTO = (_working(part.reshape(self._examples, -1, part.shape[-1])) for part in (x, d))
+            # Not before it is needed: three examples of four do without, and a quantised weight has to be dequantised.
             weight = partial(dense_weight, module, x_BTI.dtype)
             rows = [self._statistics(*example, weight) for example in zip(range(self._examples), x_BTI, d_BTO, strict=True)]
             self._batches[-1][name] = torch.stack(rows).cpu()
 
+        # Detached: the values are wanted, and no second path for gradients.
         watched: Tensor = Observe.apply(output, inputs[0].detach(), take)  # type: ignore[no-untyped-call]
         return watched
 
@@ -102,16 +110,21 @@ class Recorder:
         return (self._before + example) % EVERY == 0
 
     def _run_experts(self, name: str, module: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+        # Unless a token arrives below, zero is what was measured, and NaN what was not taken. setdefault, because checkpointing
+        # runs this once more for a batch that is noted already.
         for site in expert_sites(module):  # what no token reaches has no gradient
             nothing = torch.zeros(self._examples, len(STATISTICS), dtype=torch.float64)
             nothing[[not self._in_full(example) for example in range(self._examples)], 1:] = torch.nan
             self._batches[-1].setdefault(f"{name}.{site}", nothing)
+        # Assigned and not added, so that a layer that is computed again counts its tokens once.
         self._usage[-1][name] = self._count(module, index, weights.detach())
         return run_experts(module, hidden, index, weights, partial(self._watch_expert, name, module, len(hidden)))
 
     def _watch_expert(
         self, name: str, module: nn.Module, tokens: int, expert: int, tensor: str, token: Tensor, x: Tensor, y: Tensor
     ) -> Tensor:
+        # All examples are padded to one length, so a token's number says which example it is of. Numbers ascend, so that the rows
+        # of an example lie together and can be split off.
         owner = token // (tokens // self._examples)
         counts = torch.bincount(owner, minlength=self._examples).tolist()
 
@@ -133,6 +146,7 @@ class Recorder:
         real = self._mask.reshape(-1).bool() if self._mask is not None else torch.ones_like(index[:, 0], dtype=torch.bool)
         picks, gates = index[real].flatten(), weights[real].flatten().double()
         experts = len(module.down_proj)  # type: ignore[arg-type]  # a 3-D tensor
+        # Cut, because numbers beyond the experts mark tokens that other processes compute (expert parallelism).
         chosen = torch.bincount(picks, minlength=experts)[:experts].double()
         total = torch.bincount(picks, gates, minlength=experts)[:experts]
         return torch.cat([chosen, real.sum()[None].double()]).cpu(), total.cpu()

@@ -30,6 +30,7 @@ def gradient_statistics(inputs: Tensor, gradients: Tensor, weight: Tensor) -> Te
     Returns:
         Shape (4,) in float64: sum G^2, sum |G W|, |sum G W| and sum (G W)^2, in the order of `STATISTICS`.
     """
+    # Dot products of the flat matrix need no second one of its size. The square comes first: mul_ then overwrites G.
     G_OI = gradients.mT @ inputs
     flat = G_OI.view(-1)
     squared = torch.dot(flat, flat)
@@ -46,6 +47,7 @@ def squared_norm(inputs: Tensor, gradients: Tensor) -> Tensor:
         Shape () in float64.
     """
     tokens, d_in, d_out = len(inputs), inputs.shape[1], gradients.shape[1]
+    # Multiplications over `tokens`: the two products take tokens (d_in + d_out), and G takes d_in d_out.
     if tokens * (d_in + d_out) <= d_in * d_out:
         return torch.dot((inputs @ inputs.mT).view(-1), (gradients @ gradients.mT).view(-1)).double()
     flat = (gradients.mT @ inputs).view(-1)
@@ -58,6 +60,7 @@ def estimates(per_example: Floats) -> Mapping[Statistic, tuple[Estimate]]:
     Args:
         per_example: (examples, 4); NaN where a statistic was not taken.
     """
+    # Never empty: the first example of all is taken in full.
     return {name: (_estimate(column[~np.isnan(column)]),) for name, column in zip(STATISTICS, per_example.T, strict=True)}
 
 
@@ -78,6 +81,7 @@ def stability(per_example: Floats, types: Sequence[str]) -> tuple[tuple[Stabilit
     """
     found = tuple(_agreement(per_example, types, size) for size in _sizes(len(per_example)))
     stable_from = None
+    # From the largest sample down, because stable means that no larger one falls back. `not >=`: NaN is not stable.
     for entry in reversed(found):
         if not entry.rank_correlation >= STABLE:
             break
@@ -93,7 +97,7 @@ def _sizes(examples: int) -> Iterator[int]:
 
 
 def _agreement(per_example: Floats, types: Sequence[str], size: int) -> Stability:
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(0)  # the same gradients give the same report
     correlations, overlaps = [], []
     for _ in range(SPLITS):
         drawn = rng.permutation(len(per_example))[: 2 * size]
@@ -107,7 +111,7 @@ def _relative(means: Floats, types: Sequence[str]) -> Floats:
     known, relative = np.array(types), means.copy()
     for projection in np.unique(known):
         members = known == projection
-        relative[members] /= max(float(means[members].mean()), np.finfo(float).tiny)
+        relative[members] /= max(float(means[members].mean()), np.finfo(float).tiny)  # a type of zeros stays zero
     return relative
 
 
@@ -115,6 +119,7 @@ def _spearman(one: Floats, other: Floats) -> float:
     from scipy.stats import rankdata  # takes a moment to import
 
     a, b = (ranks - ranks.mean() for ranks in (rankdata(one), rankdata(other)))
+    # Pearson's correlation of ranks; where all sites are tied there is no ranking to agree on.
     return float(a @ b / np.sqrt((a @ a) * (b @ b))) if a.any() and b.any() else np.nan
 
 
@@ -124,5 +129,5 @@ def _overlap(one: Floats, other: Floats) -> float:
     if half == 0:
         return np.nan
     top = [set(np.argsort(-values, kind="stable")[:half].tolist()) for values in (one, other)]
-    shared, chance = len(top[0] & top[1]) / half, half / one.size
+    shared, chance = len(top[0] & top[1]) / half, half / one.size  # two blind halves share half / all of their members
     return float((shared - chance) / (1 - chance))

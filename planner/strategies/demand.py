@@ -51,6 +51,6 @@ def utility(name: Utility, ranks: Floats) -> Floats:
         return np.log(ranks)
     if name == "log1p":
         return np.log1p(ranks)
-    total = np.cumsum(np.arange(1, int(ranks.max()) + 1, dtype=np.float64) ** -GAMMA)
+    total = np.cumsum(np.arange(1, int(ranks.max()) + 1, dtype=np.float64) ** -GAMMA)  # at k - 1: what k ranks are worth
     found: Floats = np.append(0.0, total)[ranks.astype(int)]
     return found

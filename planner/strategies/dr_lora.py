@@ -28,8 +28,10 @@ def dr_lora(evidence: Evidence, settings: NoSettings) -> Demand:
     evidence.require("sensitivity", "dr-lora")
     routed = any(site.expert is not None for site in evidence.sites)
     gradient = evidence.sensitivities()
+    # Over each task's sum, so that tasks weigh alike whatever the scale of their losses; one of zeros stays zero.
     gradient = (gradient / np.maximum(gradient.sum(axis=0), np.finfo(float).tiny)).mean(axis=1)
     demand = np.array([site.token_share if site.expert is not None else 1.0 for site in evidence.sites])
+    # By live names, because Mixtral's checkpoints call the same projections w3 and w2.
     wanted = np.array(
         [not routed or (site.expert is not None and live_name(site.name).endswith(ADAPTED)) for site in evidence.sites]
     )
@@ -49,5 +51,6 @@ def _by_expert(evidence: Evidence, chosen: NDArray[np.intp], gradient: Floats) -
 
 
 def _share(values: Floats) -> Floats:
+    # A little of the mean for everybody: with a share of 0 a site would get nothing even where ranks have a minimum.
     share: Floats = (values + 1e-6 * values.mean()) / max(float(values.sum()), np.finfo(float).tiny)
     return share

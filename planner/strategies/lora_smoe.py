@@ -40,6 +40,7 @@ def lora_smoe(evidence: Evidence, settings: LoraSmoeSettings) -> Demand:
     for group in np.unique(groups):
         members = groups == group
         thresholds = np.percentile(sensitivity[members], 100 - TOP_PERCENT, axis=0)
+        # Strictly above: a group of one is never above its own percentile, and equal gradients count for nobody.
         counts[members] = (sensitivity[members] > thresholds).sum(axis=1)
     experts = tuple(counts.tolist()) if settings.parity else None
     return Demand(weights=tuple(counts.astype(float).tolist()), utility="log", experts=experts)
@@ -48,4 +49,5 @@ def lora_smoe(evidence: Evidence, settings: LoraSmoeSettings) -> Demand:
 def _group(site: SiteEvidence, grouping: str) -> str:
     if grouping == "projection":
         return site.projection
+    # Adaptable modules are projections inside layers, so whatever is not attention is the MLP.
     return "all" if grouping == "all" else "attention" if any(word in site.projection for word in ATTENTION) else "mlp"

@@ -12,9 +12,9 @@ The second form is for methods with settings of their own, which stand in a clas
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SerializeAsAny
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SerializeAsAny, WithJsonSchema
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
@@ -39,7 +39,8 @@ class Chosen(Value):
     """A method by its name, with its own settings. A bare name stands for the method at its defaults."""
 
     name: str
-    settings: SerializeAsAny[Value]
+    settings: Annotated[SerializeAsAny[Value], WithJsonSchema({"type": "object"})]
+    """Settings of the method's own class, complete with its defaults."""
 
     def __str__(self) -> str:
         return self.name
@@ -80,5 +81,6 @@ class OneOf:
         return core_schema.no_info_before_validator_function(self.checked, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        found = handler(schema)
-        return found | {"examples": list(self.table)} if found.get("type") == "string" else found
+        rows = self.table.items()
+        examples = [{"name": n, "settings": m.settings().model_dump()} if isinstance(m, Method) else n for n, m in rows]
+        return handler(schema) | {"examples": examples}

@@ -76,3 +76,4 @@ def test_the_schema_shows_a_tables_names_as_examples_not_as_the_only_ones():
     schema = Example.model_json_schema()["properties"]
     assert schema["size"]["examples"] == ["small", "large"]
     assert "enum" not in schema["size"]
+    assert schema["method"]["examples"] == [{"name": n, "settings": m.settings().model_dump()} for n, m in TABLE.items()]
