@@ -1,38 +1,27 @@
-"""Rehearsals: who brought the gain, against finite differences, and from a file to a plan."""
-
-import json
+"""Which adapters bring what a run gained, against finite differences."""
 
 import pytest
 import torch
-import transformers
 
-import planner
 from planner import example_losses
-from spectra import InputError, open_checkpoint
-from tests.conftest import save_with_tokenizer
+from tests import models
 from tests.reference.attribution import reference_attribution
-from trainer import TrainSettings, apply_plan
-from trainer.attribution.attribution import POINTS, adapter_scales, attribute
-from trainer.attribution.trial_run import run_trial
+from tests.trainer.examples import uniform
+from trainer import apply_plan
+from trainer.attribution.attribution import POINTS, adapter_scales, attribute, scaled
 from trainer.layers.expert_lora import expert_loras
-from trainer.layers.inject import mixtures
+from trainer.layers.mixture import mixtures
 
-SIZE = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
-CONFIGS = {
-    "llama": lambda: transformers.LlamaConfig(**SIZE),
-    "olmoe": lambda: transformers.OlmoeConfig(**SIZE, num_experts=3, num_experts_per_tok=2),
-}
-SHORT = TrainSettings(max_steps=4, batch_size=8, max_length=16, learning_rate=0.02)
+# Small enough that finite differences of every site are quick.
+SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
+FAMILIES = {"llama": SMALL, "olmoe": SMALL | {"num_experts": 3}}
 
 
-def trained(kind, folder):
+def trained(family, folder):
     """A model in double precision with random adapters everywhere, as after some training."""
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[kind]()).double()
+    model = models.build(family, **FAMILIES[family]).double()
     model.save_pretrained(folder)
-    plan = planner.allocate(budget="rank 2", strategy="uniform", model=open_checkpoint(folder), max_experts=1)
-    apply_plan(model, plan)
+    apply_plan(model, uniform(folder, "rank 2", max_experts=1))
     for parameter in model.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -40,7 +29,7 @@ def trained(kind, folder):
 
 
 def columns_of(model):
-    """Each site's own part of B, in the order of the model's dials."""
+    """Each site's own part of B, in the order of `adapter_scales`."""
     found = [mixture.B.data for mixture in mixtures(model).values()]
     for lora in expert_loras(model).values():
         found += [lora.B[part].data[expert] for part, ranks in lora.ranks.items() for expert in range(len(ranks))]
@@ -54,9 +43,9 @@ def sample():
     return [{"input_ids": rows, "attention_mask": torch.ones_like(rows), "labels": rows} for rows in ids]
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_the_gain_is_shared_out_as_finite_differences_say(kind, sample, tmp_path):
-    model = trained(kind, tmp_path)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_loss_reduction_is_attributed_as_finite_differences_say(family, sample, tmp_path):
+    model = trained(family, tmp_path)
     shares = attribute(model, adapter_scales(model), sample)
     for row, batch in enumerate(sample):
         inputs = {key: value for key, value in batch.items() if key != "labels"}
@@ -67,10 +56,10 @@ def test_the_gain_is_shared_out_as_finite_differences_say(kind, sample, tmp_path
         torch.testing.assert_close(shares[row], expected, rtol=1e-3, atol=2e-6)  # norms are computed in float32
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_shares_add_up_to_what_the_adapters_take_off(kind, sample, tmp_path):
-    model = trained(kind, tmp_path)
+def test_shares_add_up_to_what_the_adapters_take_off(family, sample, tmp_path):
+    model = trained(family, tmp_path)
     for column in columns_of(model):
         column.mul_(0.01)  # a path straight enough for three points, on which no router changes its mind
 
@@ -85,32 +74,35 @@ def test_shares_add_up_to_what_the_adapters_take_off(kind, sample, tmp_path):
     assert abs(shares.mean(0).sum() - (loss() - after)) < 0.02 * shares.mean(0).abs().sum()
 
 
-def test_a_rehearsal_measures_every_site_and_leaves_nothing(tiny_llama, sentences, tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    seen = []
-    found, loss_reductions = run_trial(
-        open_checkpoint(tiny_llama), sentences, SHORT, progress=lambda done, total: seen.append((done, total))
-    )
-    again, same = run_trial(open_checkpoint(tiny_llama), sentences, SHORT)
-    assert (found, loss_reductions) == (again, same)
-    assert found.gain.error > 0
-    assert len(loss_reductions) == 14
-    assert found.gain.mean == pytest.approx(sum(one.mean for one in loss_reductions.values()), rel=1e-9)
-    assert (found.steps, found.examples) == (4, 4)
-    assert seen == [(done, 4 + POINTS) for done in range(1, 5 + POINTS)]
-    assert not any(tmp_path.iterdir())
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_adapter_is_scaled_and_put_back(family, sample, tmp_path):
+    model = trained(family, tmp_path)
+    found = adapter_scales(model)
+    named = [site for scale in found for site in scale.sites]
+    assert sorted(named) == sorted(site.name for site in uniform(tmp_path, "rank 2", max_experts=1).sites)
+    base = {name: parameter for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    ids = sample[0]["input_ids"]
+    with torch.no_grad():
+        full = model(ids).logits
+        with scaled(found, 0.0) as leaves:
+            none = model(ids).logits
+        assert [len(leaf) for leaf in leaves] == [len(scale.sites) for scale in found]
+        with scaled(found, 1.0):
+            torch.testing.assert_close(model(ids).logits, full)
+        with pytest.raises(RuntimeError), scaled(found, 0.5):
+            raise RuntimeError
+        assert torch.equal(model(ids).logits, full)
+        for column in columns_of(model):
+            column.zero_()
+        torch.testing.assert_close(model(ids).logits, none)
+    assert all(parameter is base[name] for name, parameter in model.named_parameters() if name in base)
 
 
-def test_routed_experts_are_measured_under_the_checkpoints_names(sentences, tmp_path):
-    checkpoint = open_checkpoint(save_with_tokenizer(CONFIGS["olmoe"](), tmp_path / "olmoe"))
-    _, loss_reductions = run_trial(checkpoint, sentences, SHORT)
-    plan = planner.allocate(budget="rank 1", strategy="uniform", model=checkpoint, max_experts=1)
-    assert loss_reductions.keys() == {site.name for site in plan.sites}
-    assert sum(".experts." in name and one.mean != 0 for name, one in loss_reductions.items()) > 2
-
-
-def test_too_few_examples_are_one_line(tiny_llama, tmp_path):
-    (tmp_path / "few.jsonl").write_text("".join(json.dumps({"text": f"read the file {n}"}) + "\n" for n in range(9)))
-    with pytest.raises(InputError, match=r"few.jsonl: 9 examples are too few to keep a tenth for validation"):
-        run_trial(open_checkpoint(tiny_llama), tmp_path / "few.jsonl", SHORT)
+def test_attribution_is_told_point_by_point_and_leaves_the_model_frozen(sample, tmp_path):
+    model, seen = trained("llama", tmp_path), []
+    shares = attribute(model.train(), adapter_scales(model), sample, seen.append)
+    assert seen == list(range(1, POINTS + 1))
+    assert (tuple(shares.shape), shares.dtype) == ((2, 14), torch.float64)
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert all(mixture.scaling.grad_fn is None for mixture in mixtures(model).values())
