@@ -39,6 +39,7 @@ def require_length(checkpoint: Checkpoint, max_length: int) -> None:
     Raises:
         InputError: the limit.
     """
+    # GPT-2 calls it n_positions.
     limit = checkpoint.config.get("max_position_embeddings") or checkpoint.config.get("n_positions")
     if isinstance(limit, int) and max_length > limit:
         raise InputError(f"max_length {max_length} is more than the {limit} positions of {checkpoint.name}")
@@ -52,6 +53,7 @@ def require_device(device: str) -> None:
     """
     try:
         torch.empty(0, device=device)
+    # A torch built without CUDA raises AssertionError, one that finds no GPU RuntimeError.
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {device!r}: {first_line(error)}") from None
 
@@ -81,15 +83,18 @@ def load_model(
         raise InputError(
             f"{checkpoint.folder}: an encoder-decoder model ({checkpoint.config.get('model_type')}), which cannot be trained yet"
         )
+    # Right before loading, so that a new head depends on the seed and on nothing that was drawn before.
     transformers.set_seed(seed)
     options: dict[str, Any] = {"dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
     if task == "classification":
+        # A checkpoint may bring a head for other labels; it is replaced by a new one instead of stopping the loading.
         options |= {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "ignore_mismatched_sizes": True}
         options["label2id"] = {label: position for position, label in enumerate(labels)}
     try:
         model, loading = getattr(transformers, AUTO[task]).from_pretrained(checkpoint.folder, **options, output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(f"{checkpoint.folder}: cannot be loaded for {task}: {first_line(error)}") from None
+    # transformers would give a bare encoder a random output layer and only warn; here nothing would ever train it.
     if task == "causal" and (new := sorted(loading["missing_keys"])):
         raise InputError(
             f"{checkpoint.folder}: no causal language model: its checkpoint lacks {new[0]!r}; add a label column to classify"
@@ -125,5 +130,6 @@ def head(model: Any) -> dict[str, nn.Parameter]:
     """
     if not hasattr(model.config, "num_labels") or "ForSequenceClassification" not in type(model).__name__:
         return {}
+    # Whatever a family calls its head, it is what is not in the body.
     body = {id(parameter) for parameter in model.base_model.parameters()}
     return {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in body}

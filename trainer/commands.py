@@ -27,6 +27,7 @@ def probe(model: str, files: tuple[Path, ...], output: Path, device: str, as_jso
 
     Example: plan probe all-MiniLM-L6-v2 --data train.jsonl
     """
+    # Imports stand inside the commands: what loads torch is loaded only by the command that needs it.
     from planner.views.tables import sensitivity_tables, stability_lines, trial_run_lines
     from spectra import open_checkpoint
     from trainer.probing import measure
@@ -271,5 +272,6 @@ def demo(ctx: click.Context, output: Path) -> None:
         if step.before is not None:
             step.before()
         click.secho("$ plan " + shlex.join(step.arguments), bold=True)
+        # Through the whole command line, as typed; not standalone, so that an error reaches our own group and stops the demo.
         group.main(list(step.arguments), standalone_mode=False)
     show(*summary(output))

@@ -171,7 +171,9 @@ def _by_chapter() -> dict[str, dict[str, list[str]]]:
     for chapter, names in CHAPTERS.items():
         modules = chapters.setdefault(chapter, {})
         for module, source in (found for name in names.split() for found in _sources(name)):
+            # A text in both files could be answered from memory.
             unique = list(dict.fromkeys(text for text in _docstrings(source) if text not in seen))
+            # Before cutting, so that what is left out here does not come back from another module.
             seen.update(unique)
             if unique:
                 modules[module] = unique[:MOST_PER_MODULE]
@@ -203,7 +205,9 @@ def _split(modules: dict[str, list[str]]) -> dict[str, str]:
     """Module -> `train` or `test`: in an order that depends on names alone, modules go to test while it holds too little."""
     wanted = TEST_SHARE * sum(len(texts) for texts in modules.values())
     held, parts = 0, {}
+    # A digest instead of `hash`, which Python salts anew in every process.
     for module in sorted(modules, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        # The first condition keeps one large module from taking a chapter far beyond its share.
         fits = held + len(modules[module]) <= 1.5 * wanted and held < wanted
         parts[module] = "test" if fits else "train"
         held += len(modules[module]) if fits else 0

@@ -38,9 +38,12 @@ def merge(run: str | Path, output: str | Path, *, base: str | Path | None = None
     if output.exists():
         raise InputError(f"{output}: already exists; choose another folder")
     model, precision = load_adapters(run, base), load_config(run).mixture.base_precision
+    # `merged` works in place, so the logits of the unmerged model have to be taken first.
     before = reference_logits(model)
+    # "Not small" instead of "large", so that logits of NaN fail as well.
     if not (error := disagreement(reference_logits(merged(model)), before)) <= TOLERANCE[precision]:
         raise InputError(f"{run}: merging changes logits by {error:.3g} of the largest; nothing was written")
+    # Written beside and renamed, so that a full disk leaves no half of a model under the name that was asked for.
     beside = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         model.save_pretrained(beside)
@@ -63,6 +66,7 @@ def merged(model: Any) -> Any:
     for name, mixture in mixtures(model).items():
         weight = mixture.base.weight
         assert isinstance(weight, Tensor)
+        # A mixture with a router is left to `delta_weight`, whose refusal says more, whatever its base is.
         if mixture.router is None and not weight.is_floating_point():
             raise InputError(f"site {name!r}: its base is quantised; load the model unquantised to merge")
         add_to_weight(mixture.base, mixture.delta_weight())

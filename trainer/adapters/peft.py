@@ -26,6 +26,7 @@ def is_peft_compatible(plan: Plan) -> bool:
     Something is adapted, no module has a choice of LoRA experts, and all routed experts of a layer have the same ranks.
     """
     counts = {len(site.ranks) for site in plan.sites}
+    # The ranks that occur per layer and projection: PEFT has one rank for a stored tensor, so all its experts need the same.
     experts: dict[object, set[tuple[int, ...]]] = {}
     for site in plan.sites:
         if site.routed and (where := parse_name(site.name)):
@@ -46,10 +47,12 @@ def peft_config(
         experts: stored tensors of routed experts and their ranks.
         doubled: whether adapters also carry what was subtracted from the base.
     """
+    # A site of routed experts is part of a stored tensor and comes in with `experts`.
     modules = {site.name: site.ranks[0] * (1 + doubled) for site in plan.sites if site.ranks and not site.routed}
     taken = {name for name in modules if experts and name.endswith(OF_EXPERTS)}
     parameters = dict(experts) | {f"{name}.weight": modules.pop(name) for name in sorted(taken)}
     ranks = modules | parameters
+    # The most frequent rank becomes `r`, so that the patterns list exceptions only.
     usual = Counter(ranks.values()).most_common(1)[0][0]
     odd = {name: rank for name, rank in ranks.items() if rank != usual}
     return {
@@ -64,7 +67,9 @@ def peft_config(
         "target_modules": sorted(modules),
         "target_parameters": sorted(parameters) or None,
         "rank_pattern": odd,
+        # The same numbers once more: lora_alpha / r is 1 at every module, and B carries the scaling.
         "alpha_pattern": odd,
+        # PEFT saves a head whole, under the name of its outermost module.
         "modules_to_save": sorted({name.rpartition(".")[0].partition(".")[0] for name in heads}) or None,
     }
 
@@ -83,9 +88,11 @@ def to_peft(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, mixture in mixtures(model).items():
         (scaling,) = mixture.scalings
         A, B = found.pop(f"{name}.A"), found.pop(f"{name}.B")
+        # B A - B0 A0 as one product of twice the rank: [B, -B0] times A above A0.
         if f"{name}.A0" in found:
             A, B = torch.cat([A, found.pop(f"{name}.A0")]), torch.cat([B, -found.pop(f"{name}.B0")], dim=1)
         found[f"{name}.lora_A.weight"] = A
+        # In double precision here and on the way back, so that B returns as it was but for one rounding each way.
         found[f"{name}.lora_B.weight"] = (B.double() * scaling).to(B.dtype)
     return {PREFIX + name: tensor for name, tensor in found.items()}
 

@@ -33,12 +33,16 @@ def experts_to_peft(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, 
     found = dict(state)
     for name, experts, lora, tensor, ranks in _tensors(model):
         count = len(experts.down_proj)
+        # (E, rank, d_in) of each part; A and B of the stored tensor have the ranks of its parts one behind the other.
         A = [found.pop(f"{name}.{NAME}.{part}.A").view(count, rank, -1) for part, rank in ranks.items()]
+        # (E, outputs of the whole tensor, ranks of all parts): a part's columns are zero in the other part's outputs.
         B = A[0].new_zeros(count, _outputs(experts, tensor), sum(ranks.values()))
         for part, columns in _columns(ranks):
+            # Ours is (d_out, E rank), experts in order; view and permute make it (E, d_out, rank).
             given = found.pop(f"{name}.{NAME}.{part}.B").view(-1, count, ranks[part]).permute(1, 0, 2)
             B[:, fused_parts(experts)[tensor][part], columns] = given * lora.scaling(part).to(given)[:, None, None]
         lead = f"{name}{_nesting(experts, lora, tensor)}"
+        # PEFT reads A as (E, rank, d_in), flattened expert by expert, and B as (d_out, rank, E), with the expert fastest.
         found[f"{lead}.lora_A.weight"] = torch.cat(A, dim=1).flatten(0, 1)
         found[f"{lead}.lora_B.weight"] = B.permute(1, 2, 0).flatten(1).contiguous()
     return found
@@ -67,6 +71,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Any, ExpertLora, str, dict
         name = adapter.removesuffix(f".{NAME}")
         experts = model.get_submodule(name)
         for tensor, parts in fused_parts(experts).items():
+            # The first expert's rank is everybody's, or the plan would not be PEFT-compatible and nobody would ask.
             ranks = {part: lora.ranks[part][0] for part in parts if part in lora.ranks}
             if ranks:
                 yield name, experts, lora, tensor, ranks
@@ -86,5 +91,7 @@ def _outputs(experts: Any, tensor: str) -> int:
 def _nesting(experts: Any, lora: ExpertLora, tensor: str) -> str:
     """PEFT wraps the module once per adapted tensor, in the order of its parameters: earlier ones lie deeper."""
     adapted = [name for name, parts in fused_parts(experts).items() if any(part in lora.ranks for part in parts)]
+    # PEFT walks through `named_parameters` and wraps each time what it has wrapped so far: the last one is outermost and has no
+    # `base_layer`.
     order = [name for name, _ in experts.named_parameters(recurse=False) if name in adapted]
     return ".base_layer" * (len(order) - 1 - order.index(tensor))

@@ -26,7 +26,9 @@ class ReferenceLogits(Value):
 def reference_logits(model: Any) -> ReferenceLogits:
     """Run a fixed row of tokens through a model, in the precision of its weights even while a run uses another."""
     text = model.config.get_text_config()
+    # Spread over the vocabulary by arithmetic, which is the same in every version of every library.
     ids = [(97 * position + 11) % text.vocab_size for position in range(TOKENS)]
+    # A classifier on a decoder finds the last token by the padding token, which must not stand in the row.
     ids = [(token + 1) % text.vocab_size if token == text.pad_token_id else token for token in ids]
     training = model.training
     model.eval()
@@ -36,6 +38,7 @@ def reference_logits(model: Any) -> ReferenceLogits:
     if wrapped is not None:
         model.forward = wrapped
     model.train(training)
+    # (1, classes) of a classifier, (1, tokens, vocabulary) of a language model, whose last token has seen the whole row.
     last = logits[0] if logits.ndim == 2 else logits[0, -1]
     return ReferenceLogits(ids=tuple(ids), logits=tuple(last[:TOKENS].float().cpu().tolist()))
 

@@ -44,9 +44,11 @@ def save_adapters(folder: str | Path, model: Any, plan: Plan, config: AdapterCon
     state = trained_state(model)
     compatible = is_peft_compatible(plan)
     written = to_peft(model, state) if compatible else state
+    # Before the other processes leave: a sharded model runs only if all of them do.
     noted = config.model_copy(update={"reference": reference_logits(model)})
     if not is_main_process():
         return
+    # The tensors first, what describes them after: a folder without configuration is no finished run.
     write_atomic(folder / WEIGHTS, save(written, metadata={"format": "pt"}))
     marker = (
         peft_config(
@@ -63,6 +65,7 @@ def save_adapters(folder: str | Path, model: Any, plan: Plan, config: AdapterCon
     write_atomic(folder / PEFT_CONFIG, json.dumps(marker, indent=2) + "\n")
     write_atomic(folder / CONFIG, noted.model_dump_json(indent=2) + "\n")
     plan.save(folder / PLAN)
+    # Now, while the tensors are still in memory.
     back = load_file(folder / WEIGHTS)
     if back.keys() != written.keys() or not all(torch.equal(back[name], written[name]) for name in back):
         raise InputError(
@@ -94,10 +97,12 @@ def find_base(config: AdapterConfig, base: str | Path | None) -> Checkpoint:
 def build(checkpoint: Checkpoint, plan: Plan, config: AdapterConfig) -> Any:
     """The model of a run before its first step: base, new head, experts that change nothing yet."""
     require_match(plan, checkpoint)
+    # The plan's fingerprint holds names and shapes alone, and would pass another training of the same architecture.
     if checkpoint.weights != config.base_weights:
         raise InputError(f"{checkpoint.folder}: not the base model of this run: same architecture, other weights")
     loaded = load_model(checkpoint, config.task, config.labels, config.seed, config.pad_token_id, config.mixture.base_precision)
     model = apply_plan(loaded, plan, config.mixture)
+    # Building the plan froze everything but the experts, the new head included.
     for parameter in head(model).values():
         parameter.requires_grad_(True)
     return model

@@ -22,6 +22,7 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
     starts = {f"{name}.{part}": getattr(layer, part) for name, layer in offset_mixtures(model).items() for part in ("A0", "B0")}
+    # Padded tensors are in `named_parameters` as well; they go by identity, and their unpadded copies take their place.
     padded = {id(parameter) for lora in expert_loras(model).values() for parameter in lora.parameters()}
     plain = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad and id(tensor) not in padded}
     unpadded = {f"{name}.{key}": value for name, lora in expert_loras(model).items() for key, value in lora.unpadded().items()}
@@ -58,6 +59,8 @@ def load_state(path: Path, model: nn.Module, plan: Plan | None = None) -> None:
     stored: Mapping[str, Tensor] = read_state(path)
     if plan is not None and is_peft_compatible(plan):
         stored = from_peft(model, stored)
+    # The model's own parameters, and copies where experts are padded: copying into those has no effect, and they are filled
+    # below.
     wanted = _trained(model)
     if odd := sorted(stored.keys() ^ wanted.keys()):
         where = "in the file but not in the model" if odd[0] in stored else "in the model but not in the file"
@@ -66,6 +69,7 @@ def load_state(path: Path, model: nn.Module, plan: Plan | None = None) -> None:
         for name, parameter in wanted.items():
             if stored[name].shape != parameter.shape:
                 raise InputError(f"{path}: {name!r} has shape {list(stored[name].shape)}, the model {list(parameter.shape)}")
+            # Starting values are left alone: `restore_start` needs those of this model to know what to give back to the base.
             if not name.endswith((".A0", ".B0")):
                 parameter.copy_(stored[name])
     for name, lora in expert_loras(model).items():

@@ -59,16 +59,20 @@ def attribute(model: Any, found: list[AdapterScale], sample: Batches, progress: 
     Returns:
         (batches, sites) in float64: each site's loss reduction on each batch.
     """
+    # Parameters want no gradient, so the backward pass computes none but those of the scales.
     model.eval().requires_grad_(False)
     shares = torch.zeros(len(sample), sum(len(scale.sites) for scale in found), dtype=torch.float64)
     device = next(model.parameters()).device
+    # For the interval from -1 to 1: moved to 0 to 1 below, where the weights are halved.
     nodes, weights = np.polynomial.legendre.leggauss(POINTS)
     for done, (node, weight) in enumerate(zip(nodes, weights, strict=True), 1):
         for row, batch in enumerate(sample):
             inputs = {key: value.to(device) for key, value in batch.items()}
             labels = inputs.pop("labels")
+            # All adapters stand at the same point of the way, so one backward pass gives every site's slope there.
             with scaled(found, (node + 1) / 2) as leaves:
                 loss = example_losses(model(**inputs).logits, labels).mean()
+                # A scale that this batch's loss does not depend on has slope zero, and is no error.
                 slopes = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
             shares[row] -= torch.cat(slopes).double().cpu() * (weight / 2)
         if progress:
@@ -81,8 +85,11 @@ def scaled(found: list[AdapterScale], to: float) -> Iterator[list[Tensor]]:
     """Scale all adapters by one number, and hand out the leaves whose gradients say what a little more of each would do."""
     leaves = [scale.full.new_full((len(scale.sites),), to, requires_grad=True) for scale in found]
     try:
+        # Also for a caller who has switched gradients off.
         with torch.enable_grad():
             for scale, leaf in zip(found, leaves, strict=True):
+                # In place of the buffer stands a tensor of the graph; the layers use it like any scaling and know nothing of
+                # this.
                 setattr(scale.module, scale.attribute, scale.full * leaf)
             yield leaves
     finally:

@@ -69,6 +69,7 @@ def run_trial(
     found = adapter_scales(model)
     shares = attribute(model, found, sample, lambda done: progress(settings.max_steps + done, whole, "measuring"))
     names = [site for scale in found for site in scale.sites]
+    # A task head puts prefixes before the live names; reports are joined by the checkpoint's.
     stored = resolve(names, list(checkpoint.modules()))
     described = TrialRun(
         rank=RANK,
@@ -96,9 +97,11 @@ def short_run(
 
 def _sample(held: Path, config: AdapterConfig, checkpoint: Checkpoint) -> Batches:
     texts = read_texts(held)
+    # The first ones will do: `split` has shuffled the file.
     drawn = replace(texts, rows=texts.rows.select(range(min(MEASURED, len(texts.rows)))))
     tokenizer = load_tokenizer(checkpoint.folder)
     examples = tokenise(drawn, tokenizer, config.max_length, config.labels)
+    # Smaller batches for a small sample: the standard error needs several, even if each is then noisier.
     return list(batches(examples, tokenizer, max(1, min(PROBE_BATCH, len(examples.rows) // LEAST_BATCHES))))
 
 

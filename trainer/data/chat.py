@@ -58,6 +58,7 @@ def _merged(found: Iterable[Segment]) -> list[Segment]:
 
 def _closed(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     end = tokenizer.eos_token or ""
+    # Not twice where the data brings its own. An empty `end` fits every text, and nothing is added.
     return text if text.endswith(end) else text + end
 
 
@@ -65,6 +66,7 @@ def _plain(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> l
     found = []
     for position, message in enumerate(messages):
         answer = message["role"] == "assistant"
+        # A heading is never learnt: it is what a model is given to ask for the answer.
         found.append(Segment("\n\n" * (position > 0) + HEADINGS[message["role"]], False))
         found.append(Segment(_closed(message["content"], tokenizer) if answer else message["content"], answer))
     return found
@@ -76,11 +78,15 @@ def _templated(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) 
     Few templates mark these turns themselves, which `return_assistant_tokens_mask` would need.
     """
     answers = [position for position, message in enumerate(messages) if message["role"] == "assistant"]
+    # Two renderings per answer: of the turns before it, asking for it, and of the turns up to and with it.
     cuts = [cut for position in answers for cut in ((position, False), (position + 1, True))]
     found, done = [], ""
+    # The last cut is what the template writes behind the last answer, further turns included.
     for count, trained in [*cuts, (len(messages), False)]:
+        # Asking puts the assistant's header before the cut, so that it counts as given and not as learnt.
         asks = count in answers and not trained
         text = _render(messages[:count], tokenizer, asks)
+        # Some templates drop an earlier turn's reasoning once another follows; then no rendering is a beginning of the next.
         if not text.startswith(done):
             raise InputError(
                 "the tokenizer's chat template rewrites earlier turns, so the assistant's cannot be located; use `loss_on` all"
@@ -110,9 +116,11 @@ def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, loss_on: Los
     Raises:
         InputError: what `segments` says, after the number of the row.
     """
+    # All rows at once, because a fast tokenizer is fast in batches.
     found = [_written(row, tokenizer, loss_on) for row in rows]
     for row, written, parts in zip(rows, found, _tokens(found, tokenizer), strict=True):
         lead = [] if "messages" in row and tokenizer.chat_template else _lead(tokenizer)  # a chat template writes its own
+        # The very first label is never predicted, whatever it is; the models shift labels by one.
         ids, labels = list(lead), list(lead) if loss_on == "all" else [-100] * len(lead)
         for segment, part in zip(written, parts, strict=True):
             ids += part
@@ -139,7 +147,9 @@ def _tokens(found: list[list[Segment]], tokenizer: PreTrainedTokenizerBase) -> I
     Where the tokenizer would melt the end of one segment and the start of the next into one token, the next is tokenised alone:
     a model that is asked to go on from the first never sees that token either.
     """
+    # Each row's text up to and with its first, second, ... segment; a segment's tokens are what it adds to those before it.
     grown = ["".join(part.text for part in row[: count + 1]) for row in found for count in range(len(row))]
+    # Not verbose, or it warns of texts above the model's length, which are cut later.
     whole = iter(tokenizer(grown, add_special_tokens=False, verbose=False)["input_ids"])
     for row in found:
         parts: list[list[int]] = []
@@ -148,5 +158,6 @@ def _tokens(found: list[list[Segment]], tokenizer: PreTrainedTokenizerBase) -> I
             tokens = next(whole)
             joins = tokens[: len(done)] == done
             parts.append(tokens[len(done) :] if joins else tokenizer(segment.text, add_special_tokens=False)["input_ids"])
+            # After one such seam `done` is no beginning of later tokenisations, and every later segment is tokenised alone.
             done = done + parts[-1]
         yield parts

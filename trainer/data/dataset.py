@@ -81,6 +81,7 @@ def load_rows(path: Path) -> Any:
     try:
         options = _csv_options(path) if path.suffix == ".csv" else {}
         return datasets.load_dataset(READERS[path.suffix], data_files=str(path), split="train", **options)
+    # An InputError is a ValueError, and would be taken for the reader's below.
     except InputError:
         raise
     except (datasets.exceptions.DatasetGenerationError, StopIteration, ValueError) as error:
@@ -93,7 +94,9 @@ def _csv_options(path: Path) -> dict[str, Any]:
     Raises:
         InputError: a line with more or fewer fields than the header, which the reader would shift into the wrong columns.
     """
+    # Python's default of 128 KiB is less than a long text; this is the most that a 32-bit C long takes, as on Windows.
     csv.field_size_limit(2**31 - 1)
+    # Spreadsheets put a byte order mark in front, which would become part of the first column's name.
     with path.open(newline="", encoding="utf-8-sig") as file:
         lines = csv.reader(file)
         header = next(lines)
@@ -101,11 +104,13 @@ def _csv_options(path: Path) -> dict[str, Any]:
             if fields and len(fields) != len(header):
                 counts = f"{len(fields)} fields under {len(header)} columns"
                 raise InputError(f"{path}:{lines.line_num}: {counts}; put fields that hold a comma in quotes")
+    # Without `keep_default_na=False` the reader takes a label NA for a missing value.
     return {"features": datasets.Features(dict.fromkeys(header, datasets.Value("string"))), "keep_default_na": False}
 
 
 def _what_is_wrong(path: Path, error: Exception) -> str:
     """The first bad line of a JSON-lines file, or what the reader said."""
+    # The library's messages name no line, so the file is read a second time to find it.
     if path.suffix == ".jsonl":
         for number, line in enumerate(path.read_bytes().splitlines(), start=1):
             try:

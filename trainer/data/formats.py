@@ -79,6 +79,7 @@ def _text(row: Row) -> dict[str, Any]:
 
 def _classification(row: Row) -> dict[str, Any]:
     """Labels may be numbers."""
+    # Not `if not label`: 0 and False are labels.
     if row["label"] in (None, ""):
         raise InputError("label is missing; every row needs one")
     return _text(row) | {"label": str(row["label"])}
@@ -139,11 +140,13 @@ def _turn(turn: Any, place: str, speaker: str, said: str, roles: dict[str, str])
 def _multiple_choice(row: Row) -> dict[str, Any]:
     """The answer is the index of the right choice, from 0, or its text; choices may be a list written as JSON."""
     prompt, choices, answer = _needed(row, "prompt"), row["choices"], row["answer"]
+    # A CSV file can hold a list only as text.
     if isinstance(choices, str) and choices.startswith("["):
         choices = json.loads(choices)
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(text, str) and text for text in choices):
         raise InputError(f"choices are {_shown(choices)}; give a list of at least two texts")
     if isinstance(answer, str):
+        # Its text goes before its index: among the choices 1, 2, 3 an answer of "2" is the second.
         answer = choices.index(answer) if answer in choices else int(answer) if answer.isdigit() else -1
     if not isinstance(answer, int) or not 0 <= answer < len(choices):
         raise InputError(f"answer is {_shown(row['answer'])}; give the index of the right choice, from 0, or its text")

@@ -23,9 +23,11 @@ def first_fit(lengths: Sequence[int], size: int) -> list[list[int]]:
     Returns:
         For each block the positions of its examples, ascending.
     """
+    # Room in each block. There are never more blocks than examples, so all are there from the beginning, the unused ones empty.
     free = np.full(len(lengths), size)
     blocks: list[list[int]] = []
     for position, length in enumerate(lengths):
+        # argmax of booleans is the first True. One unused block is always looked at, so there is one.
         block = int(np.argmax(free[: len(blocks) + 1] >= length))
         if block == len(blocks):
             blocks.append([])
@@ -77,6 +79,8 @@ class CausalCollator:
         """
         if "attention_mask" in examples[0]:
             return DataCollatorForSeq2Seq(self.tokenizer, label_pad_token_id=-100)(examples)
+        # The Trainer drops columns that the model's forward does not name, and without this one examples would run into each
+        # other.
         if "position_ids" not in examples[0]:
             raise InputError("packed examples need position_ids, which the model does not take; train without packing")
         positions = _padded(examples, "position_ids", 0)
@@ -107,9 +111,12 @@ def block_mask(positions_BT: Tensor, lengths_B: Tensor) -> Tensor:
         (batch, 1, tokens, tokens), float32: 0 where the second token is seen by the first.
     """
     tokens = positions_BT.shape[1]
+    # Number of the example that a token belongs to. Padding has position 0 too, so each padding token is an example of its own.
     example_BT = (positions_BT == 0).cumsum(1)
     real_BT = torch.arange(tokens) < lengths_B[:, None]
+    # (batch, token that sees, token seen): of one example, and the one that sees is no padding.
     seen_BTT = (example_BT[:, :, None] == example_BT[:, None, :]) & real_BT[:, :, None]
     seen_BTT &= torch.ones(tokens, tokens, dtype=torch.bool).tril()
     seen_BTT[:, :, 0] |= ~real_BT
+    # The most negative finite number, as in transformers' own masks, and not minus infinity. The new axis is that of the heads.
     return torch.zeros(seen_BTT.shape).masked_fill(~seen_BTT, torch.finfo(torch.float32).min)[:, None]

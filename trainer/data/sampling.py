@@ -50,6 +50,7 @@ def load_sample(
     require_length(checkpoint, max_length)
     drawn = replace(texts, rows=texts.rows.shuffle(seed=seed).select(range(min(samples, len(texts.rows)))))
     examples = tokenise(drawn, tokenizer, max_length, labels)
+    # Before the model is loaded, which may take minutes.
     require_device(device)
     model = load_model(checkpoint, texts.task, labels, seed, tokenizer.pad_token_id).to(device)
     drawn_batches = batches(examples, tokenizer, PROBE_BATCH)

@@ -26,9 +26,11 @@ def split(file: Path, folder: Path, number: int = 0) -> tuple[Path, Path]:
         InputError: too few examples.
     """
     paths = folder / f"{number}-train.jsonl", folder / f"{number}-validation.jsonl"
+    # The file's own columns, not canonical rows: the parts are read again like any file of the user's.
     rows = load_rows(file)
     if len(rows) < 2 / SHARE:
         raise InputError(f"{file}: {len(rows)} examples are too few to keep a tenth for validation")
+    # A fixed seed, so that every learning rate of a sweep, and a study that continues, sees the same parts.
     parts = rows.train_test_split(test_size=SHARE, seed=0)
     train, held = parts["train"].to_pandas(), parts["test"].to_pandas()
     if "label" in train:  # a label that is nowhere else cannot be held back

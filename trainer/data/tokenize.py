@@ -47,6 +47,7 @@ def tokenise(
         return _classified(texts, tokenizer, max_length, labels)
     plain = "text" in texts.rows.column_names
     encoded = list(_plain(texts, tokenizer, max_length) if plain else _answers(texts, tokenizer, max_length, loss_on))
+    # Without the first label, which is shifted away. A mean over no label at all would be NaN.
     kept = [example for example in encoded if (example.labels[1:] != -100).any()]
     if not kept:
         raise InputError(f"{texts.path}: no example has a token to learn from within max_length {max_length}; raise it")
@@ -85,6 +86,7 @@ def _require_known(texts: Texts, ids: dict[str, int]) -> None:
 
 def _lost(texts: list[str], ids: list[list[int]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[bool]:
     """For each text whether cutting took tokens; only those of exactly the maximum length are in doubt."""
+    # Tokenising every text twice only to count would double the time.
     doubtful = [position for position, tokens in enumerate(ids) if len(tokens) == max_length]
     whole = tokenizer([texts[position] for position in doubtful], verbose=False)["input_ids"] if doubtful else []
     longer = {position for position, tokens in zip(doubtful, whole, strict=True) if len(tokens) > max_length}
@@ -96,6 +98,8 @@ def _plain(texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: int) ->
         full = tokenizer(batch["text"], truncation=True, max_length=max_length)["input_ids"]
         cuts = _lost(batch["text"], full, tokenizer, max_length)
         for number, tokens, cut in zip(batch["row"], full, cuts, strict=True):
+            # A single token is predicted by nothing and predicts nothing. A cut one is the fault of `max_length`, and is only
+            # left out.
             if len(tokens) < 2 and not cut:
                 raise InputError(f"{texts.path}: row {number}: a text of {len(tokens)} token has nothing to predict; remove it")
             ids = np.asarray(tokens, dtype=np.int32)
@@ -107,6 +111,7 @@ def _answers(texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: int, 
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
         try:
             for ids, labels in encode(rows, tokenizer, loss_on):
+                # Cut here and not by the tokenizer, which knows nothing of the labels.
                 cut = len(ids) > max_length
                 yield _Encoded(np.asarray(ids[:max_length], np.int32), np.asarray(labels[:max_length], np.int32), cut)
         except InputError as fault:

@@ -56,6 +56,7 @@ def evaluate(
     files = [Path(data)] if isinstance(data, str | Path) else [Path(file) for file in data]
     tasks = [_prepare(file, config, tokenizer, generate) for file in files]
     plan = Plan.load(run / PLAN)
+    # One model for both: as built it is untrained, and the run's tensors are filled in afterwards.
     model = build(checkpoint, plan, config).eval()
     counter = _Counter(progress, (1 + untrained) * sum(task.size for task in tasks))
     before = [counter.through(task, model) if untrained else {} for task in tasks]
@@ -126,6 +127,7 @@ def _majority(labels: Sequence[int], config: AdapterConfig, *, of_several: bool)
     """Always the most frequent training label; of several tasks, whose labels differ, each one's own most frequent label."""
     if not labels:
         return {}
+    # Each label of the file is known to the run, so neither kind of count is zero where a logarithm is taken.
     counts = [labels.count(label) for label in range(len(config.labels))] if of_several else config.label_counts
     favourite, total = max(range(len(counts)), key=lambda label: counts[label]), sum(counts)
     loss = math.fsum(-math.log(counts[label] / total) for label in labels) / len(labels)

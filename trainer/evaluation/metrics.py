@@ -66,6 +66,7 @@ def f1(answers: Answers) -> float | None:
         return None
     picked, right = (Counter(side) for side in zip(*answers.picks, strict=True))
     hits = Counter(one for one, other in answers.picks if one == other)
+    # 2 TP / (2 TP + FP + FN), where picked counts TP + FP and right TP + FN. A class that neither has would be 0 / 0.
     classes = picked.keys() | right.keys()
     return math.fsum(2 * hits[name] / (picked[name] + right[name]) for name in classes) / len(classes)
 
@@ -86,6 +87,7 @@ def loss(answers: Answers) -> float:
     return math.fsum(answers.losses) / len(answers.losses)
 
 
+# The order counts: studies and figures take the first metric that applies.
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(compute=accuracy, form=".1%", pool=weighted_mean, scale=100, unit="points", digits=2),
     "f1": Metric(compute=f1, form=".1%", pool=weighted_mean, scale=100, unit="points", digits=2),

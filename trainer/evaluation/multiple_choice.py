@@ -38,7 +38,10 @@ def questions_of(texts: Texts, tokenizer: Any, max_length: int) -> list[Question
 
 
 def _row(prompt: str, choice: str, tokenizer: Any, max_length: int) -> tuple[list[int], int]:
+    # Apart from the choice, so that the choice starts at a token of its own.
     before = tokenizer(prompt)["input_ids"]
+    # The space between the two goes with the choice. One token of the prompt has to stay, or the choice's first would be
+    # predicted by nothing.
     after = tokenizer(choice if prompt[-1].isspace() else " " + choice, add_special_tokens=False)["input_ids"][: max_length - 1]
     kept = before[-(max_length - len(after)) :]  # the end of a prompt asks the question
     return kept + after, len(kept)
@@ -79,7 +82,9 @@ def _losses(model: Any, rows: Sequence[tuple[list[int], int]], tokenizer: Any) -
         ids[row, : len(tokens)] = torch.tensor(tokens)
         mask[row, : len(tokens)] = 1
         counted[row, start : len(tokens)] = True
+    # Padding on the right: under a causal mask no token of a choice sees it.
     logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits.float().cpu()
     losses = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
+    # Shifted like the labels: position t predicts token t + 1. A mean, so that long choices are not at a disadvantage.
     counted = counted[:, 1:]
     return (losses * counted).sum(1) / counted.sum(1)

@@ -51,6 +51,7 @@ def with_generated(answers: Answers, model: Any, examples: Examples, tokenizer: 
         tokens: the most to generate.
     """
     pairs = [_prompt(row) for row in examples.rows]
+    # Longest first, to pad little. References travel with their prompts, so the order of the answers does not matter.
     asked = sorted((pair for pair in pairs if pair[0]), key=lambda pair: -len(pair[0]))
     generated = [("", "without a prompt")] * (len(pairs) - len(asked))
     side, tokenizer.padding_side = tokenizer.padding_side, "left"  # what is generated must follow the prompt, not its padding
@@ -59,6 +60,7 @@ def with_generated(answers: Answers, model: Any, examples: Examples, tokenizer: 
             part = asked[start : start + GENERATED]
             padded = tokenizer.pad({"input_ids": [list(prompt) for prompt, _ in part]}, return_tensors="pt").to(model.device)
             made = model.generate(**padded, max_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+            # All prompts of a part end at the same column, because they are padded on the left.
             texts = tokenizer.batch_decode(made[:, padded["input_ids"].shape[1] :], skip_special_tokens=True)
             references = tokenizer.batch_decode([list(reference) for _, reference in part], skip_special_tokens=True)
             generated += zip(texts, references, strict=True)

@@ -69,7 +69,6 @@ class ExpertLora(nn.Module):
                 raise InputError(
                     f"{len(given)} ranks for {part}, but the layer has {count} experts of {', '.join(_parts(experts))}"
                 )
-            # A projection that is planned without any rank gets no tensors, and its product is left out.
             if not max(given):
                 continue
             d_out, d_in = shapes[f"0.{part}"]
@@ -106,7 +105,6 @@ class ExpertLora(nn.Module):
     def delta_weight(self, part: str, expert: int) -> Tensor:
         """Update that the adapter of one expert's projection adds to its weight, (d_out, d_in) in float64."""
         rank = self.ranks[part][expert]
-        # In double precision, so that what is added to a weight is rounded only once, with it.
         A, B = self.A[part][expert, :rank].detach().double(), self.B[part][expert, :, :rank].detach().double()
         delta: Tensor = float(self.scaling(part)[expert]) * (B @ A)
         return delta

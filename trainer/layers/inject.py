@@ -99,7 +99,6 @@ def inject(model: nn.Module, placements: list[Placement], settings: MixtureSetti
     # First of all, because only what is made from here on is to be trainable.
     model.requires_grad_(False)
     state = RouterState(settings)
-    # One number for linear modules and routed experts together: the mean rank is that of the whole plan.
     lora_alpha = lora_alpha_of([placement.site for placement in placements], settings.alpha)
     for placement in placements:
         if placement.expert is None:
@@ -123,7 +122,6 @@ def _replace(model: nn.Module, placement: Placement, state: RouterState, lora_al
     layer = MixtureLinear(base, site.ranks, site.top_k, scaling, state=state, site=site.name)
     with torch.no_grad():
         INITIALIZERS[state.settings.init](layer)
-    # After whichever initialisation it was; one that leaves B at zero changes nothing here.
     subtract_start(layer, site.name)
     setattr(model.get_submodule(parent), child, layer)
 
@@ -151,7 +149,6 @@ def lora_alpha_of(sites: list[PlannedSite], alpha: float) -> float:
 
 def trainable_parameters(model: nn.Module) -> int:
     """Trainable parameters, the padding of experts' adapters left out."""
-    # Padded tensors are larger than what is trained in them, so they are counted by their ranks instead.
     padded = {id(parameter) for lora in expert_loras(model).values() for parameter in lora.parameters()}
     plain = sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in padded)
     return plain + sum(lora.parameters_planned for lora in expert_loras(model).values())

@@ -91,7 +91,6 @@ class MixtureLinear(nn.Module):
         like = torch.empty(0, device=weight.device, dtype=_adapter_dtype(weight))
         self.A = nn.Parameter(like.new_empty(sum(ranks), d_in))
         self.B = nn.Parameter(like.new_empty(d_out, sum(ranks)))
-        # A single expert has nothing to choose from; a router would only add parameters.
         self.router = nn.Parameter(like.new_empty(len(ranks), d_in)) if len(ranks) > 1 else None
         # Derived from ranks and scalings, so not part of what is saved.
         self.register_buffer("scaling", scaling_columns(ranks, scalings, like), persistent=False)
@@ -109,7 +108,6 @@ class MixtureLinear(nn.Module):
         y: Tensor = self.base(x)
         if not self.A.numel():
             return y
-        # A half-precision base hands on half-precision activations, and adapters are float32.
         x_TI = x.reshape(-1, x.shape[-1]).to(self.A.dtype)
         z_TR, logits_TE = self._products(x_TI)
         # Gates and scaling go onto z, which is narrow, and not onto the outputs: R columns instead of E times d_out.
@@ -140,7 +138,6 @@ class MixtureLinear(nn.Module):
             z_TR = seen_TI @ self.A.T
             with torch.autocast(device, enabled=False):  # routing in single precision or better
                 return z_TR, x_TI @ self.router.T
-        # (T, R + E): the input is the largest thing that is read here, so it is read once for A and router together.
         both = x_TI @ torch.cat([self.A, self.router]).T
         return both[:, : len(self.A)], both[:, len(self.A) :]
 
@@ -191,7 +188,6 @@ def scaling_columns(ranks: Sequence[int], scalings: Sequence[float], like: Tenso
     """
     owner_R = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(tuple(ranks), dtype=torch.long))
     own_ER = owner_R == torch.arange(len(ranks))[:, None]
-    # In double precision first, and rounded once to what the layer computes in.
     return (own_ER * torch.tensor(tuple(scalings), dtype=torch.float64)[:, None]).to(like)
 
 

@@ -106,7 +106,6 @@ class _Sums:
         return RouterHealth(
             site=site,
             shares=tuple(shares.tolist()),
-            # Over log E, the entropy of a router that prefers nobody.
             entropy=float(self.entropy) / max(tokens, 1.0) / float(torch.log(torch.tensor(float(len(shares))))),
             effective_support=float(spread.exp()),
             dropped=float(self.dropped) / max(float(self.picks), 1.0),

@@ -53,6 +53,7 @@ def baselines_of(size: int, checkpoint: Checkpoint, task: Task) -> dict[str, Pla
         return planner.allocate(str(size), AllocationSettings.model_validate(settings), model=checkpoint)
 
     least = planner.allocate("rank 1", AllocationSettings(strategy="uniform"), model=checkpoint).parameters
+    # Below rank 1 everywhere, whole projection types go without; `random` alone still chooses module by module.
     even: dict[str, object] = {"granularity": "module"} if size >= least else {"granularity": "projection", "min_rank": 0}
     try:
         lora = made(strategy="uniform", **even)

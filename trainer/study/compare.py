@@ -84,6 +84,7 @@ def compare(
         processes=processes or workers(),
     )
     _claim(study)
+    # The sweep is over before the first run that counts, because the rates are among these runs' settings.
     trials = sweep_jobs(study)
     own = best_rates(_finished(study, trials, progress, 0))
     found = _finished(study, list(study.jobs(own)), progress, len(trials))
@@ -95,6 +96,7 @@ def compare(
 def _report(study: Study, own: Mapping[str, float], found: Sequence[tuple[Job, Evaluation]]) -> StudyReport:
     metric = metric_of([evaluation for _, evaluation in found])
     results = [result for job, evaluation in found for result in _results(job, evaluation, metric)]
+    # Runs end in any order; a report has the same one every time.
     results.sort(key=lambda result: (result.task, result.candidate, result.seed))
     return StudyReport(
         model=model_info(study.checkpoint),
@@ -144,6 +146,7 @@ def _claim(study: Study) -> None:
     Raises:
         InputError: the folder holds runs of another model, data or settings, or another plan of the same name.
     """
+    # By content, so that files may move; paths are not compared.
     digests = [[hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in group] for group in (study.data, study.tests)]
     begun = {
         "model": study.checkpoint.weights,
@@ -153,13 +156,16 @@ def _claim(study: Study) -> None:
         "rates": list(study.rates),
     }
     path, output = study.output / MANIFEST, study.output
+    # ROOM/PLAN/RUN/study-evaluation.json, the room being that of the runs or of the sweep: names of plans with a result.
     finished = [run.parts[-3] for run in output.glob("*/*/*/study-evaluation.json")]
+    # Before the first result nothing is lost by starting over with other settings.
     held = read_json(path) if path.exists() and finished else begun
     if odd := [what for what in begun if held.get(what) != begun[what]]:
         raise InputError(f"{output}: holds a study with other {odd[0]}; choose another folder")
     for name, plan in study.candidates.items():
         there = study.plan_file(name)
         if name in finished and there.exists() and _adapters(before := Plan.load(there)) != _adapters(plan):
+            # Baselines are as large as the plans. It is their size that differs, although it is their name that clashes.
             if plan.strategy in ("uniform", "random") and plan.parameters != before.parameters:
                 raise InputError(f"{output}: began with plans of another size, and its baselines with it; choose another folder")
             raise InputError(f"{output}: holds runs of another plan named {name!r}; rename the plan or choose another folder")

@@ -65,7 +65,9 @@ def run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Evaluati
     if processes == 1:
         yield from ((job, _run(job)) for job in todo)
         return
+    # A forked process can use neither CUDA nor torch's threads if its parent has begun to.
     context = get_context("spawn")
+    # Workers have no numbers of their own; each takes one device out of the queue when it starts.
     devices = context.SimpleQueue()
     for slot in range(processes):
         devices.put(slot % max(1, _gpus()))  # more runs than GPUs share them
@@ -75,6 +77,7 @@ def run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Evaluati
             for future in as_completed(running):
                 yield running[future], future.result()
         finally:
+            # If a run failed or the caller went away, those that have not begun never do.
             for future in running:
                 future.cancel()
 
@@ -91,11 +94,13 @@ def _leave_with_parent() -> None:
     parent = parent_process()
     assert parent is not None
     parent.join()
+    # `sys.exit` would end this thread only.
     os._exit(1)
 
 
 def _take_device(devices: Any) -> None:
     """Give a worker a GPU of its own, before anything has looked for one."""
+    # The user may have given the study some of the GPUs; a worker takes one of these, by its number among them.
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     number = devices.get()
     os.environ["CUDA_VISIBLE_DEVICES"] = given.split(",")[number % len(given.split(","))] if given else str(number)
@@ -103,12 +108,15 @@ def _take_device(devices: Any) -> None:
 
 def _run(job: Job) -> Evaluation | None:
     """Train and evaluate, going on where an earlier attempt stopped."""
+    # What loads torch is imported here, in the worker, after `_take_device`: once torch has looked for GPUs, CUDA_VISIBLE_DEVICES
+    # changes nothing.
     import torch
 
     from trainer.evaluation.evaluate import evaluate
     from trainer.training.loop import DivergedError
     from trainer.training.train import train
 
+    # Put back afterwards, because with one process at a time this is the caller's own.
     before = torch.get_num_threads()
     torch.set_num_threads(job.threads)
     try:
@@ -122,5 +130,6 @@ def _run(job: Job) -> Evaluation | None:
     finally:
         torch.set_num_threads(before)
     evaluation.save(Path(job.folder) / EVALUATION)
+    # Last: this file is what says that the run is done.
     evaluation.save(job.result)
     return evaluation

@@ -23,17 +23,20 @@ def differences(names: Sequence[str], results: Sequence[Result]) -> tuple[Differ
     found = []
     for task in [*tasks, *([POOLED] if len(tasks) > 1 else [])]:
         of_task = tasks if task == POOLED else [task]
+        # (seeds,) for each candidate. Pooling is done within a seed, because the tasks of one run share its training.
         table = {name: np.array([[scores[name, one, seed] for one in of_task] for seed in seeds]).mean(axis=1) for name in names}
         found += [_difference(name, task, table, len(names) - 1) for name in names]
     return tuple(found)
 
 
 def _difference(name: str, task: str, table: Mapping[str, np.ndarray], comparisons: int) -> Difference:
+    # Seed by seed, so that what head and data order do to both drops out of the difference.
     mine, delta = table[name], table[name] - table[BASELINE]
     n = delta.size
     error = mine.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
     mean = float(delta.mean())
     half = _quantile(n, comparisons) * delta.std(ddof=1) / math.sqrt(n) if n > 1 and name != BASELINE else math.nan
+    # The baseline differs from itself by nothing, and that is certain.
     if name == BASELINE:
         half = 0.0
     return Difference(
@@ -52,12 +55,14 @@ def _quantile(n: int, comparisons: int) -> float:
     """Student's t with Bonferroni's correction for several comparisons with one baseline."""
     from scipy.stats import t  # takes a moment to import
 
+    # Two-sided, hence halved; shared out among the comparisons.
     return float(t.ppf(1 - (1 - COVERAGE) / (2 * max(1, comparisons)), n - 1))
 
 
 def _seeds_needed(delta: np.ndarray, comparisons: int) -> int | None:
     """The least n for which an interval of this spread would exclude zero."""
     spread, mean = float(delta.std(ddof=1)), abs(float(delta.mean()))
+    # Searched, because the quantile depends on n as well; the spread is taken to stay what these seeds showed.
     for n in range(delta.size + 1, 1001):
         if _quantile(n, comparisons) * spread / math.sqrt(n) < mean:
             return n

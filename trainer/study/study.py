@@ -61,6 +61,7 @@ class Study:
         for name in self.candidates:
             for rate in self.rates:
                 changes = {"seed": SWEEP_SEED, "learning_rate": rate}
+                # `repr` has every digit of the rate, so that two rates never share a folder.
                 yield self._job(name, self.output / SWEEP / name / f"lr-{rate!r}", data, tests, changes, trial=True)
 
     def _job(

@@ -62,7 +62,6 @@ def allocate_quota(weights: Sequence[float], ranks: Sequence[int], quota: int, *
         able = [e for e in range(len(grown)) if grown[e] < most and grown[e] - ranks[e] < per_event]
         if not able:
             break
-        # Of equal experts the one with the smaller index.
         best = max(able, key=lambda e: (weights[e] / (grown[e] + 1) ** GAMMA, -e))
         grown[best] += 1
     return grown
@@ -82,7 +81,6 @@ class GrowingGroup:
         seen = self.group.take_usage()
         if seen is not None:
             seen = _summed(seen)  # the gradients below are averaged over the processes already
-            # The average begins at even shares, as no step has said anything else yet.
             even = torch.full_like(seen, 1 / len(seen))
             before = even if self.share is None else self.share
             # The floor keeps a step whose tokens were all padding from dividing by zero.

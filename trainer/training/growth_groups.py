@@ -178,7 +178,6 @@ class MixtureGroup:
         """See `GrowthGroup`."""
         for expert, (before, after) in enumerate(zip(self.ranks, ranks, strict=True)):
             if after > before:
-                # Only A, as for routed experts: B is zero there, and the output stays what it was.
                 draw_uniform(self._rows(expert, before, after), generator)
         self.ranks = list(ranks)
 

@@ -112,7 +112,6 @@ class AdapterTrainer(Trainer):
 
     def __init__(self, *arguments: Any, growth: Growth | None = None, **keywords: Any) -> None:
         """Prepare a training run; the arguments are transformers.Trainer's, and growth if ranks grow."""
-        # It moves the model to its device, which already goes through the override below.
         super().__init__(*arguments, **keywords)
         self.growth = growth
         self.router_state = router_state_of(self.model)

@@ -107,7 +107,6 @@ def train(
             trainer.restore(last)
         else:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
-    # A resumed run was timed in part only, and says nothing about its speed.
     report = _report(run, trainer, math.nan if last else time.monotonic() - begun)
     if growth:
         plan = growth.finish(plan, settings.alpha)

@@ -148,8 +148,10 @@ def find_document(source: str | Path) -> tuple[str, Path]:
     if path.is_dir() and (path / STUDY).is_file():
         path = path / STUDY
     if path.is_dir():
+        # Only for its refusal: a folder that is no run is said to be none before anything is drawn.
         RunReport.load(path / REPORT)
         return "run", path
+    # A table of alphas, from `analyze --csv` or weightwatcher, stands for a spectra report.
     if path.suffix == ".csv":
         return "spectra", path
     data = read_json(path)

@@ -41,6 +41,7 @@ def page(sources: Sequence[str | Path]) -> str:
         InputError: a path that holds none of these.
     """
     sections = [section for source in sources for section in _sections(Path(source))]
+    # Names come from other people's files and are text, never markup.
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(TEMPLATE).render(
         title=sections[0].title, sections=[(section.title, [_shown(part) for part in section.parts]) for section in sections]
@@ -58,6 +59,7 @@ def _sections(source: Path) -> Iterator[Section]:
 
 
 def _title(kind: str, path: Path) -> str:
+    # Studies and the plans of runs all have the same file name; their folder tells them apart.
     name = path.absolute().parent.name if path.name in (STUDY, PLAN) else path.name.removesuffix(".json")
     return f"{kind.capitalize()} {name}"
 
@@ -74,6 +76,7 @@ def _shown(part: Part) -> dict[str, Any]:
 def _embedded(figure: Figure) -> str:
     content = BytesIO()
     with style():
+        # Without the date, so that the same documents give the same page.
         figure.savefig(content, format="svg", bbox_inches="tight", metadata={"Date": None})
     return b64encode(content.getvalue()).decode()
 
@@ -85,6 +88,7 @@ def _rows(table: Table) -> list[list[tuple[str, str]]]:
 
 
 def _plain(cell: Any) -> str:
+    # Tables are made for the terminal; the page takes their words and leaves rich's markup behind.
     return cell.plain if isinstance(cell, Text) else Text.from_markup(str(cell)).plain
 
 

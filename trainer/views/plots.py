@@ -54,12 +54,15 @@ def growth_figure(history: GrowthHistory, what: str = "ranks") -> Figure:
 def _draw_growth(axes: Axes, events: Sequence[GrowthEvent], layer: str, what: str) -> None:
     final, steps = events[-1].ranks[layer], [event.step for event in events]
     for expert, rank in sorted(enumerate(final), key=lambda pair: pair[1]):  # the coloured ones on top
+        # Before anything was observed a group has no shares; NaN leaves a gap in the line.
         values = [(getattr(event, what)[layer] or [math.nan] * len(final))[expert] for event in events]
+        # An event sets what holds until the next one.
         axes.step(steps, values, where="post", color=PALETTE[0] if rank == max(final) else GREY, lw=1, alpha=0.8)
     where = parse_name(layer)
     axes.set(title=f"layer {where.layer}" if where else layer, xlabel="step")
     if what == "ranks":
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    # A logarithmic axis with nothing above zero would be empty.
     if what == "saliency" and any(value > 0 for event in events for value in event.saliency[layer]):
         axes.set_yscale("log")
 
@@ -80,6 +83,7 @@ def study_figure(report: StudyReport) -> Figure:
                 axes.errorbar(metric.scale * one.difference, row, xerr=half, fmt="o", ms=4, color=color, capsize=3, lw=1.3)
             axes.axvline(0, color="black", lw=0.8)
             axes.set_yticks(range(len(names)), names)
+            # From the top down, in the order of the table.
             axes.set_ylim(len(names) - 0.5, -0.5)
             axes.set(title=task, xlabel=f"{metric.unit} {'more' if metric.higher_is_better else 'less'}")
         figure.suptitle("difference from uniform LoRA, 95% intervals for all plans at once", x=0.01, ha="left", fontsize=10)

@@ -54,6 +54,7 @@ def study_table(report: StudyReport) -> Table:
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("task", "plan"):
         table.add_column(heading)
+    # A rate that a report does not have is read as math.nan itself, which `in` finds by identity.
     tuned = any(candidate.learning_rate not in (report.settings.learning_rate, math.nan) for candidate in report.candidates)
     for heading in ("parameters", *["learning rate"] * tuned, "mean", "difference from uniform LoRA"):
         table.add_column(heading, justify="right")
