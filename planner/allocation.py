@@ -66,6 +66,7 @@ def allocate(
     ranks, solution = _answer(problem, split)
     if not any(ranks):
         raise InputError(f"budget {budget!r} buys no rank at any site under these limits")
+    # What the defaults came to, so that the plan's own settings say how it was made.
     used = {"expert_rank": split.expert_rank, "max_experts": split.max_experts, "granularity": problem.granularity}
     made_from = tuple(Source(kind=report.kind, sha256=report.sha256()) for report in (spectra, sensitivity) if report is not None)
     return _plan(replace(problem, settings=settings.model_copy(update=used)), ranks, made_from, solution)
@@ -114,6 +115,7 @@ def _answer(problem: Problem, split: ExpertSplit) -> tuple[Ranks, Solution | Non
 
 
 def _spend_parameters(problem: Problem, split: ExpertSplit) -> tuple[Ranks, Solution]:
+    # Checked before solving, while it is known how the budget was written and which setting would help.
     offered, limit = option_sets(problem, split), problem.limit
     if (floor := int(sum(options.table.costs[0] for options, _ in offered))) > limit.amount:
         least = max(totals[0] for _, totals in offered)
@@ -146,6 +148,7 @@ def _least_matching(problem: Problem) -> int:
     target = float(problem.relative_weights @ prices) * uniform
 
     def enough(amount: int) -> bool:
+        # The experts' rank and the ceiling follow the budget, so each amount has options of its own.
         tried = problem.within(amount)
         offered = [options for options, _ in option_sets(tried, expert_split(tried))]
         return reaches(offered, amount, target * (1 - MATCHED))
@@ -165,6 +168,7 @@ def _count_experts(problem: Problem, split: ExpertSplit) -> Ranks:
     layers = [[position for position in layer if weights[position] > 0] for layer in problem.evidence.layers.values()]
     layers = [layer for layer in layers if layer]
     low, high = len(layers), len(layers) * split.max_experts
+    # The mean and not the sum: a layer with more projections is no reason for more experts in each.
     shares = [float(np.mean([weights[position] for position in layer])) for layer in layers]
     if problem.demand.released_rounding:
         counts = released_rounding(shares, limit.amount)
@@ -202,6 +206,7 @@ def _plan(problem: Problem, ranks: Sequence[tuple[int, ...]], made_from: tuple[S
     parameters = sum(site.parameters for site in sites)
     spent = parameters
     if limit.unit == "experts":
+        # The projections of a layer that are wanted share one count.
         spent = sum(max(len(ranks[member]) for member in layer) for layer in evidence.layers.values())
     if spent > limit.amount:
         raise InputError(

@@ -44,11 +44,12 @@ def peft(plan: Plan) -> str:
             f"site {routed[0]!r} is a routed expert, which a LoraConfig names by layer only; train the plan with plan train,"
             " whose runs are PEFT adapters where all experts of a layer have the same ranks"
         )
+    # The commonest rank as `r` leaves the fewest exceptions to list.
     usual = Counter(adapted.values()).most_common(1)[0][0]
     config = {
         "peft_type": "LORA",
         "r": usual,
-        "lora_alpha": round(SCALE * sum(adapted.values()) / len(adapted)),
+        "lora_alpha": round(SCALE * sum(adapted.values()) / len(adapted)),  # an int in LoraConfig
         "target_modules": sorted(adapted),
         "rank_pattern": {name: rank for name, rank in adapted.items() if rank != usual},
         "bias": "none",

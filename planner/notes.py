@@ -18,6 +18,7 @@ DEPTH_RULE = 0.9  # rank correlation of a layer's capacity with its depth
 STUDY = "docs/experiments"
 
 
+# No slots: cached properties keep their values in the instance's __dict__.
 @dataclass(frozen=True, kw_only=True)
 class Situation:
     """A plan that was just made, and the problem that it answers."""
@@ -32,6 +33,7 @@ class Situation:
     @property
     def spent(self) -> float:
         """Share of the budget that is spent."""
+        # A budget in experts is always shared out to the last one.
         parameters = sum(site.parameters for site in self.sites)
         return parameters / self.problem.limit.amount if self.problem.limit.unit == "parameters" else 1.0
 

@@ -40,8 +40,9 @@ def shrunk(types: Sequence[str], estimates: Sequence[Estimate]) -> Floats:
 def _shrunk_deviations(means: Floats, errors: Floats) -> Floats:
     deviations = np.log(means) - np.log(means).mean()
     noise = np.nan_to_num(errors / means) ** 2
-    # Spread beyond noise, as a variance; max(1, ...) because one site alone has none. Where nothing real is left, 0 / 0 may loom.
+    # The variance beyond noise. A site that is alone in its type has no spread, and max(1, ...) keeps 0 / 0 away.
     real = max(0.0, float(np.square(deviations).sum()) / max(1, means.size - 1) - float(noise.mean()))
+    # If nothing is real, real + noise may be 0 as well.
     kept: Floats = deviations * (real / (real + noise) if real else 0.0)
     return kept
 

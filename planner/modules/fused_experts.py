@@ -69,9 +69,8 @@ def run_experts(module: Any, hidden: Tensor, index: Tensor, weights: Tensor, wat
     """
     total = torch.zeros_like(hidden)
     up_tensor = "gate_up_proj" if module.has_gate else "up_proj"
-    # Only experts that some token chose: a loop over all would launch kernels for nothing.
     for expert in torch.unique(index).tolist():
-        if expert >= len(module.down_proj):  # expert parallelism marks other ranks' tokens so
+        if expert >= len(module.down_proj):  # expert parallelism marks other processes' tokens so
             continue
         token, slot = torch.where(index == expert)
         x = hidden[token]

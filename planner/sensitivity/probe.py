@@ -167,7 +167,7 @@ def _frozen_evaluation(model: nn.Module) -> Iterator[None]:
     model.eval()
     model.requires_grad_(False)
     embeddings = model.get_input_embeddings()  # type: ignore[operator]  # every transformers model has them
-    # With all weights frozen nothing else requires a gradient, and the backward pass would not reach a single layer.
+    # With all weights frozen nothing else requires a gradient, and there would be no backward pass.
     hook = embeddings.register_forward_hook(lambda _module, _inputs, output: output.requires_grad_())
     try:
         with torch.enable_grad():  # whatever the caller has set

@@ -90,7 +90,7 @@ class Recorder:
 
     def _watch_linear(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         def take(x: Tensor, d: Tensor) -> None:
-            # Some modules see their tokens as (batch * tokens, d); examples lie one after the other in either form.
+            # Some modules, such as shared experts, see (batch * tokens, d); examples lie one after the other in either form.
             x_BTI, d_BTO = (_working(part.reshape(self._examples, -1, part.shape[-1])) for part in (x, d))
             # Not before it is needed: three examples of four do without, and a quantised weight has to be dequantised.
             weight = partial(dense_weight, module, x_BTI.dtype)
@@ -110,10 +110,9 @@ class Recorder:
         return (self._before + example) % EVERY == 0
 
     def _run_experts(self, name: str, module: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-        # Unless a token arrives below, zero is what was measured, and NaN what was not taken. setdefault, because checkpointing
-        # runs this once more for a batch that is noted already.
         for site in expert_sites(module):  # what no token reaches has no gradient
             nothing = torch.zeros(self._examples, len(STATISTICS), dtype=torch.float64)
+            # But NaN where a statistic is not taken. setdefault, because checkpointing runs this again for a batch that is noted.
             nothing[[not self._in_full(example) for example in range(self._examples)], 1:] = torch.nan
             self._batches[-1].setdefault(f"{name}.{site}", nothing)
         # Assigned and not added, so that a layer that is computed again counts its tokens once.

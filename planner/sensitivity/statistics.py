@@ -47,7 +47,7 @@ def squared_norm(inputs: Tensor, gradients: Tensor) -> Tensor:
         Shape () in float64.
     """
     tokens, d_in, d_out = len(inputs), inputs.shape[1], gradients.shape[1]
-    # Multiplications over `tokens`: the two products take tokens (d_in + d_out), and G takes d_in d_out.
+    # Multiplications per token: tokens (d_in + d_out) for the two products, d_in d_out for G.
     if tokens * (d_in + d_out) <= d_in * d_out:
         return torch.dot((inputs @ inputs.mT).view(-1), (gradients @ gradients.mT).view(-1)).double()
     flat = (gradients.mT @ inputs).view(-1)
@@ -129,5 +129,5 @@ def _overlap(one: Floats, other: Floats) -> float:
     if half == 0:
         return np.nan
     top = [set(np.argsort(-values, kind="stable")[:half].tolist()) for values in (one, other)]
-    shared, chance = len(top[0] & top[1]) / half, half / one.size  # two blind halves share half / all of their members
+    shared, chance = len(top[0] & top[1]) / half, half / one.size  # blind halves share this part of their members
     return float((shared - chance) / (1 - chance))

@@ -20,6 +20,8 @@ def largest_remainder(weights: Sequence[float], total: int, most: int) -> list[i
         n whole numbers that sum to `total`.
     """
     exact = np.asarray(weights, dtype=np.float64) / np.sum(weights) * total
+    # The limits may have moved the sum either way. One unit at a time goes to whoever is owed most, or comes from whoever is owed
+    # least, among those whom the limits let move.
     shares = np.clip(np.floor(exact), 1, most).astype(int)
     while shares.sum() != total:
         short = shares.sum() < total

@@ -65,6 +65,7 @@ def parse_budget(text: str, *, parameters: int, rank_cost: int) -> BudgetLimit:
         else:
             amount = number / 100 * parameters if unit == "%" else number * _SCALES[unit]
             limit = BudgetLimit(request=text, unit="parameters", amount=int(amount))
+        # 1.5M and 0.25% are amounts; a bare number counts parameters or experts, and has to be whole.
         whole = unit in _SCALES.keys() - {""} or unit == "%" or number.is_integer()
     else:
         raise InputError(f"budget {text!r} cannot be read; {_FORMS}")

@@ -25,6 +25,7 @@ NODE_LIMIT = 5_000  # branch-and-bound nodes, not seconds: the same inputs give 
 RELATIVE_GAP = 1e-4
 
 
+# Equal by identity: sets are gathered by their table as a dictionary key, and arrays have no hash.
 @dataclass(frozen=True, slots=True, eq=False)
 class ItemTable:
     """Options that many sets share, cheapest first: costs and utility strictly increase."""
@@ -81,14 +82,16 @@ def solve(option_sets: Sequence[OptionSet], budget: float) -> Solution:
         raise ValueError(f"the cheapest options cost {floor}, more than the budget {budget}")
     chosen, price, bound = problem.relax(budget)
     chosen = problem.fill(chosen, budget)
+    # The greedy choice. If it is close enough to the bound already, nothing has to be searched.
     objective = problem.value(chosen)
     if bound - objective > RELATIVE_GAP * abs(bound):
         closer, bound = problem.close_gap(budget, price, objective, bound)
+        # The search may stop within its own gap, with budget to spare.
         if closer is not None and problem.value(closer := problem.fill(closer, budget)) > objective:
             chosen = closer
     chosen = problem.exchange(chosen)
     objective = problem.value(chosen)
-    return Solution(chosen=tuple(chosen.tolist()), objective=objective, bound=max(bound, objective))
+    return Solution(chosen=tuple(chosen.tolist()), objective=objective, bound=max(bound, objective))  # max: against rounding
 
 
 def reaches(option_sets: Sequence[OptionSet], budget: float, target: float) -> bool:
@@ -122,6 +125,7 @@ class _Knapsack:
     def relax(self, budget: float) -> tuple[Indices, float, float]:
         """Take hull steps in order of slope while they fit; the first that does not ends the relaxation, sets price and bound."""
         hulls = [table.hull() for table, _ in self.tables]
+        # A step leads from one hull option of a set to the next: its slope, its cost, and whose it is.
         slopes, costs, owners = [], [], []
         for (table, at), hull in zip(self.tables, hulls, strict=True):
             unit = np.array([table.slope(cheap, dear) for cheap, dear in pairwise(hull)])
@@ -136,9 +140,12 @@ class _Knapsack:
         steps = np.bincount(owner[ranking[:taken]], minlength=self.size)
         chosen = np.zeros(self.size, dtype=np.intp)
         for (_, at), hull in zip(self.tables, hulls, strict=True):
+            # A set's steps are taken in the hull's order, because slopes fall along it: after k of them it stands at option k of
+            # the hull.
             chosen[at] = np.array(hull)[steps[at]]
-        if taken == ranking.size:
+        if taken == ranking.size:  # all is bought, and a unit of budget is worth nothing more
             return chosen, 0.0, self.value(chosen)
+        # The bound buys a fraction of the step that did not fit with what is left.
         price = float(slope[ranking[taken]])
         return chosen, price, self.value(chosen) + price * (left - float(spent[taken - 1] if taken else 0.0))
 
@@ -161,6 +168,7 @@ class _Knapsack:
                 now = chosen[growing]
                 extra = table.costs[now + 1] - table.costs[now]
                 slope = self.weights[growing] * (table.utility[now + 1] - table.utility[now]) / extra
+                # Ties go to the first set, here and in min(), so that the order of the tables decides nothing.
                 first = int(np.lexsort((growing, -slope))[0])
                 candidate = (-float(slope[first]), int(growing[first]), float(extra[first]))
                 best = min(best, candidate) if best else candidate
@@ -188,6 +196,7 @@ class _Knapsack:
             return None, proven
         chosen, taken = np.zeros(self.size, dtype=np.intp), result.x > 0.5  # HiGHS returns ones and zeros up to rounding
         chosen[option_set[taken]] = option[taken]
+        # HiGHS respects the budget up to a tolerance of its own.
         return (chosen if self.cost(chosen) <= budget else None), proven
 
     def _worth_keeping(self, price: float, gap: float) -> tuple[Indices, Indices, Floats, Floats]:
@@ -226,7 +235,7 @@ def silent_stdout() -> Iterator[None]:
     It redirects file descriptor 1 of the whole process for as long as the block runs, so it is not for use beside threads that
     print.
     """
-    sys.stdout.flush()
+    sys.stdout.flush()  # what Python has buffered is not to be lost with it
     saved, sink = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(sink, 1)

@@ -35,6 +35,7 @@ class ExpertSplit:
         """
         if total == 0:
             return ()
+        # As many experts as the rank fills, rounded up. The rank is divided in units of the multiple, the larger experts first.
         count = 1 if expert is not None else min(self.max_experts, -(-total // self.expert_rank))
         units, larger = divmod(total // self.multiple, count)
         return ((units + 1) * self.multiple,) * larger + (units * self.multiple,) * (count - larger)
@@ -53,6 +54,7 @@ def expert_split(problem: Problem) -> ExpertSplit:
         raise InputError(f"`expert_rank` {rank} exceeds the smallest side of a site, {side}")
     if rank % settings.rank_multiple:
         raise InputError(f"`expert_rank` {rank} is no multiple of `rank_multiple` {settings.rank_multiple}")
+    # Whoever gives an expert's rank, or a budget in experts, has asked for mixtures.
     plain = problem.demand.plain and settings.expert_rank is None and problem.limit.unit == "parameters"
     most = settings.max_experts or (1 if plain else MOST_EXPERTS)
     return ExpertSplit(expert_rank=rank, max_experts=most, multiple=settings.rank_multiple)
@@ -99,6 +101,7 @@ def _item_table(problem: Problem, sites: Sequence[SiteEvidence], split: ExpertSp
         least = max(least, multiple)  # the logarithm wants everyone to have something
     side = min(min(site.shape) for site in sites)
     most = problem.settings.max_rank or max(least, int(CEILING * problem.mean_rank) + multiple)
+    # A LoRA is at most as wide as the smaller side.
     most = min(most, side * (1 if sites[0].expert is not None else split.max_experts))
     totals = list(range(least, most + 1, multiple))
     if not totals:

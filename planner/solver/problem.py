@@ -14,6 +14,7 @@ from planner.strategies.demand import Demand, Granularity, Utility
 Floats = NDArray[np.float64]
 
 
+# No slots: cached properties keep their values in the instance's __dict__.
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """How much every site wants, what may be spent, and the limits on the answer."""
@@ -40,6 +41,7 @@ class Problem:
     @cached_property
     def relative_weights(self) -> Floats:
         """(sites,): weights over the largest."""
+        # Only ratios matter, and rescaled weights then give the same numbers to the solver.
         return np.array(self.demand.weights) / max(self.demand.weights)
 
     @property

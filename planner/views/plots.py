@@ -54,7 +54,7 @@ def evidence_figure(plan: Plan) -> Figure | None:
         figure = Figure(figsize=(1.0 + 2.4 * across, sum(tall)), layout="constrained")
         grid = figure.subplots(len(rows), across, squeeze=False, height_ratios=tall)
         for axes in grid.flat:
-            axes.set_visible(False)
+            axes.set_visible(False)  # rows may be of unequal length
         for line, panels in zip(grid, rows, strict=True):
             for axes, (title, one) in zip(line, panels, strict=False):
                 axes.set_visible(True)
@@ -76,6 +76,7 @@ def _panels(plan: Plan, routed: bool) -> list[tuple[str, Panel]]:
         "share of tokens": {site.name: site.token_share for site in sites},
         "alpha": {site.name: site.alpha for site in sites},
         f"log10 {plan.settings.statistic}": {site.name: _log10(site.sensitivity) for site in sites},
+        # Per parameter of an adapter.
         "trial run: loss reduction": {site.name: site.loss_reduction / sum(site.shape) for site in sites},
     }
     known = {title: values for title, values in panels.items() if any(math.isfinite(value) for value in values.values())}

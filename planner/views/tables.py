@@ -20,6 +20,7 @@ LOOK = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HE
 
 def plan_table(plan: Plan) -> Table:
     """One row per site: its ranks, what they cost, a bar, and the evidence behind them. Fits a terminal of 80 columns."""
+    # NaN unless every site has one: a trial run covers all sites of a task.
     reduced = math.fsum(site.loss_reduction for site in plan.sites)
     tried, routed = not math.isnan(reduced), any(not math.isnan(site.token_share) for site in plan.sites)
     title = f"plan for {plan.model.name}: {plan.strategy}, budget {plan.budget.request}"
@@ -33,6 +34,7 @@ def plan_table(plan: Plan) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     rows = _folded(plan) if sum(site.routed for site in plan.sites) > FOLDED else plan.sites
     largest = max(sum(site.ranks) for site in plan.sites) or 1
+    # Over a mean that is 0 or unknown everything is NaN, which prints as nothing.
     mean = sum(site.sensitivity for site in plan.sites) / len(plan.sites) or math.nan
     labels = layer_labels(site.name for site in plan.sites)
     for site in rows:
@@ -71,7 +73,7 @@ def _row(site: PlannedSite, largest: int, mean: float) -> tuple[str, ...]:
 
 
 def _bar(total: int, largest: int) -> str:
-    return "█" * max(min(1, total), round(BAR * total / largest))
+    return "█" * max(min(1, total), round(BAR * total / largest))  # whoever got anything shows
 
 
 def _share(share: float) -> str:
@@ -157,7 +159,7 @@ def _difference_title(plan: Plan, other: Plan) -> str:
     theirs = {site.name: sum(site.ranks) for site in other.sites}
     shared = [(sum(site.ranks), theirs[site.name]) for site in plan.sites if site.name in theirs]
     total = max(1, sum(mine for mine, _ in shared))
-    moved = sum(max(0, mine - yours) for mine, yours in shared)
+    moved = sum(max(0, mine - yours) for mine, yours in shared)  # in one direction, or each rank would count twice
     return f"{plan.strategy} -> {other.strategy}: {sizes}; {100 * moved / total:.0f}% of the rank is allocated differently"
 
 

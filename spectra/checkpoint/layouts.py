@@ -169,7 +169,7 @@ def fused_parts(leaf: str, d_out: int, config: Mapping[str, Any]) -> dict[str, l
     # Where nothing is said of groups, every head has a key and a value of its own.
     grouped = config.get("num_key_value_heads") or config.get("num_kv_heads") or heads
     if leaf == "qkv_proj":
-        # All queries, all keys, all values (Phi-3). If the head size does not come out whole, no split is better than a wrong one.
+        # All queries, all keys, all values (Phi-3). If the head size is not whole, no split is better than a wrong one.
         side = d_out // (heads + 2 * grouped)
         fits = side * (heads + 2 * grouped) == d_out
         return _stacked({"q": heads * side, "k": grouped * side, "v": grouped * side}) if fits else {}
