@@ -38,6 +38,7 @@ class Cli(click.Group):
         try:
             return super().invoke(ctx)
         except InputError as error:
+            # On one line, as an error is promised to be, even if another library's message in it has several.
             raise click.ClickException(as_options(" ".join(str(error).split()), ctx)) from None
         except OSError as error:
             raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from None
@@ -64,6 +65,7 @@ class Cli(click.Group):
 def main() -> None:
     """Plan how many LoRA experts, of what ranks, each layer of a model gets; train exactly that; see whether it paid."""
     quiet_bitsandbytes()
+    # `plan demo` comes here again for each of its commands, and a second handler would print every line twice.
     if not LOG.handlers:
         LOG.addHandler(EchoHandler())
         LOG.setLevel(logging.INFO)

@@ -59,8 +59,7 @@ def load_state(path: Path, model: nn.Module, plan: Plan | None = None) -> None:
     stored: Mapping[str, Tensor] = read_state(path)
     if plan is not None and is_peft_compatible(plan):
         stored = from_peft(model, stored)
-    # The model's own parameters, and copies where experts are padded: copying into those has no effect, and they are filled
-    # below.
+    # The model's own parameters, and copies where experts are padded: what those stand for is filled below.
     wanted = _trained(model)
     if odd := sorted(stored.keys() ^ wanted.keys()):
         where = "in the file but not in the model" if odd[0] in stored else "in the model but not in the file"

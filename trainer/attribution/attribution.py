@@ -88,8 +88,7 @@ def scaled(found: list[AdapterScale], to: float) -> Iterator[list[Tensor]]:
         # Also for a caller who has switched gradients off.
         with torch.enable_grad():
             for scale, leaf in zip(found, leaves, strict=True):
-                # In place of the buffer stands a tensor of the graph; the layers use it like any scaling and know nothing of
-                # this.
+                # A tensor of the graph stands in for the buffer; the layers use it like any scaling.
                 setattr(scale.module, scale.attribute, scale.full * leaf)
             yield leaves
     finally:

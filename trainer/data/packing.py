@@ -79,8 +79,7 @@ class CausalCollator:
         """
         if "attention_mask" in examples[0]:
             return DataCollatorForSeq2Seq(self.tokenizer, label_pad_token_id=-100)(examples)
-        # The Trainer drops columns that the model's forward does not name, and without this one examples would run into each
-        # other.
+        # The Trainer drops columns that the model's forward does not name; without this one examples would see each other.
         if "position_ids" not in examples[0]:
             raise InputError("packed examples need position_ids, which the model does not take; train without packing")
         positions = _padded(examples, "position_ids", 0)

@@ -98,8 +98,8 @@ def _plain(texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: int) ->
         full = tokenizer(batch["text"], truncation=True, max_length=max_length)["input_ids"]
         cuts = _lost(batch["text"], full, tokenizer, max_length)
         for number, tokens, cut in zip(batch["row"], full, cuts, strict=True):
-            # A single token is predicted by nothing and predicts nothing. A cut one is the fault of `max_length`, and is only
-            # left out.
+            # A single token has nothing to predict it. If cutting left only one, that is `max_length`'s fault, and it is left
+            # out.
             if len(tokens) < 2 and not cut:
                 raise InputError(f"{texts.path}: row {number}: a text of {len(tokens)} token has nothing to predict; remove it")
             ids = np.asarray(tokens, dtype=np.int32)

@@ -76,8 +76,7 @@ class ExpertLora(nn.Module):
             self.ranks[part] = list(given)
             self.A[part] = nn.Parameter(torch.zeros(count, padded, d_in, dtype=dtype, device=like.device))
             self.B[part] = nn.Parameter(torch.zeros(count, d_out, padded, dtype=dtype, device=like.device))
-            # An expert without rank multiplies nothing; zero only keeps its entry finite. Divided in double precision and rounded
-            # once.
+            # An expert without rank has nothing to scale; zero keeps its entry finite. Divided in float64, rounded once.
             scaling = torch.tensor([lora_alpha / rank if rank else 0.0 for rank in given], dtype=torch.float64)
             self.register_buffer(buffer_name(part), scaling.to(like.device, dtype), persistent=False)
         self.reset_parameters()
@@ -117,8 +116,7 @@ class ExpertLora(nn.Module):
         both_SR = grouped(x_SI, A_ERI.to(x_SI.dtype).transpose(1, 2), offsets_E)
         found = {}
         for part, z_SR in zip(parts, torch.split(both_SR, [self.A[part].shape[1] for part in parts], dim=1), strict=True):
-            # Rows belong to different experts, and so have different scalings. Scaling z is cheaper than scaling the wider
-            # output.
+            # Each row has its own expert's scaling; on z, which is narrow, it costs less than on the output.
             scaled_SR = z_SR * self.scaling(part).to(x_SI.dtype)[expert_S, None]
             found[part] = grouped(scaled_SR, self.B[part].to(x_SI.dtype).transpose(1, 2), offsets_E)
         return found

@@ -115,8 +115,7 @@ class MixtureLinear(nn.Module):
         if y.dtype == z_TR.dtype == self.B.dtype:
             # One fused product and sum: the update never exists as a tensor of its own.
             return torch.addmm(y.reshape(-1, y.shape[-1]), z_TR, self.B.T).view(y.shape)
-        # Reached under autocast, and on a half-precision base, where y and the update differ in precision and addmm would refuse
-        # them.
+        # Under autocast, and on a half-precision base, where y and the update differ in precision and addmm refuses them.
         return y + (z_TR @ self.B.T).to(y.dtype).view(y.shape)
 
     def _columns(self, logits_TE: Tensor | None, dtype: torch.dtype) -> Tensor:

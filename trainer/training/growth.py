@@ -114,8 +114,7 @@ class GrowingGroup:
         """
         group = self.group
         begun = len(group.ranks) * group.start
-        # In whole numbers, and from the beginning instead of from the last event: rounding does not add up, and done = events is
-        # the target itself.
+        # Whole numbers, counted from the beginning: rounding does not add up, and at done = events this is the target.
         way = begun + (group.target - begun) * done // events
         # At the last event the limit is off, or what earlier limits left over could never be shared out.
         limit = group.most if done == events else max(1, math.ceil(PER_EVENT * (group.most - group.start)))

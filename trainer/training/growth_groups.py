@@ -73,7 +73,7 @@ class RoutedGroup:
             lora_alpha = float(lora.scaling(part)[largest]) * ranks[largest]
             lora.scaling(part).fill_(lora_alpha / (sum(ranks) / count))
             lora.ranks[part] = [self.start] * count
-            # New parameters instead of larger views: the optimiser is made after this, and so has never seen the old ones.
+            # New parameters are safe here: the optimiser is made later, and has never seen the old ones.
             room = padded_rank(self.most)
             lora.A[part] = nn.Parameter(lora.A[part].new_zeros(count, room, d_in))
             lora.B[part] = nn.Parameter(lora.B[part].new_zeros(count, d_out, room))
@@ -109,8 +109,7 @@ class RoutedGroup:
         for part in self.lora.ranks:
             for expert, (before, after) in enumerate(zip(self.ranks, ranks, strict=True)):
                 if after > before:
-                    # Only A: as long as B is zero the new direction changes no output. Drawn in a fixed order, the same on every
-                    # process.
+                    # Only A: while B is zero a new direction changes no output. Every process draws in this order.
                     draw_uniform(self.lora.A[part][expert, before:after], generator)
         self.ranks = list(ranks)
 
@@ -152,8 +151,7 @@ class MixtureGroup:
         largest = max(range(experts), key=lambda expert: mixture.ranks[expert])
         # lora_alpha is not kept anywhere; it follows from an expert's scaling and rank, and one without rank would give zero.
         lora_alpha = mixture.scalings[largest] * mixture.ranks[largest]
-        # Every expert owns `most` columns, of which the first are in use. No padding to 8 here: a mixture needs no grouped
-        # product.
+        # Every expert owns `most` columns, the first of them in use; no padding to 8, which only grouped products need.
         _resize(mixture, (self.most,) * experts, [lora_alpha / (self.target / experts)] * experts)
         for expert in range(experts):
             draw_uniform(self._rows(expert, 0, self.start))

@@ -71,8 +71,7 @@ def _arguments(output: Path, settings: TrainSettings, examples: int, evaluates: 
         save_total_limit=2,
         eval_strategy="steps" if evaluates else "no",
         eval_steps=max(1, math.ceil(steps / settings.evaluations)),
-        # Otherwise the logits of the whole evaluation file would be kept and gathered: for a language model, its vocabulary per
-        # token.
+        # Otherwise the logits of the whole evaluation file would be kept, for a language model a vocabulary per token.
         prediction_loss_only=True,
         seed=settings.seed,
         bf16=settings.precision == "bf16" or (settings.precision == "auto" and has_bf16_units()),
@@ -81,8 +80,7 @@ def _arguments(output: Path, settings: TrainSettings, examples: int, evaluates: 
         disable_tqdm=True,
         report_to=settings.report_to,
         dataloader_pin_memory=torch.cuda.is_available(),
-        # The Trainer would let DDP search the graph for parameters without a gradient in every step; adapters and head always
-        # have one.
+        # By default DDP would search each step's graph for parameters without a gradient; ours always have one.
         ddp_find_unused_parameters=False,
     )
 
