@@ -158,6 +158,7 @@ def mismatches(plan: Plan, checkpoint: Checkpoint) -> list[str]:
     except InputError as error:
         return [str(error)]
     faults = _architecture_fault(plan, checkpoint)
+    # A foreign model is one fault, and not one for each of its sites.
     if not found:
         example = plan.sites[0].name
         return [*faults, f"none of its {len(plan.sites)} sites, such as {example!r}, is a module of {checkpoint.folder}"]

@@ -73,6 +73,7 @@ class OneOf:
         if not isinstance(name, str) or name not in self.table:
             raise ValueError(f"{self.what} {name!r}: not one of {', '.join(self.table)}")
         method = self.table[name]
+        # Methods without settings of their own, such as estimators, are set by their name alone.
         if not isinstance(method, Method):
             return name
         return Chosen(name=name, settings=method.settings.checked(given, f"{self.what} {name}"))
@@ -81,6 +82,7 @@ class OneOf:
         return core_schema.no_info_before_validator_function(self.checked, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        # Examples and no enumeration, because a table may grow while the program runs.
         rows = self.table.items()
         examples = [{"name": n, "settings": m.settings().model_dump()} if isinstance(m, Method) else n for n, m in rows]
         return handler(schema) | {"examples": examples}

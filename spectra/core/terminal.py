@@ -198,6 +198,7 @@ def as_options(message: str, ctx: click.Context) -> str:
     A setting that the command does not offer keeps its name without backticks.
     """
     command = ctx.command
+    # Errors arrive in the group's context, but the options are those of the command that raised them.
     if isinstance(command, click.Group) and ctx.invoked_subcommand:
         command = command.get_command(ctx, ctx.invoked_subcommand) or command
     options = {
