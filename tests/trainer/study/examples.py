@@ -31,4 +31,4 @@ def evaluation_of(**tasks):
     parts = tuple(
         TaskEvaluation(name=name, examples=1, trained=scores, untrained={}, majority={}) for name, scores in tasks.items()
     )
-    return Evaluation(tasks=parts, examples=len(parts), truncated=0, trained=parts[0].trained, **empty)
+    return Evaluation(tasks=parts, examples=len(parts), truncated=0, trained=parts[0].trained, untrained={}, majority={})

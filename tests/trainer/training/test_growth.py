@@ -59,7 +59,7 @@ def test_the_schedule_leaves_an_interval_at_both_ends():
     assert len(steps) == EVENTS
     assert steps[0] > 112
     assert 3750 - steps[-1] >= steps[1] - steps[0]
-    with pytest.raises(InputError, match="`grow` needs at least 21 steps to hold its 18 events; the run has 10"):
+    with pytest.raises(InputError, match="`grow` needs at least 20 steps to hold its 18 events; the run has 10"):
         schedule(10)
 
 
@@ -289,7 +289,7 @@ def test_what_cannot_grow_is_refused(tiny_olmoe, uniform_plan, minilm, small_cor
     low = uniform(tiny_olmoe, "rank 1", max_experts=1)
     with pytest.raises(InputError, match="a mean rank of 1 leaves no room"):
         train(low, tiny_olmoe, sentences, tmp_path / "run", GROWN)
-    with pytest.raises(InputError, match="`grow` needs at least 21 steps"):
+    with pytest.raises(InputError, match="`grow` needs at least 20 steps"):
         train(plan, tiny_olmoe, sentences, tmp_path / "run", GROWN.model_copy(update={"max_steps": 8}))
     assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match="`grow` keeps no best adapters on the way"):

@@ -7,15 +7,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from transformers import Trainer
 
 from spectra import InputError
 from trainer import MixtureSettings, TrainSettings
 from trainer.layers.mixture import MixtureLinear
 from trainer.layers.router_state import RouterState
 from trainer.report import EvaluationPoint, LogPoint, RouterHealth
-from trainer.run_folder import CHECKPOINTS, SIZES
+from trainer.run_folder import CHECKPOINTS, SIZES, WEIGHTS
 from trainer.training.loop import (
     BF16_UNITS,
+    AdapterTrainer,
     DivergedError,
     MonitorCallback,
     arguments,
@@ -172,3 +174,22 @@ def test_a_collapsed_router_is_a_note():
 
 def test_memory_is_measured_in_bytes():
     assert 2**20 < peak_memory() < 2**44
+
+
+@pytest.mark.parametrize("saves", [True, False])
+def test_only_a_process_that_should_save_writes_the_adapters(tmp_path, saves):
+    trainer = SimpleNamespace(args=SimpleNamespace(should_save=saves, output_dir=str(tmp_path)), model=nn.Linear(2, 2))
+    AdapterTrainer._save(trainer)
+    assert (tmp_path / WEIGHTS).exists() == saves
+
+
+def test_the_auxiliary_loss_of_a_short_last_step_is_the_mean_over_its_own_passes(monkeypatch):
+    monkeypatch.setattr(Trainer, "compute_loss", lambda *_: (torch.tensor(1.0), None))
+    trainer = AdapterTrainer.__new__(AdapterTrainer)
+    trainer.args, trainer.model_accepts_loss_kwargs, trainer.current_gradient_accumulation_steps = (
+        SimpleNamespace(gradient_accumulation_steps=4), True, 2,
+    )  # fmt: skip
+    trainer.router_state = SimpleNamespace(loss=lambda: torch.tensor(6.0))
+    assert trainer.compute_loss(nn.Identity(), {}, num_items_in_batch=8) == 1 + 6 / 2
+    assert trainer.compute_loss(nn.Identity(), {}) == 1 + 6  # averaged by the Trainer
+    assert trainer.compute_loss(nn.Identity().eval(), {}, num_items_in_batch=8) == 1

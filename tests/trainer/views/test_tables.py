@@ -1,0 +1,130 @@
+"""Runs, evaluations and studies as people read them."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tests.trainer.study.examples import study_of
+from tests.trainer.views.examples import POINTS, evaluation_of, health, run_of
+from trainer import TrainSettings
+from trainer.evaluation.metrics import METRICS
+from trainer.report import LogPoint
+from trainer.study.report import BASELINE, Candidate, StudyReport
+from trainer.views.tables import evaluation_tables, run_summary, score_table, study_table
+
+
+def cells(table):
+    """Heading -> its cells."""
+    return {column.header: list(column.cells) for column in table.columns}
+
+
+def test_a_run_is_summed_up_in_two_lines():
+    assert run_summary(run_of()).splitlines() == [
+        "trained 1,234 adapter and 20 head parameters for 4 steps on 1,200 texts; loss 4.000 -> 1.000",
+        "1,500 tokens/s, 12 s; peak memory 3 MiB",
+    ]
+
+
+def test_what_was_cut_left_out_packed_watched_and_noted_is_said():
+    report = run_of(
+        truncated=30, dropped=2, settings=TrainSettings(packing=True, max_length=16), evaluations=POINTS,
+        routers=(health(0.5, 0.5, support=2.0), health(0.1, 0.9, support=1.0)), notes=("one", "two"),
+    )  # fmt: skip
+    assert run_summary(report).splitlines() == [
+        "trained 1,234 adapter and 20 head parameters for 4 steps on 1,200 rows of packed texts, 30 of them cut to 16 tokens,"
+        " 2 left out because nothing to learn remained; loss 4.000 -> 1.000",
+        "1,500 tokens/s, 12 s; peak memory 3 MiB",
+        "best held-out loss 1.500 at step 2, last 1.750",
+        "routing: 1.5 of 2.0 experts do the work in the mean router",
+        "note: one",
+        "note: two",
+    ]
+
+
+def test_losses_are_means_of_a_tenth_of_the_run_and_a_resumed_one_is_not_timed():
+    curve = tuple(LogPoint(step=step, loss=float(step), learning_rate=0.0) for step in range(1, 31))
+    summary = run_summary(run_of(curve=curve, seconds=math.nan, tokens_per_second=math.nan))
+    assert "loss 2.000 -> 29.000" in summary
+    assert summary.splitlines()[1] == "resumed; peak memory 3 MiB"
+
+
+def test_scores_have_a_column_for_each_metric_that_somebody_has():
+    table = score_table({"fine-tuned": {"accuracy": 0.75, "loss": 1.0}, "majority class": {"accuracy": 0.5}}, 1200)
+    assert cells(table) == {"answer": ["fine-tuned", "majority class"], "accuracy": ["75.0%", "50.0%"], "loss": ["1.000", ""]}
+    assert table.title == "1,200 held-out texts"
+    assert score_table({}, 3, "task").title == "task: 3 held-out texts"
+
+
+def test_columns_follow_the_table_of_metrics_and_what_is_nan_is_shown_so():
+    scores = dict.fromkeys(reversed(METRICS), math.nan)
+    table = score_table({"fine-tuned": scores}, 1)
+    assert [column.header for column in table.columns][1:] == ["accuracy", "f1", "exact match", "perplexity", "loss"]
+    assert cells(table)["loss"] == ["nan"]
+
+
+def test_an_evaluation_of_several_tasks_has_a_table_for_each():
+    scores = {"loss": 1.0}
+    whole, one, two = evaluation_tables(evaluation_of(scores, scores, one=(3, scores), two=(5, scores)))
+    assert [table.title for table in (whole, one, two)] == [
+        "1,000 held-out texts", "one: 3 held-out texts", "two: 5 held-out texts"
+    ]  # fmt: skip
+    assert cells(whole)["answer"] == ["fine-tuned", "untrained"]
+    assert cells(one)["answer"] == ["fine-tuned"]
+    assert len(evaluation_tables(evaluation_of(scores, one=(3, scores)))) == 1
+
+
+def test_further_answers_stand_behind_the_fine_tuned_models():
+    (table,) = evaluation_tables(evaluation_of({"loss": 1.0}, majority={"loss": 3.0}), {"head": {"loss": 2.0}})
+    assert cells(table) == {"answer": ["fine-tuned", "head", "majority class"], "loss": ["1.000", "2.000", "3.000"]}
+
+
+BASE = np.array([0.5, 0.6, 0.7])
+STEADY = np.array([0.0, 0.001, -0.001])
+
+
+def test_a_study_shows_every_candidate_per_task():
+    study = study_of({BASELINE: {"one": BASE, "two": BASE}, "up": {"one": BASE + 0.05 + STEADY, "two": BASE}}, "accuracy")
+    table = study_table(study)
+    assert table.title == "model: 3 paired seeds, accuracy in points"
+    assert "* excludes zero" in table.caption
+    assert "plus means" not in table.caption
+    shown = cells(table)
+    assert list(shown) == ["task", "plan", "parameters", "mean", "difference from uniform LoRA"]
+    assert shown["task"] == ["one", "", "two", "", "all tasks", ""]
+    assert shown["plan"] == [BASELINE, "up"] * 3
+    assert shown["parameters"] == ["1,012", "1,002"] * 3
+    half = [100 * (one.high - one.low) / 2 for one in study.differences]
+    assert shown["difference from uniform LoRA"][:4] == ["", f"+5.00 +- {half[1]:.2f} *", "", "+0.00 +- 0.00  "]
+    assert shown["mean"][0] == f"60.00 +- {100 * BASE.std(ddof=1) / 3**0.5:.2f}"
+
+
+def test_losses_read_as_losses():
+    """Scores are minus the loss; a reader sees losses, to three digits, and how much less they are."""
+    losses = np.array([3.006, 3.007, 3.004])
+    table = study_table(study_of({BASELINE: {"t": -losses}, "less": {"t": -losses + 0.0125 + STEADY}}, "loss"))
+    assert "plus means a lower loss" in table.caption
+    assert [list(column.cells) for column in table.columns][3:] == [
+        ["3.006 +- 0.001", "2.993 +- 0.000"],
+        ["", "+0.013 +- 0.002 *"],
+    ]
+
+
+@pytest.mark.parametrize("rate", [1e-2, 1e-3])
+def test_learning_rates_are_shown_where_plans_have_their_own(rate, tmp_path):
+    study = study_of({BASELINE: {"t": BASE}, "up": {"t": BASE}}, "accuracy")
+    own = tuple(
+        Candidate(name=name, strategy="uniform", parameters=1, learning_rate=value)
+        for name, value in ((BASELINE, study.settings.learning_rate), ("up", rate))
+    )
+    shown = cells(study_table(study.model_copy(update={"candidates": own})))
+    assert ("learning rate" in shown) == (rate != study.settings.learning_rate)
+    if rate != study.settings.learning_rate:
+        assert shown["learning rate"] == ["0.001", "0.01"]
+
+
+def test_studies_without_learning_rates_have_no_such_column(tmp_path):
+    study = study_of({BASELINE: {"t": BASE}, "up": {"t": BASE}}, "accuracy")
+    study.save(tmp_path / "study.json")
+    for report in (study, StudyReport.load(tmp_path / "study.json")):
+        assert "learning rate" not in cells(study_table(report))
