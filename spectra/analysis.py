@@ -66,7 +66,8 @@ def analyze(
     purpose = f"{checkpoint.weights} {settings.model_dump_json()} {eigenvalues is not None}" if journal else ""
     log = Journal(journal, purpose, processes.index)
     done = log.read()
-    todo = processes.share([matrix for matrix in matrices if matrix.name not in done])
+    # All are shared out, finished or not: another process may have read the journals at another moment, and finished lists differ.
+    todo = [matrix for matrix in processes.share(matrices) if matrix.name not in done]
     # Alone, progress includes what the journal already held; one of several processes counts its own share.
     finished = len(matrices) - len(todo) if processes.count == 1 else 0
     for site, spectrum in _analysed(todo, settings, processes.device, known):

@@ -172,9 +172,10 @@ def gather(
     gradients = _joined(shapes, _gradients(sensitivity), "sensitivity") if sensitivity else {}
     names = sorted(shapes, key=sort_key)
     sites = tuple(_site(name, shapes[name], alphas.get(name, UNKNOWN), gradients.get(name), statistic) for name in names)
-    # Squares are the same both ways.
-    known_by_table = model.fingerprint is None and any(site.shape[0] != site.shape[1] for site in sites)
-    return Evidence(model=model, sites=sites, shapes_unsure=known_by_table)
+    # Of what is not square a table may confuse the sides.
+    from_table = spectra is not None and model is spectra.model and model.fingerprint is None
+    unsure = from_table and any(site.shape[0] != site.shape[1] for site in sites)
+    return Evidence(model=model, sites=sites, shapes_unsure=unsure)
 
 
 def _site(name: str, shape: Shape, alpha: Estimate, gradients: SiteSensitivity | None, statistic: Statistic) -> SiteEvidence:

@@ -12,7 +12,8 @@ from spectra import InputError
 def recompute(model: nn.Module) -> list[GradientCheckpointingLayer]:
     """Let every layer drop its activations and compute them again in the backward pass, when it is in training mode.
 
-    Routing is decided once: random numbers are replayed, and what mixtures record is recorded in the first pass only.
+    Random numbers are replayed, so a recomputed router decides as it did at first. What it records it records twice, which
+    changes no share.
 
     Returns:
         The layers that now do so.

@@ -75,10 +75,11 @@ class Recorder:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Watch every backward pass until left; the model is then as it was."""
+        hidden = {module: module.__dict__["forward"] for module in self._experts.values() if "forward" in module.__dict__}
         hooks = [module.register_forward_hook(partial(self._watch_linear, name)) for name, module in self._linears.items()]
         for name, module in self._experts.items():
             # Experts cannot be hooked, because their projections are slices of a tensor and no modules. The attribute hides the
-            # class's forward; deleting it below uncovers that again.
+            # class's forward until it is deleted, or one that somebody else put there (accelerate) until that is put back.
             module.forward = partial(self._run_experts, name, module)
         try:
             yield
@@ -87,6 +88,8 @@ class Recorder:
                 hook.remove()
             for module in self._experts.values():
                 del module.forward
+            for module, forward in hidden.items():
+                module.forward = forward
 
     def _watch_linear(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         def take(x: Tensor, d: Tensor) -> None:

@@ -99,10 +99,9 @@ def _item_table(problem: Problem, sites: Sequence[SiteEvidence], split: ExpertSp
     least = -(-_least(problem, sites) // multiple) * multiple
     if problem.utility == "log":
         least = max(least, multiple)  # the logarithm wants everyone to have something
-    side = min(min(site.shape) for site in sites)
     most = problem.settings.max_rank or max(least, int(CEILING * problem.mean_rank) + multiple)
-    # A LoRA is at most as wide as the smaller side.
-    most = min(most, side * (1 if sites[0].expert is not None else split.max_experts))
+    # A LoRA is at most as wide as the smaller side, and a routed expert gets only one. A group may hold both kinds.
+    most = min(most, *(min(site.shape) * (1 if site.expert is not None else split.max_experts) for site in sites))
     totals = list(range(least, most + 1, multiple))
     if not totals:
         raise InputError(

@@ -134,7 +134,8 @@ def _plain(tensor: Tensor, scale: Tensor | None, config: Mapping[str, Any]) -> l
     """A 2-D weight: one matrix, or the parts that are fused in it."""
     module = tensor.name.removesuffix(".weight")
     leaf = module.rpartition(".")[2]
-    transposed = leaf in family_of(config).conv1d
+    # transformers turns a Conv1D around before it makes int8 codes of it.
+    transposed = leaf in family_of(config).conv1d and not (scale and scale.name.endswith(".SCB"))
     d_out, d_in = tensor.shape[::-1] if transposed else tensor.shape
     whole = Matrix(name=module, module=module, shape=(d_out, d_in), tensor=tensor, transposed=transposed, scale=scale)
     parts = fused_parts(leaf, d_out, config)

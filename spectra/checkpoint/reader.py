@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 
 from spectra.checkpoint.layouts import Matrix
 from spectra.checkpoint.tensors import Tensor, sliced
+from spectra.core.errors import InputError
 
 Floats = NDArray[np.float64]
+BLOCK = 128  # DeepSeek's fp8 codes have one scale per block of 128 x 128
 SLAB = 1024  # rows (or columns) at a time: bounds what is held beside the Gram matrix
 
 
@@ -32,11 +34,15 @@ def slabs(matrix: Matrix, thickness: int = SLAB) -> Iterator[Floats]:
     with sliced(matrix.tensor) as stored:
         if d_out >= d_in:
             for start, stop, step in _chunks(spans, thickness):
-                yield _double(_read(matrix, stored, start, stop, slice(0, d_in))[::step], scale, start)
+                codes = _read(matrix, stored, start, stop, slice(0, d_in))[::step]
+                yield _double(codes, scale, range(start, stop, step), range(d_in))
         else:
             for start in range(0, d_in, thickness):
-                inputs = slice(start, min(start + thickness, d_in))
-                parts = [_double(_read(matrix, stored, a, b, inputs)[::step], scale, a, inputs.start) for a, b, step in spans]
+                columns = range(start, min(start + thickness, d_in))
+                inputs = slice(columns.start, columns.stop)
+                parts = [
+                    _double(_read(matrix, stored, *rows[:2], inputs)[:: rows[2]], scale, range(*rows), columns) for rows in spans
+                ]
                 yield np.concatenate(parts).T
 
 
@@ -55,25 +61,32 @@ def _read(matrix: Matrix, stored: Any, start: int, stop: int, inputs: slice) -> 
 
 
 def _scale(matrix: Matrix) -> Floats | None:
-    """The scale of 8-bit codes as a 2-D array; int8 codes of bitsandbytes count in 127ths."""
+    """The scale of 8-bit codes as a 2-D array with a row for every row of the codes; int8 codes of bitsandbytes count in 127ths."""
     if matrix.scale is None:
         return None
     values = whole(matrix.scale)
     values = values / 127 if matrix.scale.name.endswith("SCB") else values
-    # (1, 1) for one number, (rows, 1) for one per row, (row blocks, column blocks) for blocks.
-    return values.reshape(len(values) if values.ndim else 1, -1)
+    rows, columns = matrix.tensor.shape
+    if values.size == 1:
+        return np.broadcast_to(values.reshape(1, 1), (rows, 1))
+    if values.shape == (-(-rows // BLOCK), -(-columns // BLOCK)):
+        return values.repeat(BLOCK, axis=0)[:rows]
+    if values.size == rows:
+        return values.reshape(rows, 1)
+    raise InputError(
+        f"{matrix.scale.file}: {matrix.scale.name}: a scale of shape {list(values.shape)} fits codes of shape {[rows, columns]}"
+        f" neither whole, nor row by row, nor in blocks of {BLOCK} x {BLOCK}; dequantise the checkpoint to analyse it"
+    )
 
 
-def _double(values: Any, scale: Floats | None, row: int, column: int = 0) -> Floats:
-    """Stored values in float64; codes times their scale, which may be one number, one per row, or one per block."""
+def _double(values: Any, scale: Floats | None, rows: range, columns: range) -> Floats:
+    """Stored values of some rows and columns in float64; codes times their scale."""
     found: Floats = values.double().numpy()  # by way of torch: numpy has no bfloat16 and no 8-bit floats
     if scale is None:
         return found
-    rows, columns = (np.arange(first, first + size) for first, size in zip((row, column), found.shape, strict=True))
-    blocked = scale.shape[1] > 1  # DeepSeek's blocks of 128 x 128
-    # (rows, columns) for blocks, else (rows, 1) or (1, 1), which numpy spreads over the columns.
-    factors = scale[rows[:, None] // 128, columns // 128] if blocked else scale[rows] if scale.size > 1 else scale
-    return np.asarray(found * factors, dtype=np.float64)
+    factors = scale[rows]
+    # One factor per row spreads over the columns by itself; blocks have one per block of columns.
+    return np.asarray(found * (factors if factors.shape[1] == 1 else factors[:, np.array(columns) // BLOCK]), dtype=np.float64)
 
 
 def whole(tensor: Tensor) -> Floats:

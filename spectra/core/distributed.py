@@ -78,6 +78,14 @@ def decided_by_main(value: T) -> T:
     return held[0]
 
 
+def wait_for_all() -> None:
+    """Return when every process has come here; alone, at once."""
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
 def _cuda(device: str) -> str:
     import torch
 

@@ -9,7 +9,7 @@ class FitStatus(StrEnum):
     """How a fit ended, in words that are shown to people. Only `OK`, `SMALL_SAMPLE` and `SHORT_TAIL` come with an exponent."""
 
     OK = "ok"
-    SMALL_SAMPLE = "ok, but fewer than 20 eigenvalues: small-sample formula"
+    SMALL_SAMPLE = "ok, but fewer than 20 eigenvalues to fit"
     SHORT_TAIL = "ok, but fewer than 10 eigenvalues in the tail"
     NOT_FINITE = "failed: NaN or infinite values"
     TOO_FEW = "failed: fewer than 2 eigenvalues above the threshold"

@@ -42,6 +42,7 @@ def load_sample(
     Raises:
         InputError: an unusable file or model.
     """
+    require_device(device)  # first: texts and models may take minutes
     texts = read_texts(data)
     labels = texts.labels if texts.task == "classification" else ()
     if len(labels) == 1:
@@ -50,8 +51,6 @@ def load_sample(
     require_length(checkpoint, max_length)
     drawn = replace(texts, rows=texts.rows.shuffle(seed=seed).select(range(min(samples, len(texts.rows)))))
     examples = tokenise(drawn, tokenizer, max_length, labels)
-    # Before the model is loaded, which may take minutes.
-    require_device(device)
     model = load_model(checkpoint, texts.task, labels, seed, tokenizer.pad_token_id).to(device)
     drawn_batches = batches(examples, tokenizer, PROBE_BATCH)
     return Sample(model=model, task=texts.task, batches=drawn_batches, examples=len(examples.rows))

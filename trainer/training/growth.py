@@ -251,7 +251,7 @@ def schedule(steps: int) -> list[int]:
     first = max(1, int(WARMUP * steps))
     every = (steps - first) // (EVENTS + 1)
     if every < 1:
-        raise InputError(f"`grow` needs at least {EVENTS + 3} steps to hold its {EVENTS} events; the run has {steps}")
+        raise InputError(f"`grow` needs at least {EVENTS + 2} steps to hold its {EVENTS} events; the run has {steps}")
     return [first + every * number for number in range(1, EVENTS + 1)]
 
 

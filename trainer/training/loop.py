@@ -11,6 +11,7 @@ from safetensors.torch import save
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from spectra import InputError
+from spectra.core.distributed import wait_for_all
 from spectra.core.files import write_atomic
 from spectra.core.progress import Progress
 from trainer.adapters.tensors import load_state, trained_state
@@ -131,9 +132,10 @@ class AdapterTrainer(Trainer):
         # processes, because DDP divides by it; for this one DDP's mean is right as it stands.
         extra = self.router_state.loss() if self.router_state is not None and model.training else None
         if extra is not None:
-            # A loss that is normalised over the whole step is summed over its passes, any other is averaged by the Trainer.
+            # A loss that is normalised over the whole step is summed over its passes, any other is averaged by the Trainer. An
+            # epoch's last step may have fewer passes than the others.
             summed = self.model_accepts_loss_kwargs and num_items_in_batch is not None
-            loss = loss + extra / (self.args.gradient_accumulation_steps if summed else 1)
+            loss = loss + extra / (self.current_gradient_accumulation_steps if summed else 1)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
@@ -158,7 +160,9 @@ class AdapterTrainer(Trainer):
 
     # The Trainer's own writes the whole model, frozen base and tokenizer included, at every checkpoint.
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        write_atomic(Path(output_dir or self.args.output_dir) / WEIGHTS, save(trained_state(self.model)))
+        # Called on every process, all of which hold the same adapters.
+        if self.args.should_save:
+            write_atomic(Path(output_dir or self.args.output_dir) / WEIGHTS, save(trained_state(self.model)))
 
     # The Trainer's own takes a file of this name for PEFT's, and on a model that is none looks for a sharded checkpoint.
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -210,6 +214,8 @@ class MonitorCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark the checkpoint as whole, with the sizes of its files."""
+        # Each process writes the state of its own random numbers.
+        wait_for_all()
         if state.is_world_process_zero:
             # Written last, after the Trainer's files and growth's: a checkpoint without it was cut short.
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"

@@ -76,3 +76,11 @@ def test_experts_are_counted_over_real_tokens_and_unused_ones_have_no_gradient()
     assert (recorder.per_example("experts.0.up_proj")[:, 0] > 0).tolist() == [True, False]
     assert recorder.per_example("experts.2.up_proj")[:, 0].min() > 0
     assert recorder.per_example("experts.3.up_proj")[:, 0].tolist() == [0.0, 0.0]
+
+
+def test_a_forward_that_somebody_else_put_on_experts_is_put_back():
+    experts = next(module for module in models.build("olmoe").modules() if is_experts(module))
+    theirs = experts.forward = lambda *inputs: None  # as accelerate does to move weights between devices
+    with Recorder({}, {"experts": experts}).watching():
+        assert experts.forward is not theirs
+    assert experts.forward is theirs

@@ -139,3 +139,10 @@ def test_limits_that_contradict_each_other_are_refused():
         InputError, match=r"site 'layers.0.q': no rank is at least 8, at most 7 and a multiple of 8; change `min_rank`"
     ):
         option_sets(problem, expert_split(problem))
+
+
+def test_a_group_of_both_kinds_gets_no_more_rank_than_a_routed_expert_can_hold():
+    sites = evidence_of(site_of("layers.0.q", shape=(64, 64)), site_of("layers.0.mlp.experts.0.up_proj", shape=(8, 64)))
+    problem = problem_of(sites, "rank 40", strategy="sensitivity", granularity="layer", max_experts=4)
+    ((_, totals),) = option_sets(problem, expert_split(problem))
+    assert totals[-1] == 8

@@ -3,7 +3,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spectra import open_checkpoint
+from spectra import InputError, open_checkpoint
 from spectra.checkpoint.layouts import Matrix
 from spectra.checkpoint.reader import kernel_slices, slabs, whole
 from spectra.checkpoint.tensors import Tensor
@@ -15,13 +15,14 @@ def values(matrix):
     return stacked if matrix.shape[0] >= matrix.shape[1] else stacked.T
 
 
-def test_fp8_with_block_scales_is_dequantised(tmp_path):
-    codes = torch.randn(200, 150).to(torch.float8_e4m3fn)
-    scales = torch.rand(2, 2) + 0.5
+@pytest.mark.parametrize(("rows", "columns"), [(200, 150), (256, 128), (300, 30), (100, 200), (129, 129)])
+def test_fp8_with_block_scales_is_dequantised(tmp_path, rows, columns):
+    codes = torch.randn(rows, columns).to(torch.float8_e4m3fn)
+    scales = torch.rand(-(-rows // 128), -(-columns // 128)) + 0.5
     tensors = {"layers.0.q.weight": codes, "layers.0.q.weight_scale_inv": scales}
     save_file(tensors, tmp_path / "model.safetensors")
     matrices, reasons = open_checkpoint(tmp_path).contents
-    expected = codes.double() * scales.double().repeat_interleave(128, 0)[:200].repeat_interleave(128, 1)[:, :150]
+    expected = codes.double() * scales.double().repeat_interleave(128, 0)[:rows].repeat_interleave(128, 1)[:, :columns]
     np.testing.assert_array_equal(values(matrices[0]), expected.numpy())
     assert reasons == {"layers.0.q.weight_scale_inv": "scale of layers.0.q.weight"}
 
@@ -41,6 +42,35 @@ def test_scales_per_tensor_and_per_row(tmp_path, scale, factor):
     (matrix,), _ = open_checkpoint(tmp_path).contents
     doubles = {name: value.double() for name, value in scale.items()}
     np.testing.assert_allclose(values(matrix), np.asarray(codes.double() * factor(doubles)), rtol=1e-15)
+
+
+def test_the_scale_of_fused_rows_is_that_of_their_own_rows(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt_neox", "num_attention_heads": 2}')
+    codes, scale = torch.randint(-127, 128, (24, 4), dtype=torch.int8), torch.rand(24)
+    save_file({"layers.0.query_key_value.weight": codes, "layers.0.query_key_value.SCB": scale}, tmp_path / "model.safetensors")
+    matrices, _ = open_checkpoint(tmp_path).contents
+    assert [matrix.name.rpartition(".")[2] for matrix in matrices] == ["k", "q", "v"]
+    whole = codes.double() * scale.double()[:, None] / 127
+    for start, matrix in zip((4, 0, 8), matrices, strict=True):  # four rows of each head
+        rows = [*range(start, start + 4), *range(start + 12, start + 16)]
+        np.testing.assert_allclose(values(matrix), whole[rows].numpy(), rtol=1e-15)
+
+
+def test_a_scale_that_fits_no_layout_is_refused_in_one_line(tmp_path):
+    tensors = {"layers.0.q.weight": torch.zeros(200, 150, dtype=torch.int8), "layers.0.q.weight_scale": torch.ones(4, 3)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    (matrix,), _ = open_checkpoint(tmp_path).contents
+    with pytest.raises(InputError, match=r"layers.0.q.weight_scale: a scale of shape \[4, 3\] fits codes of shape \[200, 150\]"):
+        values(matrix)
+
+
+def test_int8_codes_of_a_conv1d_are_stored_the_other_way_round(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    codes, scale = torch.randint(-127, 128, (12, 8), dtype=torch.int8), torch.rand(12)
+    save_file({"h.0.mlp.c_fc.weight": codes, "h.0.mlp.c_fc.SCB": scale}, tmp_path / "model.safetensors")
+    (matrix,), _ = open_checkpoint(tmp_path).contents
+    assert matrix.shape == (12, 8)
+    np.testing.assert_allclose(values(matrix), (codes.double() * scale.double()[:, None] / 127).numpy(), rtol=1e-15)
 
 
 def test_bf16_and_fp16_copies_have_the_rounded_weights(tmp_path):

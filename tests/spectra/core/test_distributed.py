@@ -80,3 +80,21 @@ def test_a_missing_gpu_is_one_line(minilm):
         pytest.skip("this machine has a GPU")
     with pytest.raises(InputError, match="device 'cuda': this torch finds no CUDA device"):
         spectra.analyze(minilm, device="cuda")
+
+
+def test_processes_that_read_the_journals_at_different_moments_leave_no_matrix_out(tiny_llama, tmp_path, monkeypatch):
+    """The first process of two has finished some matrices before the second one reads: each keeps to its own share."""
+    monkeypatch.setattr(Processes, "gather", lambda self, found: found)
+    whole = {site.name for site in spectra.analyze(tiny_llama).sites}
+    analysed = {}
+
+    for index in range(2):
+        monkeypatch.setattr(Processes, "join", classmethod(lambda cls, device, i=index: cls(index=i, count=2, device=device)))
+        names = []
+        with pytest.raises(KeyError):  # a share is no whole report
+            spectra.analyze(
+                tiny_llama, journal=tmp_path / "journal", progress=lambda done, total, name, to=names: to.append(name)
+            )
+        analysed[index] = set(names)
+    assert analysed[0] | analysed[1] == whole
+    assert not analysed[0] & analysed[1]

@@ -54,3 +54,9 @@ def test_noise_is_relative_to_the_largest_eigenvalue_and_to_their_number():
     assert above_noise(x[1:]).tolist() == [4.1e-15, 1.0]
     assert above_noise(x).tolist() == [1.0]  # five eigenvalues: 5e-15
     assert above_noise(np.array([])).size == 0
+
+
+def test_a_short_upper_half_is_marked_without_claiming_another_formula():
+    found = hill(spectrum(30, 60))
+    assert found.status is FitStatus.SMALL_SAMPLE
+    assert "formula" not in found.status
