@@ -195,5 +195,4 @@ def test_the_first_format_that_fits_wins():
 
 def test_formats_are_listed_in_one_line():
     trained = "text and label; messages; conversations; instruction and output; prompt and completion; text"
-    assert formats_help() == trained
-    assert formats_help(evaluation=True) == f"prompt and choices and answer; {trained}"
+    assert formats_help() == trained  # questions with choices are for evaluation only

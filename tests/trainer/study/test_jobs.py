@@ -79,7 +79,7 @@ def test_a_run_is_trained_evaluated_and_kept(job):
 @pytest.mark.training
 def test_a_trial_that_diverges_is_an_answer_and_a_run_that_does_a_reason_to_stop(job):
     wild = replace(job, settings=QUICK.model_copy(update={"learning_rate": 1e30, "max_steps": 8}))
-    assert list(run_all([replace(wild, trial=True)], 1)) == [(replace(wild, trial=True), None)]
+    assert list(run_all([replace(wild, of_sweep=True)], 1)) == [(replace(wild, of_sweep=True), None)]
     with pytest.raises(DivergedError, match="lower the learning rate"):
         list(run_all([wild], 1))
 

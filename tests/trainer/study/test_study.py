@@ -33,7 +33,7 @@ def test_every_candidate_runs_with_every_seed_and_a_seed_is_finished_first(study
 def test_a_run_knows_its_files(study, tiny_llama):
     job = next(study.jobs({}))
     assert (job.folder, job.plan) == ("study/runs/mine/seed-0", "study/plans/mine.json")
-    assert (job.model, job.data, job.tests, job.trial) == (str(tiny_llama), ("a", "b"), ("c",), False)
+    assert (job.model, job.data, job.tests, job.of_sweep) == (str(tiny_llama), ("a", "b"), ("c",), False)
     assert job.result == Path("study/runs/mine/seed-0/study-evaluation.json")
     assert job.threads == max(1, os.cpu_count() // 2)
 
@@ -44,6 +44,6 @@ def test_trials_try_every_rate_with_a_seed_that_is_not_reported(study):
         (name, rate) for name in ("mine", "uniform-lora") for rate in (1e-2, 1e-3)
     ]
     assert {job.settings.seed for job in trials} == {SWEEP_SEED}
-    assert {(job.data, job.tests, job.trial) for job in trials} == {(("a-train", "b-train"), ("a-held", "b-held"), True)}
+    assert {(job.data, job.tests, job.of_sweep) for job in trials} == {(("a-train", "b-train"), ("a-held", "b-held"), True)}
     assert trials[0].folder == "study/sweep/mine/lr-0.01"
     assert len({job.folder for job in [*trials, *study.jobs({})]}) == study.total == 10

@@ -59,8 +59,13 @@ def test_the_schedule_leaves_an_interval_at_both_ends():
     assert len(steps) == EVENTS
     assert steps[0] > 112
     assert 3750 - steps[-1] >= steps[1] - steps[0]
-    with pytest.raises(InputError, match="`grow` needs at least 20 steps to hold its 18 events; the run has 10"):
-        schedule(10)
+
+
+@pytest.mark.parametrize("steps", [10, EVENTS + 1])
+def test_a_run_too_short_for_its_events_is_refused(steps):
+    with pytest.raises(InputError, match=f"`grow` needs at least 20 steps to hold its 18 events; the run has {steps}"):
+        schedule(steps)
+    assert schedule(EVENTS + 2) == list(range(2, EVENTS + 2))
 
 
 GROWN = SHORT.model_copy(update={"max_steps": 24, "learning_rate": 2e-2, "grow": True})

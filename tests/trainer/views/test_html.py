@@ -5,6 +5,7 @@ from base64 import b64decode
 import pytest
 
 import planner
+import spectra
 from planner import AllocationSettings
 from spectra import InputError
 from tests.trainer.study.examples import QUICK, study_of
@@ -79,8 +80,8 @@ def test_names_are_text_not_markup(llama_plan, tmp_path):
     assert found.lines[0].startswith("[b]<i>: no significant difference") or found.lines[0].startswith("<i>: ")
 
 
-def test_reports_before_training_are_written_up_too(spectra_report, tmp_path):
-    spectra_report.save(tmp_path / "spectra.json")
+def test_reports_before_training_are_written_up_too(tiny_llama, tmp_path):
+    spectra.analyze(tiny_llama).save(tmp_path / "spectra.json")
     found = Page(page([tmp_path / "spectra.json"]))
     assert found.headings == ["Spectra spectra"]
     assert len(found.images) == 3  # by depth, as a heat map, and densities
