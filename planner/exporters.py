@@ -31,7 +31,8 @@ def export(plan: Plan, form: str) -> str:
 def peft(plan: Plan) -> str:
     """PEFT's adapter_config.json for a LoRA with each site's total rank and one `lora_alpha`, so that all learn at one pace.
 
-    PEFT knows no mixtures, so a mixture becomes one LoRA of the same total rank.
+    PEFT knows no mixtures, so a mixture becomes one LoRA of the same total rank. `lora_alpha` is twice the mean rank, as most
+    recipes for PEFT have it; `plan train` scales by 4 sqrt(mean rank), which is the same at rank 4.
 
     Raises:
         InputError: the plan adapts nothing, or routed experts, which PEFT names per layer only.

@@ -42,7 +42,8 @@ def analyze(
     Args:
         model: a folder in Hugging Face layout, or a hub id.
         settings: what to compute; by default Clauset's alpha from exact eigenvalues.
-        journal: where finished matrices are noted as they come, so that an interrupted analysis goes on; removed at the end.
+        journal: where finished matrices are noted as they come, so that an interrupted analysis goes on. It is for the caller to
+            remove it, once the report is saved.
         eigenvalues: a safetensors file to keep all eigenvalues in; if it exists for this model, nothing is decomposed again.
         device: `cpu`, or a torch device such as `cuda`.
         progress: told after each matrix, with the matrix's name.
@@ -66,7 +67,7 @@ def analyze(
     purpose = f"{checkpoint.weights} {settings.model_dump_json()} {eigenvalues is not None}" if journal else ""
     log = Journal(journal, purpose, processes.index)
     done = log.read()
-    # All are shared out, finished or not: another process may have read the journals at another moment, and finished lists differ.
+    # All are shared out, finished or not: processes read the journals at different moments, and would share out different rests.
     todo = [matrix for matrix in processes.share(matrices) if matrix.name not in done]
     # Alone, progress includes what the journal already held; one of several processes counts its own share.
     finished = len(matrices) - len(todo) if processes.count == 1 else 0

@@ -91,14 +91,14 @@ def bulk_edge(spectrum: Floats, shape: tuple[int, int]) -> float:
 
 # Safe to keep: a pure function of the ratio, and a model has only so many different shapes.
 @lru_cache(maxsize=256)
-def marchenko_pastur_median(ratio: float, points: int = 20_001) -> float:
+def marchenko_pastur_median(ratio: float) -> float:
     """Median of the Marchenko-Pastur law with aspect ratio 0 < ratio <= 1, good to 1e-7.
 
     In the angle theta with t = centre - radius cos theta the density has no singularity, not even at ratio 1.
     """
     # The law lives between (1 - sqrt ratio)^2 and (1 + sqrt ratio)^2, which are centre -+ radius.
     centre, radius = 1 + ratio, 2 * ratio**0.5
-    edges = np.linspace(0, np.pi, points)
+    edges = np.linspace(0, np.pi, 20_001)
     # Midpoints, because at ratio 1 the density is 0 / 0 in the first edge itself.
     theta = (edges[1:] + edges[:-1]) / 2
     # The law's sqrt((b - t)(t - a)) / (2 pi ratio t) times dt / dtheta: both numerators are radius sin theta.

@@ -10,7 +10,7 @@ from spectra.estimators import ESTIMATORS
 
 
 class AnalysisSettings(Value):
-    """Settings of an analysis. The same settings on the same checkpoint give the same bytes."""
+    """Settings of an analysis. On one machine and device the same settings on the same checkpoint give the same bytes."""
 
     estimator: Annotated[str, OneOf(ESTIMATORS, "estimator")] = "clauset"
     """Estimator whose exponent a site reports as its alpha. The report holds those of clauset and hill in any case."""

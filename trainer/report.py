@@ -121,7 +121,7 @@ class GrowthEvent(Value):
 
     step: int
     ranks: dict[str, tuple[int, ...]]
-    """Layer's experts module -> rank of each expert after the event."""
+    """Growth group (a layer's routed experts, or a module's mixture) -> rank of each expert after the event."""
     shares: dict[str, tuple[float, ...]]
     """f: moving share of routing weight."""
     saliency: dict[str, tuple[float, ...]]

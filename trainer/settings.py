@@ -26,7 +26,7 @@ class MixtureSettings(Value):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the adapters' inputs during training."""
     init: Annotated[str, OneOf(INITIALIZERS, "init")] = "kaiming"
-    """How experts start: `kaiming` (A random, B zero) or `svd` (singular vectors of the base weight, as in PiSSA and GOAT)."""
+    """How the A and B of a new expert start."""
     alpha: Annotated[float, Field(gt=0, le=1000)] = 4.0
     """Scale of the adapters: an expert is multiplied by alpha sqrt(mean rank of the plan's experts) / its own rank."""
     base_precision: Literal["fp32", "bf16"] = "fp32"

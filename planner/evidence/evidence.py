@@ -1,8 +1,7 @@
 """Evidence: what is known about every site that could be adapted, joined by name from the reports.
 
-The one place that decides which modules are sites, and what failed or noisy measurements mean: a failed fit counts as its
-projection type's mean, so that it neither attracts nor repels capacity, and a noisy one is moved towards that mean by how noisy
-it is.
+It also decides what failed or noisy measurements mean: a failed fit counts as its projection type's mean, so that it neither
+attracts nor repels capacity, and a noisy one is moved towards that mean by how noisy it is.
 """
 
 import math

@@ -1,8 +1,8 @@
 """The routed experts of a mixture-of-experts model as transformers 5 builds them: all experts of a layer in one 3-D tensor.
 
 Layouts differ by family: gate and up stacked or interleaved, weights as (expert, out, in) or (expert, in, out), with or without
-biases. This is the one place that knows them. A projection of an expert is named as per-expert checkpoints name it:
-`...experts.7.gate_proj`.
+biases. This module reads that off live modules; how checkpoints store experts is told in spectra/checkpoint/families.py. A
+projection of an expert is named as per-expert checkpoints name it: `...experts.7.gate_proj`.
 """
 
 from collections.abc import Callable, Mapping

@@ -20,7 +20,7 @@ from planner.modules.checkpointing import recompute
 from planner.modules.fused_experts import expert_sites, is_experts
 from planner.modules.linear import linear_shape
 from planner.sensitivity.recorder import Recorder
-from planner.sensitivity.report import ExpertUsage, SensitivityReport, SiteSensitivity, Task
+from planner.sensitivity.report import ExpertUsage, SensitivityReport, SiteSensitivity, Task, field_of
 from planner.sensitivity.statistics import estimates, stability
 from spectra import Checkpoint, InputError
 from spectra.analysis import model_info
@@ -104,7 +104,7 @@ def _site(name: str, live: str, shape: tuple[int, int], recorder: Recorder, usag
     per_example = recorder.per_example(live)
     if torch.isinf(per_example).any() or torch.isnan(per_example[:, 0]).any():  # NaN elsewhere: not taken
         raise InputError(f"site {name!r}: gradient is not finite; check the model's weights and dtype")
-    values = {statistic.replace("-", "_"): value for statistic, value in estimates(per_example.numpy()).items()}
+    values = {field_of(statistic): value for statistic, value in estimates(per_example.numpy()).items()}
     used = (usage[live],) if live in usage else ()
     return SiteSensitivity.model_validate({"name": name, "shape": shape, "usage": used, **values})
 

@@ -13,6 +13,11 @@ Statistic = Literal["squared-gradient", "magnitude", "taylor", "fisher"]
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 
 
+def field_of(statistic: Statistic) -> str:
+    """The field of `SiteSensitivity` that holds a statistic."""
+    return statistic.replace("-", "_")
+
+
 class Estimate(Value):
     """A mean over examples and its standard error; the error is NaN with a single example."""
 
@@ -96,7 +101,7 @@ class SiteSensitivity(Value):
 
     def of(self, statistic: Statistic) -> tuple[Estimate, ...]:
         """A statistic by its name."""
-        found: tuple[Estimate, ...] = getattr(self, statistic.replace("-", "_"))
+        found: tuple[Estimate, ...] = getattr(self, field_of(statistic))
         return found
 
     @model_validator(mode="after")
@@ -156,6 +161,6 @@ def join(reports: Sequence[SensitivityReport]) -> SensitivityReport:
 
 
 def _side_by_side(same: Sequence[SiteSensitivity]) -> SiteSensitivity:
-    fields = [statistic.replace("-", "_") for statistic in STATISTICS] + ["usage", "loss_reduction"]
+    fields = [field_of(statistic) for statistic in STATISTICS] + ["usage", "loss_reduction"]
     joined = {field: tuple(value for site in same for value in getattr(site, field)) for field in fields}
     return same[0].model_copy(update=joined)

@@ -25,7 +25,7 @@ class BudgetLimit:
     unit: Literal["parameters", "experts"]
     amount: int
     match_rank: int = 0
-    """If positive: spend the least whose plan reaches the objective of this rank at every site. The amount is what that costs."""
+    """If positive: spend the least whose plan reaches the objective of this rank everywhere. The amount is at first its cost."""
 
 
 def site_cost(shape: tuple[int, int], ranks: Sequence[int]) -> int:

@@ -74,6 +74,7 @@ def option_sets(problem: Problem, split: ExpertSplit) -> list[tuple[OptionSet, l
         InputError: limits on the rank that contradict each other or a site's shape.
     """
     # Groups of one signature share their item table: a large model has tens of thousands of groups and a handful of signatures.
+    # So a signature has to hold everything that `_item_table` reads of a site.
     tables: dict[tuple[tuple[tuple[int, int], bool], ...], tuple[ItemTable, list[int]]] = {}
     made = []
     for group in problem.groups:
@@ -90,7 +91,7 @@ def option_sets(problem: Problem, split: ExpertSplit) -> list[tuple[OptionSet, l
 def _least(problem: Problem, sites: Sequence[SiteEvidence]) -> int:
     if problem.settings.min_rank is not None:
         return problem.settings.min_rank
-    return 0 if problem.demand.spares_experts and all(site.expert is not None for site in sites) else 1
+    return 0 if problem.demand.spares_routed and all(site.expert is not None for site in sites) else 1
 
 
 def _item_table(problem: Problem, sites: Sequence[SiteEvidence], split: ExpertSplit) -> tuple[ItemTable, list[int]]:

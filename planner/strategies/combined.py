@@ -31,4 +31,4 @@ def combined(evidence: Evidence, settings: NoSettings) -> Demand:
     evidence.require("sensitivity", "combined")
     product = evidence.relative_alpha() * evidence.relative_sensitivity()
     prior = evidence.token_shares() ** SHARE_POWER * product**TEMPER
-    return Demand(weights=tuple(evidence.weights(prior).tolist()), spares_experts=True, plain=True)
+    return Demand(weights=tuple(evidence.weights(prior).tolist()), spares_routed=True, plain=True)

@@ -26,12 +26,12 @@ class Demand:
     utility: Utility = "log1p"
     without_floor: Utility | None = None
     """The utility where the user asks for a minimum rank of 0; by default the same."""
-    spares_experts: bool = False
+    spares_routed: bool = False
     """Whether routed experts may go without, where the user asks for no least rank: who sees no token learns nothing."""
     plain: bool = False
     """Whether a module gets one LoRA where the user asks for no experts."""
     experts: tuple[int, ...] | None = None
-    """Literal number of experts per site, where a released method prescribes it; the solver is then not asked."""
+    """Number of LoRA experts per site, where a released method prescribes it; the solver is then not asked."""
     released_rounding: bool = False
     """Experts by AlphaLoRA's released rounding instead of the largest remainder."""
 

@@ -1,7 +1,7 @@
 """Plans and sensitivity reports for people: tables, and a paragraph that sums a plan up."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rich import box
 from rich.table import Table
@@ -137,7 +137,7 @@ def difference_table(plan: Plan, other: Plan) -> Table:
     if not names:
         raise InputError(f"a plan for {plan.model.name} and one for {other.model.name} have no site in common")
     differing = any(site.name not in names or site.ranks != theirs[names[site.name]].ranks for site in plan.sites)
-    title = _difference_title(plan, other) if differing else "the two plans give every site the same"
+    title = _difference_title(plan, other, names) if differing else "the two plans give every site the same"
     table = Table(title=title, **LOOK)  # type: ignore[arg-type]  # each key has its own type
     for heading in ("layer", "site"):
         table.add_column(heading, no_wrap=True)
@@ -153,14 +153,15 @@ def difference_table(plan: Plan, other: Plan) -> Table:
     return table
 
 
-def _difference_title(plan: Plan, other: Plan) -> str:
+def _difference_title(plan: Plan, other: Plan, names: Mapping[str, str]) -> str:
+    """`names`: site of the first plan -> the same site in the other."""
     gap = other.parameters - plan.parameters
     sizes = "equal size" if gap == 0 else f"{plan.parameters:,} and {other.parameters:,} parameters ({gap:+,})"
     theirs = {site.name: sum(site.ranks) for site in other.sites}
-    shared = [(sum(site.ranks), theirs[site.name]) for site in plan.sites if site.name in theirs]
-    total = max(1, sum(mine for mine, _ in shared))
-    moved = sum(max(0, mine - yours) for mine, yours in shared)  # in one direction, or each rank would count twice
-    return f"{plan.strategy} -> {other.strategy}: {sizes}; {100 * moved / total:.0f}% of the rank is allocated differently"
+    pairs = [(sum(site.ranks), theirs[names[site.name]] if site.name in names else 0) for site in plan.sites]
+    # Of both plans' ranks together, the same whichever plan comes first; for equal totals the share that would have to move.
+    apart = sum(abs(mine - yours) for mine, yours in pairs) / max(1, sum(map(sum, pairs)))
+    return f"{plan.strategy} -> {other.strategy}: {sizes}; {apart:.0%} of the rank is allocated differently"
 
 
 def sensitivity_tables(report: SensitivityReport) -> list[Table]:

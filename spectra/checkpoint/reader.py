@@ -61,7 +61,7 @@ def _read(matrix: Matrix, stored: Any, start: int, stop: int, inputs: slice) -> 
 
 
 def _scale(matrix: Matrix) -> Floats | None:
-    """The scale of 8-bit codes as a 2-D array with a row for every row of the codes; int8 codes of bitsandbytes count in 127ths."""
+    """The scale of 8-bit codes, (rows, 1) or (rows, blocks of columns); int8 codes of bitsandbytes count in 127ths."""
     if matrix.scale is None:
         return None
     values = whole(matrix.scale)

@@ -175,7 +175,7 @@ def _method_option(name: str, of_methods: Mapping[str, FieldInfo]) -> click.Opti
 
 
 def _help(text: str | None) -> str:
-    """A setting's docstring, with other settings named as options."""
+    """A setting's docstring without its backticks, which a terminal would show."""
     return _SETTING.sub(lambda found: found[1], text or "")
 
 
@@ -195,7 +195,7 @@ def _type(annotation: Any) -> Any:
 def as_options(message: str, ctx: click.Context) -> str:
     """A library's message in the command line's words: settings in backticks become options of the command.
 
-    A setting that the command does not offer keeps its name without backticks.
+    A setting that the command does not offer keeps its name, backticks and all.
     """
     command = ctx.command
     # Errors arrive in the group's context, but the options are those of the command that raised them.

@@ -1,4 +1,4 @@
-"""How far an exponent can be trusted: resampling, goodness of fit, and comparison with other distributions.
+"""How far an exponent can be trusted: resampling and goodness of fit.
 
 All of these take eigenvalues for independent draws, which they are not: they repel each other. So p-values are optimistic, and
 the report calls them `iid_p`.

@@ -48,9 +48,9 @@ def detect(columns: Sequence[str], *, evaluation: bool = False) -> str:
     raise InputError(f"columns {', '.join(columns)} fit no known format; rename them to those of one: {table}")
 
 
-def formats_help(*, evaluation: bool = False) -> str:
-    """The formats in one line, for help texts."""
-    rows = (row for row in FORMATS.values() if evaluation or row.task != "multiple-choice")
+def formats_help() -> str:
+    """The formats of training data in one line, for help texts."""
+    rows = (row for row in FORMATS.values() if row.task != "multiple-choice")
     return "; ".join(" and ".join(row.columns) for row in rows)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from planner import Plan, PlannedSite, linear_shape
 from planner.modules.fused_experts import expert_sites, is_experts
@@ -26,7 +26,7 @@ from trainer.layers.router_state import RouterState
 from trainer.settings import MixtureSettings
 
 M = TypeVar("M", bound=nn.Module)
-AT_ZERO = MixtureSettings().init  # the initialisation that needs nothing of the base
+OF_EXPERTS = MixtureSettings().init  # the only initialisation of adapters on routed experts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,7 @@ def _replace(model: nn.Module, placement: Placement, state: RouterState, lora_al
     scaling = [lora_alpha / rank for rank in site.ranks]
     layer = MixtureLinear(base, site.ranks, site.top_k, scaling, state=state, site=site.name)
     with torch.no_grad():
-        INITIALIZERS[state.settings.init](layer)
+        INITIALIZERS[state.settings.init].run(layer)
     subtract_start(layer, site.name)
     setattr(model.get_submodule(parent), child, layer)
 
@@ -194,10 +194,11 @@ def _check_start(placement: Placement, modules: Mapping[str, nn.Module], setting
     site = placement.site
     if placement.expert is not None and len(site.ranks) > 1:
         raise InputError(f"site {site.name!r}: a routed expert takes one LoRA, not {len(site.ranks)}")
-    if settings.init == AT_ZERO:
-        return
     if placement.expert is not None:
-        raise InputError(f"site {site.name!r}: `init` {settings.init} starts linear modules, and this is a routed expert")
+        if settings.init != OF_EXPERTS:
+            raise InputError(f"site {site.name!r}: `init` {settings.init} starts linear modules, and this is a routed expert")
+        return
     weight = modules[placement.module].weight
-    if not weight.is_floating_point():  # type: ignore[operator]  # a tensor, or it would not be linear
+    assert isinstance(weight, Tensor)  # or it would not be linear
+    if INITIALIZERS[settings.init].changes_base and not weight.is_floating_point():
         raise InputError(f"site {site.name!r}: `init` {settings.init} needs an unquantised base")

@@ -9,7 +9,10 @@ no synchronisation with the host, static shapes. An expert that a token does not
 the same product as z, so the input is read once, and the last product adds onto the base's output. Basis: a LoRA mixture equals
 one LoRA with block-wise rank activation (SMoRA, arXiv 2501.15103).
 
-Shapes: T tokens (any leading dimensions), E experts, R total rank.
+Shapes: T tokens (any leading dimensions), E experts, R total rank. A tensor's name ends in its axes: logits_TE is (T, E).
+
+A forward pass of the whole model begins with a hook that calls `state.begin`, which notes padding and forgets the pass before.
+Every mixture then adds what its router did by `state.observe`, and the loop takes `state.loss` at the end.
 """
 
 import math

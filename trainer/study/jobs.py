@@ -29,7 +29,7 @@ class Job:
     folder: str
     settings: TrainSettings
     threads: int
-    trial: bool = False
+    of_sweep: bool = False
     """Whether a loss that is not finite is an answer, instead of a reason to stop."""
 
     @property
@@ -124,7 +124,7 @@ def _run(job: Job) -> Evaluation | None:
             train(Plan.load(job.plan), job.model, job.data, job.folder, job.settings, resume=True)
             evaluation = evaluate(job.folder, job.tests, untrained=False)
     except DivergedError:
-        if not job.trial:
+        if not job.of_sweep:
             raise
         return None
     finally:

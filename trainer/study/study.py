@@ -62,7 +62,7 @@ class Study:
             for rate in self.rates:
                 changes = {"seed": SWEEP_SEED, "learning_rate": rate}
                 # `repr` has every digit of the rate, so that two rates never share a folder.
-                yield self._job(name, self.output / SWEEP / name / f"lr-{rate!r}", data, tests, changes, trial=True)
+                yield self._job(name, self.output / SWEEP / name / f"lr-{rate!r}", data, tests, changes, of_sweep=True)
 
     def _job(
         self,
@@ -71,7 +71,7 @@ class Study:
         data: tuple[str, ...],
         tests: tuple[str, ...],
         changes: Mapping[str, float],
-        trial: bool = False,
+        of_sweep: bool = False,
     ) -> Job:
         return Job(
             candidate=name,
@@ -82,5 +82,5 @@ class Study:
             folder=str(folder),
             settings=self.settings.model_copy(update=dict(changes)),
             threads=threads(self.processes),
-            trial=trial,
+            of_sweep=of_sweep,
         )

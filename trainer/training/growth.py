@@ -39,7 +39,7 @@ from trainer.training.growth_groups import GrowthGroup, growth_groups
 DECAY = 0.9  # of both moving averages
 EVENTS = 18  # as many as the published schedule has
 PER_EVENT = 0.1  # an expert gains at most this share of its room at one event
-WARMUP = 0.03  # share of the run before the window
+BEFORE_WINDOW = 0.03  # share of the run before the growth window
 STATE, RANKS = "growth.safetensors", "growth-ranks.json"
 
 
@@ -248,7 +248,7 @@ def schedule(steps: int) -> list[int]:
         InputError: too short a run.
     """
     # One interval more than there are events: what was grown last still has one to learn in.
-    first = max(1, int(WARMUP * steps))
+    first = max(1, int(BEFORE_WINDOW * steps))
     every = (steps - first) // (EVENTS + 1)
     if every < 1:
         raise InputError(f"`grow` needs at least {EVENTS + 2} steps to hold its {EVENTS} events; the run has {steps}")

@@ -133,7 +133,7 @@ class RoutedGroup:
 
 
 class MixtureGroup:
-    """The LoRA experts of one module of a dense model."""
+    """The LoRA experts of one linear module."""
 
     def __init__(self, name: str, mixture: MixtureLinear) -> None:
         """Start a module's mixture over, with room to grow."""

@@ -127,9 +127,9 @@ def test_limits_say_which_ranks_there_are(given, demand, totals):
 def test_routed_experts_may_go_without_where_a_strategy_spares_them():
     evidence = evidence_of(site_of("layers.0.q"), site_of("layers.0.experts.0.up"))
     for spares, floors in ((True, [1, 0]), (False, [1, 1])):
-        problem = problem_of(evidence, demand=Demand(weights=(1.0, 1.0), spares_experts=spares))
+        problem = problem_of(evidence, demand=Demand(weights=(1.0, 1.0), spares_routed=spares))
         assert [totals[0] for _, totals in option_sets(problem, expert_split(problem))] == floors
-    asked = problem_of(evidence, demand=Demand(weights=(1.0, 1.0), spares_experts=True), min_rank=1)
+    asked = problem_of(evidence, demand=Demand(weights=(1.0, 1.0), spares_routed=True), min_rank=1)
     assert [totals[0] for _, totals in option_sets(asked, expert_split(asked))] == [1, 1]
 
 

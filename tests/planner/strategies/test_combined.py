@@ -162,7 +162,7 @@ def test_the_prior_is_the_tempered_product_of_what_is_known_within_a_type():
     # relative to the geometric means 4 and 2: (1/2 * 1/2)^(1/8) and (2 * 2)^(1/8); experts by the root of their share
     prior = np.array([4 ** (-1 / 8), 4 ** (1 / 8), 0.5, 1.0])
     np.testing.assert_allclose(demand.weights, prior / prior.mean(), rtol=1e-9)
-    assert (demand.spares_experts, demand.plain, demand.utility, demand.granularity) == (True, True, "log1p", "module")
+    assert (demand.spares_routed, demand.plain, demand.utility, demand.granularity) == (True, True, "log1p", "module")
 
 
 @pytest.mark.parametrize(("known", "missing"), [({"alpha": 2.0}, "sensitivity"), ({"tasks": (1.0,)}, "spectra")])

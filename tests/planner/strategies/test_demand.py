@@ -33,4 +33,4 @@ def test_log_makes_capacity_proportional_to_weight():
 def test_by_default_a_site_answers_for_itself_and_saturates_from_the_first_rank_on():
     demand = Demand(weights=(1.0,))
     assert (demand.granularity, demand.utility, demand.without_floor, demand.experts) == ("module", "log1p", None, None)
-    assert (demand.spares_experts, demand.plain, demand.released_rounding) == (False, False, False)
+    assert (demand.spares_routed, demand.plain, demand.released_rounding) == (False, False, False)

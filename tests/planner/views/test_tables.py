@@ -107,8 +107,15 @@ def test_a_difference_shows_both_ranks_where_they_differ():
 def test_plans_of_unequal_size_say_by_how_much():
     one, other = plan_of(planned("layers.0.q", (4,))), plan_of(planned("layers.0.q", (3,)))
     assert difference_table(one, other).title == (
-        "combined -> combined: 96 and 72 parameters (-24); 25% of the rank is allocated differently"
+        "combined -> combined: 96 and 72 parameters (-24); 14% of the rank is allocated differently"
     )
+    assert "14% of the rank" in difference_table(other, one).title  # 1 of 7, from either side
+
+
+def test_plans_whose_names_differ_by_a_prefix_are_compared_site_by_site():
+    one, other = plan_of(planned("layers.0.q", (4,))), plan_of(planned("model.layers.0.q", (2, 2)))
+    assert "; 0% of the rank" in difference_table(one, other).title
+    assert "; 33% of the rank" in difference_table(one, plan_of(planned("model.layers.0.q", (2,)))).title
 
 
 def test_a_site_that_the_other_plan_lacks_gets_nothing_there_and_equal_plans_say_so():
