@@ -164,9 +164,6 @@ def test_documents_of_one_name_are_told_apart_by_their_folders(lora_plan, tmp_pa
     assert drawn == ["Figure a-plan-allocation", "Figure b-plan-allocation"]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the folder's own name may not tell them apart either: the later figure replaces the earlier"
-)
 def test_no_figure_replaces_another(lora_plan, tmp_path, unwritten):
     """Such as the plans of two runs of a study with one seed."""
     paths = [tmp_path / name / "seed-0" / "plan.json" for name in ("mine", "random")]
@@ -193,7 +190,6 @@ def test_nothing_is_drawn_where_one_of_several_paths_cannot_be(plan_file, tmp_pa
     assert not (tmp_path / "plots").exists()
 
 
-@pytest.mark.xfail(strict=True, raises=InputError, reason="the report is taken for the run's folder and not found below itself")
 def test_a_runs_report_stands_for_its_folder(lora_plan, tmp_path):
     kind, path = find_document(write_run(tmp_path / "run", lora_plan) / REPORT)
     assert DOCUMENTS[kind].load(path) == run_of()
