@@ -48,7 +48,10 @@ def read_texts(path: str | Path, *, evaluation: bool = False) -> Texts:
         name = detect(rows.column_names, evaluation=evaluation)
     except InputError as fault:
         raise InputError(f"{path}: {fault}") from None
-    return Texts(path=path, format=name, rows=_canonical(rows, path, name))
+    try:
+        return Texts(path=path, format=name, rows=_canonical(rows, path, name))
+    except UnicodeDecodeError as fault:  # the reader takes any bytes, and decodes a row only when it is asked for it
+        raise InputError(_what_is_wrong(path, fault)) from None
 
 
 def _canonical(rows: Any, path: Path, name: str) -> Any:
@@ -80,12 +83,21 @@ def load_rows(path: Path) -> Any:
     """
     try:
         options = _csv_options(path) if path.suffix == ".csv" else {}
-        return datasets.load_dataset(READERS[path.suffix], data_files=str(path), split="train", **options)
+        rows = datasets.load_dataset(READERS[path.suffix], data_files=str(path), split="train", **options)
+        # A JSON column in which every text is a date has become moments, which cannot be written back as they were.
+        moments = READERS[path.suffix] == "json" and "timestamp[" in str(rows.features)
+        return datasets.Dataset.from_list(_records(path)) if moments else rows
     # An InputError is a ValueError, and would be taken for the reader's below.
     except InputError:
         raise
     except (datasets.exceptions.DatasetGenerationError, StopIteration, ValueError) as error:
         raise InputError(_what_is_wrong(path, error)) from None
+
+
+def _records(path: Path) -> list[Any]:
+    """The examples of a JSON file: a list of them, or one on each line."""
+    text = path.read_text(encoding="utf-8-sig")
+    return list(json.loads(text) if text.lstrip().startswith("[") else map(json.loads, filter(str.strip, text.split("\n"))))
 
 
 def _csv_options(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Every row becomes a canonical row: {text, label}, {text}, {prompt, completion}, 
 {prompt, choices, answer}. Loads neither torch nor datasets, so that the command line can say which formats there are.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -142,7 +143,8 @@ def _multiple_choice(row: Row) -> dict[str, Any]:
     prompt, choices, answer = _needed(row, "prompt"), row["choices"], row["answer"]
     # A CSV file can hold a list only as text.
     if isinstance(choices, str) and choices.startswith("["):
-        choices = json.loads(choices)
+        with contextlib.suppress(ValueError):  # what is no JSON stays text, and is refused as such
+            choices = json.loads(choices)
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(text, str) and text for text in choices):
         raise InputError(f"choices are {_shown(choices)}; give a list of at least two texts")
     if isinstance(answer, str):

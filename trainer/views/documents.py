@@ -159,7 +159,8 @@ def find_document(source: str | Path) -> tuple[str, Path]:
     if kind not in DOCUMENTS:
         known = ", ".join(name for name in DOCUMENTS if name != "run")
         raise InputError(f"{path}: a file of kind {kind!r} cannot be shown; give one of kind {known}, or a run's folder")
-    return str(kind), path
+    # A run is its folder, whichever of the two was given.
+    return str(kind), path.parent if kind == "run" else path
 
 
 def draw(sources: Sequence[str | Path], folder: str | Path) -> Iterator[Path]:
@@ -188,7 +189,14 @@ def draw(sources: Sequence[str | Path], folder: str | Path) -> Iterator[Path]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Names for each document's figures: its own, after its folder's where two documents share one."""
-    paths = [path.absolute() for path in paths]
-    names = [path.name if path.is_dir() else path.stem for path in paths]
-    return [f"{path.parent.name}-{name}" if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)]
+    """Names for each document's figures: its own, after those of as many folders above it as tell it from the others."""
+    found = [path.absolute() for path in paths]
+    whole = [[*path.parent.parts[1:], path.name if path.is_dir() else path.stem] for path in found]
+    return [_shortest(parts, [other for other in whole if other != parts]) for parts in whole]
+
+
+def _shortest(parts: list[str], others: list[list[str]]) -> str:
+    """The last parts of a path, as many as no other path ends in."""
+    lengths = range(1, len(parts) + 1)
+    length = next((n for n in lengths if all(other[-n:] != parts[-n:] for other in others)), len(parts))
+    return "-".join(parts[-length:])
