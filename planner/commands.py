@@ -6,6 +6,7 @@ import click
 
 from planner.exporters import EXPORTERS
 from planner.settings import AllocationSettings
+from planner.solver.budget import BUDGET_FORMS
 from spectra import InputError
 from spectra.core.files import require_writable, write_atomic
 from spectra.core.terminal import PATH, Name, SettingsCommand, json_option, show
@@ -17,13 +18,7 @@ from spectra.core.terminal import PATH, Name, SettingsCommand, json_option, show
 )
 @click.option("--sensitivity", type=PATH, multiple=True, help="Report of plan probe; repeat for several tasks.")
 @click.option("--model", help="Model whose checkpoint gives the names and shapes of the modules.")
-@click.option(
-    "--budget",
-    required=True,
-    help="Trainable parameters (2000000, 2M), a share of the model (1%), a rank at every site (rank 8), experts (160 experts),"
-    " the smallest budget whose plan matches a uniform rank by the strategy's own objective (match rank 8), or a plan file to"
-    " match in size.",
-)
+@click.option("--budget", required=True, help=f"Size of the plan: {BUDGET_FORMS}.")
 @click.option("-o", "--output", type=PATH, default=Path("plan.json"), show_default=True, help="Plan to write.")
 @json_option
 def allocate(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from spectra.checkpoint.folder import Checkpoint, open_checkpoint
+from spectra.checkpoint.folder import open_checkpoint
 from spectra.checkpoint.layouts import Matrix
 from spectra.core.distributed import Processes
 from spectra.core.errors import InputError
@@ -74,26 +74,16 @@ def analyze(
     for site, spectrum in _analysed(todo, settings, processes.device, known):
         kept = spectrum if eigenvalues else NOTHING  # thousands of spectra are as large as a matrix
         done[site.name] = (site, kept)
-        log.add(site, kept if eigenvalues else None)
+        log.add(site, kept)
         finished += 1
         progress(finished, len(matrices) if processes.count == 1 else len(todo), site.name)
     done = processes.gather(done)
     if eigenvalues and processes.index == 0:
         save_eigenvalues(eigenvalues, checkpoint, settings, {name: spectrum for name, (_, spectrum) in done.items()})
-    # In the checkpoint's order, whoever finished a matrix and when: two runs write the same bytes.
-    return _report(checkpoint, settings, [done[matrix.name][0] for matrix in matrices], reasons)
-
-
-def _report(
-    checkpoint: Checkpoint, settings: AnalysisSettings, sites: Sequence[SiteSpectrum], reasons: Mapping[str, str]
-) -> SpectraReport:
     skipped = tuple(Skipped(name=name, reason=reason) for name, reason in reasons.items())
-    return SpectraReport(model=model_info(checkpoint), settings=settings, sites=tuple(sites), skipped=skipped)
-
-
-def model_info(checkpoint: Checkpoint) -> ModelInfo:
-    """Identify a model by its name, its size and its architecture."""
-    return ModelInfo(name=checkpoint.name, parameters=checkpoint.parameters, fingerprint=checkpoint.fingerprint)
+    # In the checkpoint's order, whoever finished a matrix and when: two runs write the same bytes.
+    sites = tuple(done[matrix.name][0] for matrix in matrices)
+    return SpectraReport(model=ModelInfo.of(checkpoint), settings=settings, sites=sites, skipped=skipped)
 
 
 def _analysed(

@@ -1,10 +1,11 @@
 """SpectraReport: what `plan analyze` writes and the planner reads."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
+from spectra.checkpoint.folder import Checkpoint
 from spectra.core.documents import Document, Measured, Value
 from spectra.estimators.fits import TailFit
 from spectra.metrics import Metrics
@@ -84,6 +85,11 @@ class ModelInfo(Value):
     parameters: Annotated[int, Field(ge=1)]
     fingerprint: str | None
     """Hash of all tensor names and shapes; None where only a table of alphas is known."""
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Self:
+        """Identify the model of a checkpoint."""
+        return cls(name=checkpoint.name, parameters=checkpoint.parameters, fingerprint=checkpoint.fingerprint)
 
 
 class SpectraReport(Document):

@@ -14,7 +14,6 @@ import numpy as np
 from planner.evidence.shrinkage import TRUST, Floats, shrunk, updated
 from planner.sensitivity.report import Estimate, SensitivityReport, SiteSensitivity, Statistic
 from spectra import Checkpoint, InputError, SpectraReport
-from spectra.analysis import model_info
 from spectra.checkpoint.names import expert_index, is_adaptable, parse_name, projection_type, resolve, sort_key
 from spectra.report import ModelInfo, SiteSpectrum
 
@@ -213,7 +212,7 @@ def _inventory(
     spectra: SpectraReport | None, sensitivity: SensitivityReport | None, checkpoint: Checkpoint | None
 ) -> tuple[ModelInfo, dict[str, Shape]]:
     if checkpoint is not None:
-        model, matrices = model_info(checkpoint), dict(checkpoint.modules())
+        model, matrices = ModelInfo.of(checkpoint), dict(checkpoint.modules())
     # A table may confuse a matrix's sides, so the shapes of a sensitivity report are preferred to its own.
     elif spectra is not None and (spectra.model.fingerprint or sensitivity is None):
         model, matrices = spectra.model, {name: shape for name, (shape, _) in _alphas(spectra, None).items()}

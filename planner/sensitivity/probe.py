@@ -23,7 +23,6 @@ from planner.sensitivity.recorder import Recorder
 from planner.sensitivity.report import ExpertUsage, SensitivityReport, SiteSensitivity, Task, field_of
 from planner.sensitivity.statistics import estimates, stability
 from spectra import Checkpoint, InputError
-from spectra.analysis import model_info
 from spectra.checkpoint.names import is_adaptable, projection_type, resolve, sort_key
 from spectra.core.progress import Progress, silent
 from spectra.report import ModelInfo
@@ -95,7 +94,7 @@ def _stored_names(sites: Iterable[str], checkpoint: Checkpoint | None) -> Mappin
 
 def _info(model: nn.Module, checkpoint: Checkpoint | None) -> ModelInfo:
     if checkpoint is not None:
-        return model_info(checkpoint)
+        return ModelInfo.of(checkpoint)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return ModelInfo(name=type(model).__name__, parameters=parameters, fingerprint=None)
 

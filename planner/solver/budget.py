@@ -7,10 +7,10 @@ from typing import Literal
 
 from spectra import InputError
 
-_FORMS = (
-    "write parameters (2000000, 500k, 2M), a share of the model (1%), a rank at every site (rank 8), experts (160 experts), the"
-    " smallest budget whose plan matches a uniform rank by the strategy's own objective (match rank 8), or the path of a plan"
-    " file to match in size"
+BUDGET_FORMS = (
+    "trainable parameters (2000000, 500k, 2M), a share of the model (1%), a rank at every site (rank 8), experts (160 experts),"
+    " the smallest budget whose plan matches a uniform rank by the strategy's own objective (match rank 8), or a plan file to"
+    " match in size"
 )
 _NUMBER = re.compile(r"(?P<number>\d+(\.\d+)?(e\d+)?)\s*(?P<unit>|k|M|G|B|%|experts?)", re.IGNORECASE)
 _RANK = re.compile(r"(?P<match>match\s+)?rank\s*=?\s*(?P<rank>\d+)(\s+everywhere)?", re.IGNORECASE)
@@ -68,7 +68,7 @@ def parse_budget(text: str, *, parameters: int, rank_cost: int) -> BudgetLimit:
         # 1.5M and 0.25% are amounts; a bare number counts parameters or experts, and has to be whole.
         whole = unit in _SCALES.keys() - {""} or unit == "%" or number.is_integer()
     else:
-        raise InputError(f"budget {text!r} cannot be read; {_FORMS}")
+        raise InputError(f"budget {text!r} cannot be read; write {BUDGET_FORMS}")
     if not whole or limit.amount < 1:
-        raise InputError(f"budget {text!r} is not a positive whole number of {limit.unit}; {_FORMS}")
+        raise InputError(f"budget {text!r} is not a positive whole number of {limit.unit}; write {BUDGET_FORMS}")
     return limit

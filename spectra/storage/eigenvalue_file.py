@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from spectra.checkpoint.folder import Checkpoint
+from spectra.checkpoint.tensors import opened
 from spectra.core.errors import InputError
 from spectra.core.files import write_atomic
 from spectra.settings import AnalysisSettings
@@ -39,14 +39,9 @@ def load_eigenvalues(path: str | Path, checkpoint: Checkpoint, settings: Analysi
     """
     if not Path(path).exists():
         return {}
-    try:
-        with safe_open(path, framework="np") as stored:
-            found, wanted = stored.metadata() or {}, _metadata(checkpoint, settings)
-            for key, value in wanted.items():
-                if found.get(key) != value:
-                    raise InputError(
-                        f"{path}: kept eigenvalues have {key} {found.get(key)!r}, not {value!r}; choose another file"
-                    )
-            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file: {error}") from None
+    with opened(Path(path), "np") as stored:
+        found, wanted = stored.metadata() or {}, _metadata(checkpoint, settings)
+        for key, value in wanted.items():
+            if found.get(key) != value:
+                raise InputError(f"{path}: kept eigenvalues have {key} {found.get(key)!r}, not {value!r}; choose another file")
+        return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping

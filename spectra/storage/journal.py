@@ -44,11 +44,11 @@ class Journal:
             self._append("")  # ends the line that a kill tore, or the next entry would be lost with it
         return entries
 
-    def add(self, site: SiteSpectrum, spectrum: Floats | None) -> None:
-        """Note a finished matrix, with its eigenvalues if they are to be kept."""
+    def add(self, site: SiteSpectrum, spectrum: Floats) -> None:
+        """Note a finished matrix, with its eigenvalues, or `NOTHING` if they are not to be kept."""
         if self.path is not None:
             # Little-endian on every machine, which is how it is read again.
-            kept = None if spectrum is None else base64.b64encode(spectrum.astype("<f8").tobytes()).decode()
+            kept = None if spectrum is NOTHING else base64.b64encode(spectrum.astype("<f8").tobytes()).decode()
             self._append(json.dumps([json.loads(site.model_dump_json()), kept]))  # pydantic writes NaN as null, json would not
 
     def _append(self, line: str) -> None:

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 import spectra
 from spectra import InputError, SpectraReport, analysis
 from spectra.estimators.fits import FitStatus
+from spectra.report import ModelInfo
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_large_matrices_come_one_at_a_time_and_are_the_same(tiny_llama, monkeypa
 
 def test_a_model_is_identified_by_name_size_and_architecture(tiny_llama):
     checkpoint = spectra.open_checkpoint(tiny_llama)
-    found = analysis.model_info(checkpoint)
+    found = ModelInfo.of(checkpoint)
     assert (found.name, found.parameters, found.fingerprint) == ("tiny-llama", 17120, checkpoint.fingerprint)
     assert spectra.analyze(tiny_llama).model == found
 

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from planner import Plan
 from spectra import InputError
+from spectra.checkpoint.tensors import opened
 from trainer.adapters.peft import from_peft, is_peft_compatible
 from trainer.layers.expert_lora import expert_loras
 from trainer.layers.offset import offset_mixtures, restore_start
@@ -35,14 +34,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: the file is unreadable, or holds values that are not finite.
     """
-    try:
-        stored: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file: {error}") from None
-    for name, tensor in stored.items():
+    with opened(path, "pt") as stored:
+        tensors: dict[str, Tensor] = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
+    for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"{path}: {name!r} holds NaN or infinite values")
-    return stored
+    return tensors
 
 
 def load_state(path: Path, model: nn.Module, plan: Plan | None = None) -> None:

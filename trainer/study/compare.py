@@ -11,9 +11,9 @@ from pathlib import Path
 
 from planner import Plan
 from spectra import InputError, open_checkpoint
-from spectra.analysis import model_info
 from spectra.core.files import read_json, write_atomic
 from spectra.core.progress import Progress, silent
+from spectra.report import ModelInfo
 from trainer.data.dataset import read_texts
 from trainer.evaluation.metrics import METRICS
 from trainer.report import Evaluation
@@ -99,7 +99,7 @@ def _report(study: Study, own: Mapping[str, float], found: Sequence[tuple[Job, E
     # Runs end in any order; a report has the same one every time.
     results.sort(key=lambda result: (result.task, result.candidate, result.seed))
     return StudyReport(
-        model=model_info(study.checkpoint),
+        model=ModelInfo.of(study.checkpoint),
         settings=study.settings,
         seeds=study.seeds,
         metric=metric,

@@ -43,6 +43,11 @@ BEFORE_WINDOW = 0.03  # share of the run before the growth window
 STATE, RANKS = "growth.safetensors", "growth-ranks.json"
 
 
+def saliency(weight: float, rank: int) -> float:
+    """S of an expert with share times importance `weight` = f g."""
+    return float(weight / (rank + 1) ** GAMMA)
+
+
 def allocate_quota(weights: Sequence[float], ranks: Sequence[int], quota: int, *, most: int, per_event: int) -> list[int]:
     """Share out a group's quota: repeatedly one rank to the expert with the largest weight / (rank + 1)^gamma.
 
@@ -62,7 +67,7 @@ def allocate_quota(weights: Sequence[float], ranks: Sequence[int], quota: int, *
         able = [e for e in range(len(grown)) if grown[e] < most and grown[e] - ranks[e] < per_event]
         if not able:
             break
-        best = max(able, key=lambda e: (weights[e] / (grown[e] + 1) ** GAMMA, -e))
+        best = max(able, key=lambda e: (saliency(weights[e], grown[e]), -e))
         grown[best] += 1
     return grown
 
@@ -103,7 +108,7 @@ class GrowingGroup:
 
     def saliency(self) -> tuple[float, ...]:
         """S of each expert."""
-        return tuple(weight / (rank + 1) ** GAMMA for weight, rank in zip(self.weights(), self.group.ranks, strict=True))
+        return tuple(map(saliency, self.weights(), self.group.ranks))
 
     def decide(self, done: int, events: int) -> list[int]:
         """Ranks after an event: the quota brings the group to its share of the way, exactly to the target at the last event.

@@ -22,10 +22,10 @@ from transformers import PrinterCallback
 from planner import Plan, require_match
 from planner.modules.checkpointing import recompute
 from spectra import Checkpoint, InputError, open_checkpoint
-from spectra.analysis import model_info
 from spectra.core.distributed import is_main_process
 from spectra.core.files import read_json, write_atomic
 from spectra.core.progress import Progress, silent
+from spectra.report import ModelInfo
 from trainer.adapters.config import AdapterConfig
 from trainer.adapters.store import build, save_adapters
 from trainer.base_model import head, load_tokenizer, require_length
@@ -277,7 +277,7 @@ def _report(run: _Run, trainer: AdapterTrainer, seconds: float) -> RunReport:
     lengths = [len(tokens) for tokens in run.examples.rows["input_ids"]]
     tokens = sum(lengths) / len(lengths) * run.settings.batch_size * state.global_step
     return RunReport(
-        model=model_info(run.checkpoint),
+        model=ModelInfo.of(run.checkpoint),
         strategy=run.plan.strategy,
         settings=run.settings,
         examples=len(run.examples.rows),

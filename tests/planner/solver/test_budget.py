@@ -54,5 +54,5 @@ def test_a_rank_may_be_matched_instead_of_spent(text, rank):
 
 
 def test_a_refusal_says_how_budgets_are_written():
-    with pytest.raises(InputError, match=r"budget 'worth rank 8' cannot be read; write parameters .*\(match rank 8\)"):
+    with pytest.raises(InputError, match=r"budget 'worth rank 8' cannot be read; write trainable parameters .*\(match rank 8\)"):
         parse_budget("worth rank 8", parameters=1_000_000, rank_cost=500)

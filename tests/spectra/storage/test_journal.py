@@ -80,7 +80,7 @@ def test_every_process_writes_its_own_and_reads_all(tmp_path):
     journals = [Journal(tmp_path / "journal", "purpose", index) for index in range(2)]
     assert [journal.read() for journal in journals] == [{}, {}]
     journals[0].add(site("a"), np.array([1.0, 2.0]))
-    journals[1].add(site("b"), None)
+    journals[1].add(site("b"), NOTHING)
     for journal in journals:
         found = journal.read()
         assert [entry.model_dump_json() for entry in (found["a"][0], found["b"][0])] == [
@@ -93,7 +93,7 @@ def test_another_purpose_starts_over_and_leaves_other_processes_journals_alone(t
     for index in range(2):
         journal = Journal(tmp_path / "journal", "old", index)
         journal.read()
-        journal.add(site("a"), None)
+        journal.add(site("a"), NOTHING)
     assert Journal(tmp_path / "journal", "new", 0).read() == {}
     assert (tmp_path / "journal.0").read_text() == '"new"\n'
     assert list(Journal(tmp_path / "journal", "old", 1).read()) == ["a"]
@@ -102,7 +102,7 @@ def test_another_purpose_starts_over_and_leaves_other_processes_journals_alone(t
 def test_without_a_path_nothing_is_remembered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     journal = Journal(None, "purpose")
-    journal.add(site("a"), None)
+    journal.add(site("a"), NOTHING)
     assert journal.read() == {}
     assert list(tmp_path.iterdir()) == []
 
