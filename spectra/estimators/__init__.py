@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike
 from spectra.core.errors import InputError
 from spectra.estimators.clauset import clauset
 from spectra.estimators.fits import TailFit
-from spectra.estimators.hill import hill, peak, peak_meant
+from spectra.estimators.hill import hill
+from spectra.estimators.peak import peak, peak_meant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from spectra.estimators.fits import FitStatus, TailFit
 Floats = NDArray[np.float64]
 SMALL_SAMPLE = 20  # fewer values than this are marked
 SHORT_TAIL = 10
+NOISE = 1e-15  # relative to the largest eigenvalue and per eigenvalue: rounding of a double-precision Gram matrix
 
 # The bounds and the full distances may round one term differently, by less than 1e-15; 1e-13 is safely beyond.
 SLACK = 1e-13
@@ -62,6 +63,12 @@ def tails(x: Floats, *, distinct: bool = False) -> Tails:
     # Gap m enters S_i once for every value above it, for all i <= m: summed from the top, one pass gives all of them.
     log_sums = np.cumsum((gaps * (x.size - below[1:]))[::-1])[::-1]
     return Tails(points, below, x.size, np.concatenate(([0.0], np.cumsum(gaps))), log_sums)
+
+
+def above_noise(x: Floats) -> Floats:
+    """The values of a sorted spectrum that are more than rounding noise of zero."""
+    # max(0, ...): a spectrum without a positive value holds nothing but noise.
+    return x[x > max(0.0, NOISE * x.size * x[-1])] if x.size else x
 
 
 def log_gaps(x: Floats) -> Floats:

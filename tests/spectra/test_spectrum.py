@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 import spectra
 from spectra import AnalysisSettings, open_checkpoint
 from spectra.estimators.farms import window_eigenvalues
-from spectra.estimators.hill import hill, peak
+from spectra.estimators.hill import hill
+from spectra.estimators.peak import peak
 from spectra.spectrum import BINS, analyse_matrix
 
 

@@ -3,7 +3,8 @@ import pytest
 
 from spectra.estimators import ESTIMATORS
 from spectra.estimators.farms import window_eigenvalues
-from spectra.estimators.hill import hill, peak
+from spectra.estimators.hill import hill
+from spectra.estimators.peak import peak
 from tests.reference.hill import reference_windows
 
 

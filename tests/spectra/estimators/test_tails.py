@@ -3,6 +3,7 @@ import pytest
 
 from spectra.estimators.fits import FitStatus
 from spectra.estimators.tails import (
+    above_noise,
     distance,
     exponents,
     failed,
@@ -77,3 +78,10 @@ def test_a_failed_fit_has_no_numbers_and_says_why():
     assert why_not(np.array([1.0])) is FitStatus.TOO_FEW
     assert why_not(np.array([2.0, 2.0])) is FitStatus.ALL_EQUAL
     assert why_not(np.array([1.0, 2.0])) is None
+
+
+def test_noise_is_relative_to_the_largest_eigenvalue_and_to_their_number():
+    x = np.array([-1.0, 0.0, 3.9e-15, 4.1e-15, 1.0])
+    assert above_noise(x[1:]).tolist() == [4.1e-15, 1.0]
+    assert above_noise(x).tolist() == [1.0]  # five eigenvalues: 5e-15
+    assert above_noise(np.array([])).size == 0
