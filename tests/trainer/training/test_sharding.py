@@ -54,12 +54,13 @@ def test_only_what_is_trained_is_averaged(llama_plan, monkeypatch):
     class Wrapped:
         _set_params_and_buffers_to_ignore_for_model = staticmethod(lambda model, names: ignored.extend(names))
 
-        def __init__(self, model, broadcast_buffers):
-            self.model, self.broadcast_buffers = model, broadcast_buffers
+        def __init__(self, model):
+            self.model = model
 
     monkeypatch.setattr("trainer.training.sharding.DistributedDataParallel", Wrapped)
     wrapped = averaged(model, model)
     assert wrapped.model is model
-    assert not wrapped.broadcast_buffers  # of shards every process has its own
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert set(ignored) == {name for name, _ in model.named_parameters()} - trained
+    buffers = {name for name, _ in model.named_buffers()}
+    assert any(name.endswith(".scaling") for name in buffers)
+    assert set(ignored) == {name for name, _ in model.named_parameters()} - trained | buffers

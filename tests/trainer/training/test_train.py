@@ -138,11 +138,35 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(lost, run, minilm, uni
     shutil.copytree(run, copy)
     newest = newest_checkpoint(copy)
     (newest / lost).write_bytes((newest / lost).read_bytes()[:-3])
+    (copy / REPORT).unlink()  # or the run would count as finished
     steps = []
     watch = {"resume": True, "progress": lambda step, *_: steps.append(step)}
     train(uniform_plan, minilm, small_corpus[0], copy, SHORT, **watch)
     assert steps[0] > 1
     assert_same_adapters(tensors(run), tensors(copy))
+
+
+def test_a_finished_run_has_nothing_to_go_on_with(run, minilm, uniform_plan, small_corpus, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    steps = []
+    watch = {"resume": True, "progress": lambda step, *_: steps.append(step)}
+    assert train(uniform_plan, minilm, small_corpus[0], copy, SHORT, **watch).to_json() == RunReport.load(run / REPORT).to_json()
+    assert steps == []
+    assert_same_adapters(tensors(run), tensors(copy))
+
+
+def test_a_run_that_was_cut_after_its_last_step_is_only_saved_and_reported(run, minilm, uniform_plan, small_corpus, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / REPORT).unlink()
+    (copy / WEIGHTS).unlink()
+    steps = []
+    watch = {"resume": True, "progress": lambda step, *_: steps.append(step)}
+    report = train(uniform_plan, minilm, small_corpus[0], copy, SHORT, **watch)
+    assert steps == []
+    assert_same_adapters(tensors(run), tensors(copy))
+    whole = RunReport.load(run / REPORT)
+    assert (report.steps, report.curve, report.evaluations) == (whole.steps, whole.curve, whole.evaluations)
+    assert math.isnan(report.seconds)  # its first part is not timed
 
 
 def test_a_run_that_fails_before_its_first_checkpoint_leaves_the_folder_free(minilm, uniform_plan, small_corpus, tmp_path):
