@@ -65,6 +65,7 @@ def averaged(model: nn.Module, whole: nn.Module) -> DistributedDataParallel:
         whole: the same model; its frozen parameters are left to FSDP.
     """
     frozen = [name for name, parameter in whole.named_parameters() if not parameter.requires_grad]
+    buffers = [name for name, _ in whole.named_buffers()]  # constants, the same everywhere from the start
     # Private, but torch's only way to leave parameters to FSDP: DDP would broadcast all of them at its start, shards included.
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen)  # type: ignore[no-untyped-call]
-    return DistributedDataParallel(model, broadcast_buffers=False)
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen + buffers)  # type: ignore[no-untyped-call]
+    return DistributedDataParallel(model)
