@@ -69,7 +69,7 @@ def test_every_step_is_a_command_that_the_command_line_understands(tmp_path, uni
         name, *arguments = step.arguments
         command = cli.main.commands[name]
         context = click.Context(cli.main, info_name="plan")
-        command.make_context(name, list(arguments), parent=context)  # wrong usage would raise
+        assert command.make_context(name, list(arguments), parent=context).params  # wrong usage would raise
 
 
 def test_every_step_reads_what_was_there_or_an_earlier_one_wrote(tmp_path):

@@ -69,9 +69,7 @@ def compare(
             f"`patience` {settings.patience}: the runs of a study watch no evaluation file, so none would stop early"
         )
     checkpoint = open_checkpoint(model)
-    stems = [Path(file).stem for file in tests]
-    if odd := next((stem for stem in stems if stems.count(stem) > 1 or stem == POOLED), None):
-        raise InputError(f"`tests`: a task is named after its file, and {odd!r} is not a name for one task; rename the file")
+    _require_names(tests)
     study = Study(
         candidates=candidates_of(list(map(Path, plans)), checkpoint, read_texts(data[0]).task, baselines=baselines),
         checkpoint=checkpoint,
@@ -91,6 +89,12 @@ def compare(
     report = _report(study, own, [(job, evaluation) for job, evaluation in found if evaluation])
     report.save(study.output / STUDY)
     return report
+
+
+def _require_names(tests: Sequence[str | Path]) -> None:
+    stems = [Path(file).stem for file in tests]
+    if odd := next((stem for stem in stems if stems.count(stem) > 1 or stem == POOLED), None):
+        raise InputError(f"`tests`: a task is named after its file, and {odd!r} is not a name for one task; rename the file")
 
 
 def _report(study: Study, own: Mapping[str, float], found: Sequence[tuple[Job, Evaluation]]) -> StudyReport:

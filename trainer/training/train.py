@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback
+from torch import nn
+from transformers import PrinterCallback, TrainingArguments
 
 from planner import Plan, require_match
 from planner.modules.checkpointing import recompute
@@ -89,18 +90,7 @@ def train(
     if last and (output / REPORT).is_file():  # the run is finished
         return RunReport.load(output / REPORT)
     keep_best = partial(save_adapters, output / BEST, plan=plan, config=run.config)
-    monitor = MonitorCallback(built, progress, settings.patience, keep_best)
-    trainer = AdapterTrainer(
-        model=built,
-        args=made,
-        train_dataset=run.examples.rows,
-        eval_dataset=run.evaluation.rows if run.evaluation else None,
-        data_collator=collator(run.config.task, run.tokenizer),
-        callbacks=[growth, monitor] if growth else [monitor],  # growth saves first: the monitor notes what a checkpoint holds
-        growth=growth,
-    )
-    # Without its progress bar the Trainer prints every log line instead.
-    trainer.remove_callback(PrinterCallback)
+    trainer = _trainer(run, built, made, growth, MonitorCallback(built, progress, settings.patience, keep_best))
     begun = time.monotonic()
     with _tidy(output):
         if last and step_of(last) >= made.max_steps:  # transformers would train one step more
@@ -131,6 +121,23 @@ class _Run:
     tokenizer: Any
     examples: Examples
     evaluation: Examples | None
+
+
+def _trainer(
+    run: _Run, model: nn.Module, made: TrainingArguments, growth: Growth | None, monitor: MonitorCallback
+) -> AdapterTrainer:
+    trainer = AdapterTrainer(
+        model=model,
+        args=made,
+        train_dataset=run.examples.rows,
+        eval_dataset=run.evaluation.rows if run.evaluation else None,
+        data_collator=collator(run.config.task, run.tokenizer),
+        callbacks=[growth, monitor] if growth else [monitor],  # growth saves first: the monitor notes what a checkpoint holds
+        growth=growth,
+    )
+    # Without its progress bar the Trainer prints every log line instead.
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _prepare(
