@@ -37,7 +37,7 @@ def in_two(what, folder, *arguments):
     command += map(str, [Path(__file__).with_name("together.py"), what, folder / what, *arguments])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-20_000:]  # torchrun says last, and at length, that a process failed
     return [json.loads((folder / f"{what}-{process}").read_text()) for process in range(2)]
 
 
