@@ -8,6 +8,7 @@ import transformers
 from torch import nn
 
 from spectra import Checkpoint, InputError
+from spectra.checkpoint.families import family_of
 from spectra.core.errors import first_line
 from trainer.settings import Task
 
@@ -41,8 +42,12 @@ def require_length(checkpoint: Checkpoint, max_length: int) -> None:
     """
     # GPT-2 calls it n_positions.
     limit = checkpoint.config.get("max_position_embeddings") or checkpoint.config.get("n_positions")
-    if isinstance(limit, int) and max_length > limit:
-        raise InputError(f"max_length {max_length} is more than the {limit} positions of {checkpoint.name}")
+    if not isinstance(limit, int):
+        return
+    if family_of(checkpoint.config).positions_after_padding:
+        limit -= 1 + checkpoint.config.get("pad_token_id", 1)
+    if max_length > limit:
+        raise InputError(f"`max_length` {max_length} is more than the {limit} positions of {checkpoint.name}")
 
 
 def require_device(device: str) -> None:

@@ -33,6 +33,8 @@ class Family:
     """A live expert's projection -> what per-expert checkpoints call it, where that differs."""
     key_value_heads: Callable[[Mapping[str, Any]], int | None] | None = None
     """Number of key and value heads of a fused `query_key_value`, where the usual keys of config.json do not say."""
+    positions_after_padding: bool = False
+    """Whether the first token's position is one after the padding token's number, which leaves fewer positions to a text."""
 
 
 def _falcon_heads(config: Mapping[str, Any]) -> int | None:
@@ -44,6 +46,7 @@ def _falcon_heads(config: Mapping[str, Any]) -> int | None:
 
 
 _GPT2 = Family(conv1d=frozenset({"c_attn", "q_attn", "c_proj", "c_fc"}))
+_ROBERTA = Family(positions_after_padding=True)
 
 FAMILIES: dict[str, Family] = {
     "gpt2": _GPT2,
@@ -51,6 +54,17 @@ FAMILIES: dict[str, Family] = {
     "openai-gpt": _GPT2,
     "imagegpt": _GPT2,
     "decision_transformer": _GPT2,
+    "roberta": _ROBERTA,
+    "roberta-prelayernorm": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "xlm-roberta-xl": _ROBERTA,
+    "camembert": _ROBERTA,
+    "mpnet": _ROBERTA,
+    "longformer": _ROBERTA,
+    "data2vec-text": _ROBERTA,
+    "luke": _ROBERTA,
+    "ibert": _ROBERTA,
+    "xmod": _ROBERTA,
     "falcon": Family(key_value_heads=_falcon_heads),
     "gpt_oss": Family(experts_transposed=True, experts_interleaved=True),
     "llama4": Family(experts_transposed=True),

@@ -46,10 +46,23 @@ def test_a_folder_without_a_tokenizer_is_one_line(tmp_path):
 
 def test_texts_beyond_the_models_positions_are_refused(minilm, tiny_gpt2, tiny_llama):
     require_length(open_checkpoint(minilm), 512)
-    with pytest.raises(InputError, match=r"max_length.? 513 is more than the 512 positions of "):
+    with pytest.raises(InputError, match=r"`max_length` 513 is more than the 512 positions of "):
         require_length(open_checkpoint(minilm), 513)
     with pytest.raises(InputError, match="is more than the 64 positions"):
         require_length(open_checkpoint(tiny_gpt2), 65)  # which has another word for it
+
+
+def test_positions_that_begin_after_the_padding_token_are_not_the_texts(tmp_path):
+    """RoBERTa counts positions from one after its padding token: as many tokens as are accepted can really be computed."""
+    made = {"vocab_size": 30, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = transformers.RobertaModel(transformers.RobertaConfig(**made, max_position_embeddings=20))
+    model.save_pretrained(tmp_path)
+    require_length(open_checkpoint(tmp_path), 18)
+    assert model(torch.full((1, 18), 5)).last_hidden_state.shape == (1, 18, 32)
+    with pytest.raises(InputError, match="`max_length` 19 is more than the 18 positions"):
+        require_length(open_checkpoint(tmp_path), 19)
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, 19), 5))
 
 
 def test_a_model_that_does_not_say_takes_any_length(tiny_llama, tmp_path):

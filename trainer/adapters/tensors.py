@@ -61,10 +61,12 @@ def load_state(path: Path, model: nn.Module, plan: Plan | None = None) -> None:
     if odd := sorted(stored.keys() ^ wanted.keys()):
         where = "in the file but not in the model" if odd[0] in stored else "in the model but not in the file"
         raise InputError(f"{path}: tensor {odd[0]!r} is {where}")
+    # All of them before the first is copied: a refusal leaves the model as it was.
+    for name, parameter in wanted.items():
+        if stored[name].shape != parameter.shape:
+            raise InputError(f"{path}: {name!r} has shape {list(stored[name].shape)}, the model {list(parameter.shape)}")
     with torch.no_grad():
         for name, parameter in wanted.items():
-            if stored[name].shape != parameter.shape:
-                raise InputError(f"{path}: {name!r} has shape {list(stored[name].shape)}, the model {list(parameter.shape)}")
             # Starting values are left alone: `restore_start` needs those of this model to know what to give back to the base.
             if not name.endswith((".A0", ".B0")):
                 parameter.copy_(stored[name])

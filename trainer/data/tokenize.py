@@ -50,7 +50,7 @@ def tokenise(
     # Without the first label, which is shifted away. A mean over no label at all would be NaN.
     kept = [example for example in encoded if (example.labels[1:] != -100).any()]
     if not kept:
-        raise InputError(f"{texts.path}: no example has a token to learn from within max_length {max_length}; raise it")
+        raise InputError(f"{texts.path}: no example has a token to learn from within `max_length` {max_length}; raise it")
     columns = {"input_ids": [example.ids for example in kept], "labels": [example.labels for example in kept]}
     rows = datasets.Dataset.from_dict(columns | {"attention_mask": [np.ones_like(example.ids) for example in kept]})
     truncated = sum(example.cut for example in encoded)

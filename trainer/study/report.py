@@ -85,8 +85,10 @@ def _sentence(report: StudyReport, name: str) -> str:
     mine = [difference for difference in report.differences if difference.candidate == name]
     whole = mine[-1]  # over all tasks, where there are several
     better, worse = (sum(side(one) for one in mine if one.task in tasks) for side in (_is_better, _is_worse))
-    half = metric.scale * (whole.high - whole.low) / 2
-    size = f"{metric.scale * whole.difference:+.{metric.digits}f} +- {half:.{metric.digits}f} {metric.unit}"
+    mean, half = metric.scale * whole.difference, metric.scale * (whole.high - whole.low) / 2
+    if math.isnan(half):
+        return f"{name}: {mean:+.{metric.digits}f} {metric.unit} from uniform LoRA in one seed, which gives no interval."
+    size = f"{mean:+.{metric.digits}f} +- {half:.{metric.digits}f} {metric.unit}"
     if whole.significant:
         verb = "beats" if _is_better(whole) else "loses to"
         return f"{name} {verb} uniform LoRA by {size} (better on {better}, worse on {worse} of {len(tasks)} tasks)."

@@ -48,7 +48,7 @@ def _arguments(output: Path, settings: TrainSettings, examples: int, evaluates: 
     parts = processes * settings.accumulation
     if settings.batch_size % parts:
         raise InputError(
-            f"batch_size {settings.batch_size} cannot be split into {processes} processes x {settings.accumulation} passes"
+            f"`batch_size` {settings.batch_size} cannot be split into {processes} processes x {settings.accumulation} passes"
         )
     per_epoch = math.ceil(examples / settings.batch_size)
     # Counted here and not by the Trainer, because warm-up, logs, saves and growth are all spread over the steps. An epoch's last,
@@ -91,7 +91,7 @@ def _require_logger(name: str) -> None:
 
     packages = LOGGERS.get(name, ())
     if packages and not any(find_spec(package) for package in packages):
-        raise InputError(f"report_to {name!r}: not installed; run: pip install {packages[0]}")
+        raise InputError(f"`report_to` {name!r}: not installed; run: pip install {packages[0]}")
 
 
 def has_bf16_units() -> bool:

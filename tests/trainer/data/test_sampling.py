@@ -55,5 +55,5 @@ def test_what_cannot_be_sampled_is_refused(tiny_llama, sentences, tmp_path):
         load_sample(checkpoint, alone, **OPTIONS)
     with pytest.raises(InputError, match="device 'nowhere'"):
         load_sample(checkpoint, sentences, **OPTIONS, device="nowhere")
-    with pytest.raises(InputError, match=r"max_length.? 4096 is more than the \d+ positions of tiny-llama"):
+    with pytest.raises(InputError, match=r"`max_length` 4096 is more than the \d+ positions of tiny-llama"):
         load_sample(checkpoint, sentences, **OPTIONS | {"max_length": 4096})

@@ -51,14 +51,14 @@ def test_nothing_is_dropped_when_the_loss_counts_everything(tmp_path, words):
 
 @pytest.mark.parametrize("pairs", [[(6, 1), (9, 1)], [(1, 1)]])
 def test_a_file_without_a_token_to_learn_from_is_named(tmp_path, words, pairs):
-    with pytest.raises(InputError, match=r"pairs.jsonl: no example has a token to learn from within .?max_length.? 1; raise it"):
+    with pytest.raises(InputError, match=r"pairs.jsonl: no example has a token to learn from within `max_length` 1; raise it"):
         answers(tmp_path, words, pairs, 1)
 
 
 def test_the_first_token_is_predicted_by_nothing(tmp_path, words):
     """A maximum length of one leaves no prediction, of a plain text either."""
     texts = read_texts(write_rows(tmp_path / "t.jsonl", [{"text": "the file"}]))
-    with pytest.raises(InputError, match=r"no example has a token to learn from within .?max_length.? 1"):
+    with pytest.raises(InputError, match=r"no example has a token to learn from within `max_length` 1"):
         tokenise(texts, words, 1)
 
 

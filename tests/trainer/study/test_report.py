@@ -43,6 +43,11 @@ def test_losses_read_as_losses():
     assert sentence(study) == "less beats uniform LoRA by +0.013 +- 0.002 nats per token (better on 1, worse on 0 of 1 tasks)."
 
 
+def test_one_seed_gives_a_difference_and_no_interval():
+    study = study_of({BASELINE: {"t": BASE[:1]}, "plan": {"t": BASE[:1] + 0.02}}, "accuracy")
+    assert sentence(study) == "plan: +2.00 points from uniform LoRA in one seed, which gives no interval."
+
+
 @pytest.mark.parametrize(
     ("low", "high", "significant"), [(0.1, 0.2, True), (-0.2, -0.1, True), (-0.1, 0.1, False), (math.nan, math.nan, False)]
 )

@@ -58,9 +58,9 @@ def test_the_arguments_say_what_the_settings_say(tmp_path):
 
 
 def test_a_batch_that_cannot_be_split_and_a_missing_logger_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"batch_size.? 8 cannot be split into 1 processes x 3 passes"):
+    with pytest.raises(InputError, match=r"`batch_size` 8 cannot be split into 1 processes x 3 passes"):
         arguments(tmp_path, TrainSettings(batch_size=8, accumulation=3), 8, evaluates=False)
-    with pytest.raises(InputError, match=r"report_to.? 'wandb': not installed; run: pip install wandb"):
+    with pytest.raises(InputError, match=r"`report_to` 'wandb': not installed; run: pip install wandb"):
         arguments(tmp_path, TrainSettings(report_to="wandb"), 8, evaluates=False)
 
 

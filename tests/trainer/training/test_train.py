@@ -189,7 +189,7 @@ def test_a_text_with_nothing_to_predict_is_named(tiny_llama, pair_plan, tmp_path
 
 def test_texts_beyond_the_models_positions(minilm, uniform_plan, small_corpus, tmp_path):
     long = SHORT.model_copy(update={"max_length": 600})
-    with pytest.raises(InputError, match=r"max_length.? 600 is more than the 512 positions"):
+    with pytest.raises(InputError, match=r"`max_length` 600 is more than the 512 positions"):
         train(uniform_plan, minilm, small_corpus[0], tmp_path / "run", long)
 
 
@@ -290,7 +290,7 @@ def test_several_files_are_one_mixture(llama_plan, tiny_llama, sentences, tmp_pa
 def test_files_of_different_tasks_are_refused(uniform_plan, minilm, small_corpus, sentences, tmp_path):
     with pytest.raises(InputError, match=r"files of one run must be of one task: .* is classification, .* is causal"):
         train(uniform_plan, minilm, [small_corpus[0], sentences], tmp_path / "run", SHORT)
-    with pytest.raises(InputError, match=r"batch_size.? 8 cannot be split into 1 processes x 3 passes"):
+    with pytest.raises(InputError, match=r"`batch_size` 8 cannot be split into 1 processes x 3 passes"):
         train(uniform_plan, minilm, small_corpus[0], tmp_path / "run", settings(accumulation=3))
     assert not (tmp_path / "run").exists()
 
