@@ -4,6 +4,8 @@
 # make pages      the generated pages of docs/reference             make format mends layout and simple faults
 PYTHON ?= python3
 BIN := .venv/bin
+# A file stays with one worker, which makes its fixtures once; more than four workers would mostly make fixtures.
+WORKERS := --quiet --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: setup demo test test-fast test-all check docs pages format bench clean
 setup: .venv/installed
@@ -17,13 +19,13 @@ demo: setup
 	$(BIN)/plan demo
 
 test: setup
-	$(BIN)/pytest --quiet
+	$(BIN)/pytest $(WORKERS)
 
 test-fast: setup
-	$(BIN)/pytest --quiet -m 'not training and not slow and not gpu'
+	$(BIN)/pytest $(WORKERS) -m 'not training and not slow and not gpu'
 
 test-all: setup
-	$(BIN)/pytest --quiet -m 'slow or not slow'
+	$(BIN)/pytest $(WORKERS) -m 'slow or not slow'
 
 check: setup
 	$(BIN)/ruff check .

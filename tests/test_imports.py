@@ -118,6 +118,7 @@ def test_public_names_exist_are_sorted_and_documented(package):
 HEAVY = ("torch", "transformers", "scipy", "matplotlib", "pandas", "datasets")
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     "command", ["--help", "train --help", "allocate --help", "show {plan} --json", "show {plan}", "check {plan} {model}"]
 )
@@ -136,6 +137,7 @@ print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
     assert result.stderr.strip() == "[]"
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("package", LAYERS[:3])
 def test_importing_a_package_loads_no_torch(package):
     script = f"import sys, {package}; print('torch' in sys.modules)"

@@ -21,6 +21,7 @@ def weightwatcher_table(minilm):
         return weightwatcher.WeightWatcher().analyze(model=str(minilm)).set_index("longname")
 
 
+@pytest.mark.training
 def test_alpha_equals_weightwatchers_on_every_layer_it_analyses(spectra_report, weightwatcher_table):
     ours = spectra_report.by_name()
     assert len(weightwatcher_table) == 39

@@ -19,6 +19,7 @@ def test_a_plain_table_with_extra_columns(tmp_path):
     assert math.isnan(second.alpha)  # weightwatcher's failed fit is no number
 
 
+@pytest.mark.training
 def test_weightwatchers_details_table(tmp_path, minilm, spectra_report):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

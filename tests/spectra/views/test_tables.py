@@ -93,10 +93,10 @@ def test_long_lists_end_with_how_many_more_there_are():
 
 def test_the_band_means_nothing_for_another_estimator():
     lines = overview(report(site("layers.0.q", 1.0), estimator="hill"))[1:]
-    assert lines == ["1 matrices analysed, 0 tensors skipped"]
+    assert lines == ["1 matrix analysed, 0 tensors skipped"]
 
 
 def test_a_model_without_layers_has_only_the_table_of_what_is_elsewhere():
     table, *lines = overview(report(site("embed", 3.0)))
     assert table.title == "outside the layers"
-    assert lines[-1] == "1 matrices analysed, 0 tensors skipped"
+    assert lines[-1] == "1 matrix analysed, 0 tensors skipped"
