@@ -11,6 +11,7 @@ configuration:
     packed 4-bit codes                refused by name: codes are no weights
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +33,7 @@ PACKED = {
 }
 # DeepSeek's `weight_scale_inv` is multiplied with like the others, whatever its name says.
 SCALES = ("weight_scale_inv", "weight_scale", "SCB")
+BLOCK = 128  # DeepSeek's fp8 codes have one scale per block of 128 x 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,9 @@ def _matrices(tensor: Tensor, by_name: Mapping[str, Tensor], config: Mapping[str
     if tensor.dtype not in FLOATS and scale is None:
         what = f"{CODES[tensor.dtype]} codes without a scale" if tensor.dtype in CODES else f"dtype {tensor.dtype}, no weights"
         return f"{what}: not analysed"
+    if scale is not None and not _fits(scale.shape, tensor.shape):
+        shapes = f"8-bit codes of shape {list(tensor.shape)} with a scale of shape {list(scale.shape)}"
+        return f"{shapes}, an unknown layout: dequantise the checkpoint to analyse them"
     if 0 in tensor.shape:
         return f"empty, shape {list(tensor.shape)}"
     # Before the test of the name, because fused experts are bare parameters and have no `.weight` at the end.
@@ -128,6 +133,14 @@ def _scale(tensor: Tensor, by_name: Mapping[str, Tensor]) -> Tensor | None:
         return None
     module = tensor.name.removesuffix(".weight")
     return next((by_name[f"{module}.{name}"] for name in SCALES if f"{module}.{name}" in by_name), None)
+
+
+def _fits(scale: tuple[int, ...], codes: tuple[int, ...]) -> bool:
+    """Whether codes are a matrix, and their scale is one number, one per row, or one per block."""
+    if len(codes) != 2:
+        return False
+    blocks = tuple(-(-size // BLOCK) for size in codes)
+    return math.prod(scale) == 1 or scale in (codes[:1], (codes[0], 1), blocks)
 
 
 def _plain(tensor: Tensor, scale: Tensor | None, config: Mapping[str, Any]) -> list[Matrix]:

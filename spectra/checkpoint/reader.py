@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectra.checkpoint.layouts import Matrix
+from spectra.checkpoint.layouts import BLOCK, Matrix
 from spectra.checkpoint.tensors import Tensor, sliced
-from spectra.core.errors import InputError
 
 Floats = NDArray[np.float64]
-BLOCK = 128  # DeepSeek's fp8 codes have one scale per block of 128 x 128
 SLAB = 1024  # rows (or columns) at a time: bounds what is held beside the Gram matrix
 
 
@@ -66,17 +64,12 @@ def _scale(matrix: Matrix) -> Floats | None:
         return None
     values = whole(matrix.scale)
     values = values / 127 if matrix.scale.name.endswith("SCB") else values
-    rows, columns = matrix.tensor.shape
+    rows = matrix.tensor.shape[0]
     if values.size == 1:
         return np.broadcast_to(values.reshape(1, 1), (rows, 1))
-    if values.shape == (-(-rows // BLOCK), -(-columns // BLOCK)):
-        return values.repeat(BLOCK, axis=0)[:rows]
-    if values.size == rows:
+    if values.shape in ((rows,), (rows, 1)):
         return values.reshape(rows, 1)
-    raise InputError(
-        f"{matrix.scale.file}: {matrix.scale.name}: a scale of shape {list(values.shape)} fits codes of shape {[rows, columns]}"
-        f" neither whole, nor row by row, nor in blocks of {BLOCK} x {BLOCK}; dequantise the checkpoint to analyse it"
-    )
+    return values.repeat(BLOCK, axis=0)[:rows]  # no other shape is taken for a matrix (layouts.py)
 
 
 def _double(values: Any, scale: Floats | None, rows: range, columns: range) -> Floats:

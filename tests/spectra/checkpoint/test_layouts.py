@@ -135,6 +135,18 @@ def test_codes_are_refused_by_name_and_never_analysed(tmp_path, tensors, reason)
 
 
 @pytest.mark.parametrize(
+    ("codes", "scale"),
+    [((200, 150), (4, 3)), ((200, 150), (200, 2)), ((8, 8), (4,)), ((4, 4, 3), (4,)), ((4,), (1,)), ((), (1,))],
+)
+def test_a_scale_of_an_unknown_layout_is_named_and_its_codes_left_out(tmp_path, codes, scale):
+    stored = {"layers.0.q.weight": torch.ones(codes, dtype=torch.int8), "layers.0.q.weight_scale": torch.ones(scale)}
+    save_file(stored | {"layers.1.q.weight": torch.randn(8, 8)}, tmp_path / "model.safetensors")
+    matrices, reasons = open_checkpoint(tmp_path).contents
+    assert [matrix.name for matrix in matrices] == ["layers.1.q"]
+    assert reasons["layers.0.q.weight"].startswith(f"8-bit codes of shape {list(codes)} with a scale of shape {list(scale)}")
+
+
+@pytest.mark.parametrize(
     ("leaf", "d_out", "config", "parts"),
     [
         ("gate_up_proj", 8, {}, {"gate": [(0, 4, 1)], "up": [(4, 8, 1)]}),
