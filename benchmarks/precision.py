@@ -18,7 +18,7 @@ import planner
 from planner import AllocationSettings
 from spectra import open_checkpoint
 from trainer import TrainSettings, demo, train
-from trainer.training.loop import has_bf16_units
+from trainer.base_model import has_bf16_units
 
 WARM, STEPS = 5, 25
 

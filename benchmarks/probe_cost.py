@@ -62,7 +62,7 @@ def prepare(who: str, kind: str, size: int, length: int) -> Callable[[], object]
 
     inside = rf".*(layers?)\.\d+\..*({targets}).*"
     lora = peft.get_peft_model(model, peft.LoraConfig(r=8, target_modules=inside)).train()
-    from planner import example_losses
+    from planner.modules.labelled import example_losses
 
     def step() -> None:
         labels = batch["labels"]

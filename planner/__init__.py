@@ -11,8 +11,9 @@ from planner.settings import AllocationSettings
 from planner.strategies import STRATEGIES
 
 if TYPE_CHECKING:
+    from planner.modules.labelled import labelled_losses
     from planner.modules.linear import linear_shape
-    from planner.sensitivity.probe import example_losses, probe
+    from planner.sensitivity.probe import probe
 
 __all__ = [
     "STRATEGIES",
@@ -21,9 +22,9 @@ __all__ = [
     "PlannedSite",
     "SensitivityReport",
     "allocate",
-    "example_losses",
     "export",
     "join",
+    "labelled_losses",
     "linear_shape",
     "mismatches",
     "probe",
@@ -32,7 +33,7 @@ __all__ = [
 
 # What loads torch, and where it is: reading or making a plan needs none of it.
 _LAZY = {
-    "example_losses": "sensitivity.probe",
+    "labelled_losses": "modules.labelled",
     "linear_shape": "modules.linear",
     "probe": "sensitivity.probe",
 }

@@ -1,6 +1,7 @@
 """The commands that measure tasks, train, study and present."""
 
 from pathlib import Path
+from typing import get_args
 
 import click
 
@@ -8,7 +9,7 @@ from spectra.core.files import require_writable, write_atomic
 from spectra.core.terminal import PATH, SettingsCommand, from_yaml, json_option, numbers, progress_bar, show
 from trainer.data.formats import formats_help
 from trainer.run_folder import EVALUATION
-from trainer.settings import ProbeSettings, TrainSettings
+from trainer.settings import Precision, ProbeSettings, TrainSettings
 
 MODEL = {"required": True, "help": "Base model, a folder or a Hub id."}
 MOVED = {"help": "Base model, if it is no longer where the run found it."}
@@ -109,9 +110,21 @@ def train(
     "--generate", type=click.IntRange(0), default=0, show_default=True,
     help="Tokens to generate for every prompt, to count exact matches.",
 )  # fmt: skip
+@click.option(
+    "--precision", type=click.Choice(get_args(Precision)), default="auto", show_default=True,
+    help="Precision of the base's weights; auto is bf16 where the hardware has units for it.",
+)  # fmt: skip
 @click.option("-o", "--output", type=PATH, help="Result to write.  [default: evaluation.json in RUN]")
 @json_option
-def evaluate(run: Path, data: tuple[Path, ...], base: str | None, generate: int, output: Path | None, as_json: bool) -> None:
+def evaluate(
+    run: Path,
+    data: tuple[Path, ...],
+    base: str | None,
+    generate: int,
+    precision: Precision,
+    output: Path | None,
+    as_json: bool,
+) -> None:
     """Evaluate a run on held-out data, beside the untrained model and the majority class.
 
     Example: plan evaluate run --data test.jsonl
@@ -123,7 +136,7 @@ def evaluate(run: Path, data: tuple[Path, ...], base: str | None, generate: int,
     require_writable(output or run / EVALUATION)
     quiet_libraries()
     with progress_bar("evaluating") as progress:
-        result = measure(run, data, base=base, generate=generate, progress=progress)
+        result = measure(run, data, base=base, generate=generate, precision=precision, progress=progress)
     result.save(output or run / EVALUATION)
     if as_json:
         click.echo(result.to_json(), nl=False)

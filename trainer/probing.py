@@ -45,9 +45,8 @@ def measure(
 
 
 def _task(checkpoint: Checkpoint, file: Path, settings: ProbeSettings, device: str, stage: Stage) -> SensitivityReport:
-    sample = load_sample(
-        checkpoint, file, samples=settings.samples, max_length=settings.max_length, seed=settings.seed, device=device
-    )
+    drawn = {name: getattr(settings, name) for name in ("samples", "max_length", "seed", "precision")}
+    sample = load_sample(checkpoint, file, **drawn, device=device)
     with stage(f"gradients of {file.stem}") as progress:
         report = probe(
             sample.model,

@@ -12,6 +12,9 @@ from trainer.routers import ROUTERS
 Task = Literal["classification", "causal"]
 """The task of a run: to predict labels, or text."""
 LossOn = Literal["completion", "all"]
+Exact = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]
+"""Of frozen weights and of what is computed with them; `auto` is bf16 where the hardware has units for it."""
 
 
 class MixtureSettings(Value):
@@ -29,8 +32,6 @@ class MixtureSettings(Value):
     """How the A and B of a new expert start."""
     alpha: Annotated[float, Field(gt=0, le=1000)] = 4.0
     """Scale of the adapters: an expert is multiplied by alpha sqrt(mean rank of the plan's experts) / its own rank."""
-    base_precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the frozen weights; bf16 halves their memory. Adapters, routers and head stay in float32."""
 
 
 class TrainSettings(MixtureSettings):
@@ -72,8 +73,8 @@ class TrainSettings(MixtureSettings):
     """How `grow` combines the gradient terms of A and B: multiplied, as published, or added, as the released code does."""
     report_to: Literal["none", "tensorboard", "wandb"] = "none"
     """Tool that the training curve is also logged to."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of matrix products; `auto` is bf16 where the hardware has units for it. Adapters and routing stay in float32."""
+    precision: Precision = "auto"
+    """Precision of frozen weights and matrix products; `auto` is bf16 where the hardware has units for it. Adapters, routers and head stay in float32."""  # noqa: E501
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the run: the order of the data, a new head, new adapters."""
 
@@ -91,6 +92,8 @@ class ProbeSettings(Value):
     """Tokens per text."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed for sampling examples and for a new classification head."""
+    precision: Precision = "auto"
+    """Precision of frozen weights and matrix products; `auto` is bf16 where the hardware has units for it."""
     gradient_checkpointing: bool = False
     """Recompute activations instead of keeping them: slower, less memory."""
     trial_steps: Annotated[int, Field(ge=0)] | None = None

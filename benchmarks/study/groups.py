@@ -19,7 +19,8 @@ from beds import BEDS
 from torch import Tensor, nn
 
 import planner
-from planner import AllocationSettings, Plan, example_losses
+from planner import AllocationSettings, Plan
+from planner.modules.labelled import example_losses
 from spectra import Checkpoint, open_checkpoint
 from trainer.attribution.attribution import AdapterScale, Batches, attribute, scaled
 from trainer.attribution.trial_run import RANK, short_run

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from planner.modules.checkpointing import recompute
 from planner.modules.fused_experts import expert_sites, is_experts
+from planner.modules.labelled import is_separable, labelled_losses
 from planner.modules.linear import linear_shape
 from planner.sensitivity.recorder import Recorder
 from planner.sensitivity.report import ExpertUsage, SensitivityReport, SiteSensitivity, Task, field_of
@@ -63,6 +64,7 @@ def probe(
     if not shapes:
         raise InputError(f"{type(model).__name__}: no linear module inside a numbered layer")
     stored = _stored_names(shapes, checkpoint)
+    is_separable(model)  # now, because the answer is found by running the model, which nobody should watch
     recorder = Recorder(linears, experts)
     with _frozen_evaluation(model), _recomputed(model, gradient_checkpointing), recorder.watching():
         examples = _run(model, batches, recorder, progress)
@@ -126,7 +128,7 @@ def _run(model: nn.Module, batches: Iterable[Batch], recorder: Recorder, progres
         inputs = {key: value.to(device) for key, value in batch.items()}
         labels = inputs.pop("labels")
         recorder.begin(len(labels), inputs.get("attention_mask"))
-        losses = example_losses(model(**inputs).logits, labels)
+        losses = labelled_losses(model, inputs, labels)
         if not torch.isfinite(losses).all():
             raise InputError(f"loss of example {examples + int((~torch.isfinite(losses)).nonzero()[0]) + 1} is not finite")
         # The sum and not the mean: each example's gradient is then that of its own loss, in a batch of any size.
@@ -134,28 +136,6 @@ def _run(model: nn.Module, batches: Iterable[Batch], recorder: Recorder, progres
         examples += len(labels)
         progress(examples)
     return examples
-
-
-def example_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of each example.
-
-    Args:
-        logits: (batch, classes) with labels (batch,), or (batch, tokens, vocabulary) with labels (batch, tokens), which are
-            shifted here.
-        labels: class or token ids; -100 is ignored.
-
-    Returns:
-        Shape (batch,), in float32 or better.
-    """
-    if labels.ndim == 2:
-        logits, labels = logits[:, :-1], labels[:, 1:]
-    else:
-        logits, labels = logits[:, None], labels[:, None]
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
-    losses = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
-    counts: Tensor = (labels != -100).sum(1).clamp(min=1)  # nothing to learn: 0, and not 0 / 0
-    return losses.sum(1) / counts
 
 
 @contextmanager

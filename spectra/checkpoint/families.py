@@ -76,3 +76,9 @@ FAMILIES: dict[str, Family] = {
 def family_of(config: Mapping[str, Any]) -> Family:
     """The facts about a model, by the `model_type` of its config.json."""
     return FAMILIES.get(str(config.get("model_type")), Family())
+
+
+def per_expert_name(path: str, expert: int, part: str, family: Family) -> str:
+    """The matrix's name in checkpoints that store every expert by itself."""
+    path = f"{path.removesuffix('mlp.experts')}{family.experts_block}.experts" if path.endswith("mlp.experts") else path
+    return f"{path}.{expert}.{family.expert_names.get(part, part)}"

@@ -1,4 +1,4 @@
-"""Checkpoints: find the tensors of a Hugging Face model folder, and the matrices they hold.
+"""Checkpoints: find the tensors of a Hugging Face model folder or a GGUF file, and the matrices they hold.
 
 Only headers are read until a matrix's values are asked for, so looking at a checkpoint of any size is instant and needs no torch.
 """
@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from spectra.checkpoint.gguf_file import SUFFIX as GGUF
+from spectra.checkpoint.gguf_file import config_of
 from spectra.checkpoint.layouts import CODES, FLOATS, Matrix, expand
 from spectra.checkpoint.names import sort_key
-from spectra.checkpoint.tensors import Tensor, headers, sample
+from spectra.checkpoint.tensor_files import headers, sample
+from spectra.checkpoint.tensors import Tensor
 from spectra.core.errors import InputError, first_line
 from spectra.core.files import read_json
 
@@ -24,6 +27,8 @@ PICKLE_INDEX, PICKLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
 # What a hub download needs: weights, configuration and tokenizer, and not the same weights in other formats.
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_FILE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)/(?P<file>[\w./-]+\.gguf)")
+_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
 
 # No slots: cached properties keep their values in the instance's __dict__.
@@ -32,18 +37,25 @@ class Checkpoint:
     """The tensors of one model folder, in network order."""
 
     name: str
-    """Name that the user gave: the folder's name or the Hub id."""
+    """Name that the user gave: that of the folder or file, or the Hub id."""
     folder: Path
     tensors: tuple[Tensor, ...]
     aliases: Mapping[str, str]
     """Tensors that share another one's storage, and which."""
     config: Mapping[str, Any]
-    """The model's config.json; empty if there is none."""
+    """The model's config.json, or what it would say of a GGUF file; empty if there is none."""
+    gguf: Path | None = None
+    """The file, where the model is a GGUF file."""
+
+    @property
+    def location(self) -> Path:
+        """What holds weights and tokenizer: the folder, or the GGUF file."""
+        return self.gguf or self.folder
 
     @property
     def source(self) -> str:
-        """Path or id that finds this checkpoint from anywhere: the absolute folder, or the Hub id."""
-        return self.name if "/" in self.name else str(self.folder.absolute())
+        """Path or id that finds this checkpoint from anywhere: the absolute path, or the Hub id."""
+        return self.name if "/" in self.name else str(self.location.absolute())
 
     @property
     def parameters(self) -> int:
@@ -81,21 +93,40 @@ class Checkpoint:
         return found
 
 
-def find_folder(model: str | Path) -> Path:
-    """The folder of a model: a local one, or a hub id's snapshot (from the cache, else downloaded).
+def find_model(model: str | Path) -> Path:
+    """The folder or GGUF file of a model: a local one, or what a hub id names (from the cache, else downloaded).
 
     Raises:
-        InputError: neither a folder nor a hub id that can be had.
+        InputError: neither a folder, a GGUF file, nor a hub id that can be had.
     """
     path = Path(model)
     if path.is_dir():
         return path
     if path.exists():
-        raise InputError(f"{model}: a file; give the model's folder")
+        return _gguf(path)
     # Nothing of that name on disk. Only what looks like a Hub id is looked for in the network; a mistyped path is not.
+    if match := _HUB_FILE.fullmatch(str(model)):
+        return _gguf(_hub_file(match["repository"], match["file"]))
     if not _HUB_ID.fullmatch(str(model)):
         raise InputError(f"{model}: no such folder")
     return _snapshot(str(model))
+
+
+def _gguf(file: Path) -> Path:
+    if file.suffix != GGUF:
+        raise InputError(f"{file}: a file; give the model's folder, or a {GGUF} file")
+    if _PART.search(file.name):
+        raise InputError(f"{file}: one part of a model in several files; join them with llama.cpp's llama-gguf-split")
+    return file
+
+
+def _hub_file(repository: str, name: str) -> Path:
+    from huggingface_hub import hf_hub_download  # only a hub id pays for the import
+
+    try:
+        return Path(hf_hub_download(repository, name))
+    except Exception as error:  # the hub client raises many unrelated classes, none of them ours
+        raise InputError(f"{repository}/{name}: no such file, and the Hub download failed: {first_line(error)}") from None
 
 
 def _snapshot(hub_id: str) -> Path:
@@ -113,10 +144,12 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
     Raises:
         InputError: no such model, no weights, a missing shard, a corrupt file, or a tensor stored twice.
     """
-    folder = find_folder(model)
+    location = find_model(model)
+    files = [location] if location.suffix == GGUF and location.is_file() else _weight_files(location)
+    gguf = files[0] if files[0].suffix == GGUF else None
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
-    for file in _weight_files(folder):
+    for file in files:
         for tensor, owner in headers(file):
             if tensor.name in tensors:
                 raise InputError(f"{file}: tensor {tensor.name!r} is also in {tensors[tensor.name].file.name}")
@@ -124,25 +157,31 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
                 aliases[tensor.name] = owner
             else:
                 tensors[tensor.name] = tensor
-    name = folder.absolute().name if Path(model).is_dir() else str(model)
+    name = location.absolute().name.removesuffix(GGUF) if Path(model).exists() else str(model)
     ordered = tuple(tensors[name] for name in sorted(tensors, key=sort_key))
-    return Checkpoint(name=name, folder=folder, tensors=ordered, aliases=aliases, config=_config(folder))
+    folder = gguf.parent if gguf else location
+    config = _of_text(config_of(gguf) if gguf else _config(folder))
+    return Checkpoint(name=name, folder=folder, tensors=ordered, aliases=aliases, config=config, gguf=gguf)
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
-    """The part of config.json that describes the text stack, which is all of it for a plain language model."""
     if not (folder / "config.json").is_file():
         return {}
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
         raise InputError(f"{folder / 'config.json'}: expected an object, found {type(config).__name__}")
+    return config
+
+
+def _of_text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a configuration that describes the text stack, which is all of it for a plain language model."""
     text = config.get("text_config")
     # The text stack's keys win, `model_type` included: hence a family `llama4_text` beside `llama4`.
-    return config | text if isinstance(text, dict) else config
+    return {**config, **text} if isinstance(text, dict) else config
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights: safetensors if there are any, else torch pickles."""
+    """The files that hold the weights: safetensors if there are any, else torch pickles, else a GGUF file."""
     # One format only, because a folder may hold the same weights in both. An index goes first: it says which shards belong
     # together.
     for index, single, pattern in ((INDEX, SINGLE, "*.safetensors"), (PICKLE_INDEX, PICKLE, "pytorch_model*.bin")):
@@ -152,7 +191,11 @@ def _weight_files(folder: Path) -> list[Path]:
             return [folder / single]
         if files := sorted(folder.glob(pattern)):
             return files
-    raise InputError(f"{folder}: no weights: neither *.safetensors nor pytorch_model*.bin in this folder")
+    if len(files := sorted(folder.glob(f"*{GGUF}"))) == 1:
+        return [_gguf(files[0])]
+    if files:
+        raise InputError(f"{folder}: {len(files)} GGUF files in this folder; give one of them, such as {files[0]}")
+    raise InputError(f"{folder}: no weights: neither *.safetensors nor pytorch_model*.bin nor *{GGUF} in this folder")
 
 
 def _indexed_files(folder: Path, name: str) -> list[Path]:

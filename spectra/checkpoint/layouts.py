@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from spectra.checkpoint.families import EQUAL_THIRDS, EXPERT_PROJECTIONS, Family, family_of
+from spectra.checkpoint.families import EQUAL_THIRDS, EXPERT_PROJECTIONS, family_of, per_expert_name
 from spectra.checkpoint.tensors import Tensor
 
 Range = tuple[int, int, int]  # start, stop, step, as range() takes them
@@ -233,13 +233,7 @@ def _experts(tensor: Tensor, config: Mapping[str, Any]) -> list[Matrix]:
     found = []
     for expert in range(experts):
         for part, ranges in parts.items():
-            name = _per_expert_name(path, expert, part, family)
+            name = per_expert_name(path, expert, part, family)
             shape = (_length(ranges), d_in)
             found.append(replace(stored, name=name, module=name, shape=shape, outputs=tuple(ranges), expert=expert))
     return found
-
-
-def _per_expert_name(path: str, expert: int, part: str, family: Family) -> str:
-    """The matrix's name in checkpoints that store every expert by itself."""
-    path = f"{path.removesuffix('mlp.experts')}{family.experts_block}.experts" if path.endswith("mlp.experts") else path
-    return f"{path}.{expert}.{family.expert_names.get(part, part)}"

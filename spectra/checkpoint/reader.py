@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra.checkpoint.layouts import BLOCK, Matrix
-from spectra.checkpoint.tensors import Tensor, sliced
+from spectra.checkpoint.tensor_files import sliced
+from spectra.checkpoint.tensors import Tensor
 
 Floats = NDArray[np.float64]
 SLAB = 1024  # rows (or columns) at a time: bounds what is held beside the Gram matrix

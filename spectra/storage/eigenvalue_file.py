@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from spectra.checkpoint.folder import Checkpoint
-from spectra.checkpoint.tensors import opened
+from spectra.checkpoint.tensor_files import opened
 from spectra.core.errors import InputError
 from spectra.core.files import write_atomic
 from spectra.settings import AnalysisSettings

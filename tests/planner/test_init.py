@@ -2,11 +2,12 @@ import pytest
 
 import planner
 from planner.modules.linear import linear_shape
-from planner.sensitivity.probe import example_losses, probe
+from planner.modules.labelled import labelled_losses
+from planner.sensitivity.probe import probe
 
 
 def test_what_loads_torch_is_found_when_it_is_asked_for():
-    assert (planner.probe, planner.example_losses, planner.linear_shape) == (probe, example_losses, linear_shape)
+    assert (planner.probe, planner.labelled_losses, planner.linear_shape) == (probe, labelled_losses, linear_shape)
 
 
 def test_what_is_not_there_is_missed_as_in_any_module():

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from spectra import InputError, open_checkpoint
 from tests import models
-from trainer.base_model import head, load_model, load_tokenizer, require_device, require_length
+from trainer.base_model import BF16_UNITS, has_bf16_units, head, load_model, load_tokenizer, require_device, require_length
 
 LABELS = ("bad", "good", "odd")
 
@@ -147,3 +147,13 @@ def test_weights_that_are_not_finite_are_named(tiny_llama, tmp_path):
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match=rf"weight '{name}' holds 3 NaN or infinite values"):
         load_model(open_checkpoint(folder), "causal", (), seed=0)
+
+
+@pytest.mark.parametrize("unit", [*BF16_UNITS, "avx2"])
+def test_bf16_is_used_where_a_processor_has_units_for_it(unit, monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {unit: True}, raising=False)
+    assert has_bf16_units() == (unit in BF16_UNITS)
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # an older torch
+    assert not has_bf16_units()

@@ -55,8 +55,8 @@ def test_what_cannot_be_trained_with_is_refused_in_one_line(given, message):
 
 
 def test_the_mixtures_part_is_what_rebuilding_takes():
-    settings = TrainSettings(router="dense", dropout=0.2, init="svd", alpha=2.0, base_precision="bf16", learning_rate=0.5)
-    assert settings.mixture() == MixtureSettings(router="dense", dropout=0.2, init="svd", alpha=2.0, base_precision="bf16")
+    settings = TrainSettings(router="dense", dropout=0.2, init="svd", alpha=2.0, learning_rate=0.5)
+    assert settings.mixture() == MixtureSettings(router="dense", dropout=0.2, init="svd", alpha=2.0)
     assert type(settings.mixture()) is MixtureSettings
 
 

@@ -10,7 +10,7 @@ from spectra.core.documents import Value
 from spectra.core.files import read_json
 from trainer.adapters.reference_logits import ReferenceLogits
 from trainer.run_folder import CONFIG
-from trainer.settings import LossOn, MixtureSettings, Task
+from trainer.settings import Exact, LossOn, MixtureSettings, Task
 
 
 class AdapterConfig(Value):
@@ -30,6 +30,8 @@ class AdapterConfig(Value):
     """The tokenizer's padding token."""
     base_weights: str
     """Identifies the base's values, so that another training of the same architecture is not taken for it."""
+    precision: Exact = "fp32"
+    """Precision that the run's frozen weights had."""
     mixture: MixtureSettings
     reference: ReferenceLogits | None = None
     """What the trained model answered when it was saved."""

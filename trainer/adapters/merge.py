@@ -37,17 +37,18 @@ def merge(run: str | Path, output: str | Path, *, base: str | Path | None = None
     output = Path(output)
     if output.exists():
         raise InputError(f"{output}: already exists; choose another folder")
-    model, precision = load_adapters(run, base), load_config(run).mixture.base_precision
+    # In single precision, whatever the run's was: folded into half precision, small updates would be lost.
+    model = load_adapters(run, base)
     # `merged` works in place, so the logits of the unmerged model have to be taken first.
     before = reference_logits(model)
     # "Not small" instead of "large", so that logits of NaN fail as well.
-    if not (error := disagreement(reference_logits(merged(model)), before)) <= TOLERANCE[precision]:
+    if not (error := disagreement(reference_logits(merged(model)), before)) <= TOLERANCE["fp32"]:
         raise InputError(f"{run}: merging changes logits by {error:.3g} of the largest; nothing was written")
     # Written beside and renamed, so that a full disk leaves no half of a model under the name that was asked for.
     beside = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         model.save_pretrained(beside)
-        load_tokenizer(find_base(load_config(run), base).folder).save_pretrained(beside)
+        load_tokenizer(find_base(load_config(run), base).location).save_pretrained(beside)
         beside.rename(output)
     except (OSError, SafetensorError) as fault:
         raise InputError(f"{output}: cannot write: {getattr(fault, 'strerror', None) or fault}") from None

@@ -1,5 +1,6 @@
 """A model's logits on a fixed row of tokens: noted when it is saved, compared when it is loaded."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,13 @@ import torch
 
 from spectra import InputError
 from spectra.core.documents import Value
+from trainer.settings import Exact
 
 TOKENS = 16
 
 
 # Of the largest logit: beyond rounding on another machine, far below any wrong weight. One rounding of bfloat16 is 0.004.
-TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}
+TOLERANCE: Mapping[Exact, float] = {"fp32": 1e-3, "bf16": 3e-2}
 
 
 class ReferenceLogits(Value):
@@ -24,7 +26,7 @@ class ReferenceLogits(Value):
 
 @torch.no_grad()
 def reference_logits(model: Any) -> ReferenceLogits:
-    """Run a fixed row of tokens through a model, in the precision of its weights even while a run uses another."""
+    """Run a fixed row of tokens through a model, in the precision of its weights."""
     text = model.config.get_text_config()
     # Spread over the vocabulary by arithmetic, which is the same in every version of every library.
     ids = [(97 * position + 11) % text.vocab_size for position in range(TOKENS)]
@@ -33,24 +35,21 @@ def reference_logits(model: Any) -> ReferenceLogits:
     training = model.training
     model.eval()
     row = torch.tensor([ids], device=next(model.parameters()).device)
-    wrapped = vars(model).pop("forward", None)  # a Trainer in mixed precision has wrapped the class's own
     logits = model(input_ids=row, attention_mask=torch.ones_like(row)).logits
-    if wrapped is not None:
-        model.forward = wrapped
     model.train(training)
     # (1, classes) of a classifier, (1, tokens, vocabulary) of a language model, whose last token has seen the whole row.
     last = logits[0] if logits.ndim == 2 else logits[0, -1]
     return ReferenceLogits(ids=tuple(ids), logits=tuple(last[:TOKENS].float().cpu().tolist()))
 
 
-def require_same_logits(model: Any, noted: ReferenceLogits | None, precision: str, path: Path) -> None:
-    """Compare a loaded model's logits with those that were noted when it was saved.
+def require_same_logits(model: Any, noted: ReferenceLogits | None, precisions: Iterable[Exact], path: Path) -> None:
+    """Compare a loaded model's logits with those that were noted when it was saved; the precisions are of now and then.
 
     Raises:
         InputError: they differ by more than rounding.
     """
     # Written as "not small" instead of "large", so that logits of NaN fail as well.
-    if noted is not None and not (error := disagreement(reference_logits(model), noted)) <= TOLERANCE[precision]:
+    if noted is not None and not (error := disagreement(reference_logits(model), noted)) <= max(TOLERANCE[one] for one in precisions):
         raise InputError(
             f"{path}: the loaded model's logits differ by {error:.3g} of the largest from those noted then; wrong base model?"
         )

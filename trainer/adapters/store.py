@@ -26,10 +26,11 @@ from trainer.adapters.peft import is_peft_compatible, peft_config, to_peft
 from trainer.adapters.peft_experts import tensor_ranks
 from trainer.adapters.reference_logits import reference_logits, require_same_logits
 from trainer.adapters.tensors import load_state, trained_state
-from trainer.base_model import head, load_model
+from trainer.base_model import head, load_model, resolved
 from trainer.layers.inject import apply_plan
 from trainer.layers.offset import offset_mixtures
 from trainer.run_folder import CONFIG, PEFT_CONFIG, PLAN, WEIGHTS
+from trainer.settings import Exact, Precision
 
 
 def save_adapters(folder: str | Path, model: Any, plan: Plan, config: AdapterConfig) -> None:
@@ -94,13 +95,13 @@ def find_base(config: AdapterConfig, base: str | Path | None) -> Checkpoint:
         raise InputError(f"{error}{hint}") from None
 
 
-def build(checkpoint: Checkpoint, plan: Plan, config: AdapterConfig) -> Any:
-    """The model of a run before its first step: base, new head, experts that change nothing yet."""
+def build(checkpoint: Checkpoint, plan: Plan, config: AdapterConfig, precision: Exact = "fp32") -> Any:
+    """The model of a run before its first step: base in the given precision, new head, experts that change nothing yet."""
     require_match(plan, checkpoint)
     # The plan's fingerprint holds names and shapes alone, and would pass another training of the same architecture.
     if checkpoint.weights != config.base_weights:
-        raise InputError(f"{checkpoint.folder}: not the base model of this run: same architecture, other weights")
-    loaded = load_model(checkpoint, config.task, config.labels, config.seed, config.pad_token_id, config.mixture.base_precision)
+        raise InputError(f"{checkpoint.location}: not the base model of this run: same architecture, other weights")
+    loaded = load_model(checkpoint, config.task, config.labels, config.seed, config.pad_token_id, precision)
     model = apply_plan(loaded, plan, config.mixture)
     # Building the plan froze everything but the experts, the new head included.
     for parameter in head(model).values():
@@ -108,12 +109,13 @@ def build(checkpoint: Checkpoint, plan: Plan, config: AdapterConfig) -> Any:
     return model
 
 
-def load_adapters(folder: str | Path, base: str | Path | None = None) -> Any:
+def load_adapters(folder: str | Path, base: str | Path | None = None, precision: Precision = "fp32") -> Any:
     """Rebuild a run's fine-tuned model, and check its logits against those when it was saved.
 
     Args:
         folder: what `plan train` wrote, or its folder `best`.
         base: the base model, if it is no longer where the run found it.
+        precision: of the base's weights.
 
     Returns:
         The transformers model in evaluation mode.
@@ -125,7 +127,7 @@ def load_adapters(folder: str | Path, base: str | Path | None = None) -> Any:
     config = load_config(folder)
     checkpoint = find_base(config, base)
     plan = Plan.load(folder / PLAN)
-    model = build(checkpoint, plan, config)
+    model = build(checkpoint, plan, config, exact := resolved(precision))
     load_state(folder / WEIGHTS, model, plan)
-    require_same_logits(model, config.reference, config.mixture.base_precision, folder / WEIGHTS)
+    require_same_logits(model, config.reference, (exact, config.precision), folder / WEIGHTS)
     return model.eval()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from planner import Plan
 from spectra import InputError
-from spectra.checkpoint.tensors import opened
+from spectra.checkpoint.tensor_files import opened
 from trainer.adapters.peft import from_peft, is_peft_compatible
 from trainer.layers.expert_lora import expert_loras
 from trainer.layers.offset import offset_mixtures, restore_start

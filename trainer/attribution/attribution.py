@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from planner import example_losses
+from planner import labelled_losses
 from trainer.layers.expert_lora import buffer_name, expert_loras
 from trainer.layers.mixture import mixtures
 
@@ -71,7 +71,7 @@ def attribute(model: Any, found: list[AdapterScale], sample: Batches, progress: 
             labels = inputs.pop("labels")
             # All adapters stand at the same point of the way, so one backward pass gives every site's slope there.
             with scaled(found, (node + 1) / 2) as leaves:
-                loss = example_losses(model(**inputs).logits, labels).mean()
+                loss = labelled_losses(model, inputs, labels).mean()
                 # A scale that this batch's loss does not depend on has slope zero, and is no error.
                 slopes = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
             shares[row] -= torch.cat(slopes).double().cpu() * (weight / 2)

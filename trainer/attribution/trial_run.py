@@ -90,8 +90,8 @@ def short_run(
     with tempfile.TemporaryDirectory() as folder:
         training, held = split(data, Path(folder))
         with warnings_only():
-            train(plan, checkpoint.folder, training, Path(folder) / "run", settings, progress=progress)
-            model = load_adapters(Path(folder) / "run").to(device)
+            train(plan, checkpoint.source, training, Path(folder) / "run", settings, progress=progress)
+            model = load_adapters(Path(folder) / "run", precision=settings.precision).to(device)
         return model, _sample(held, load_config(Path(folder) / "run"), checkpoint)
 
 
@@ -99,7 +99,7 @@ def _sample(held: Path, config: AdapterConfig, checkpoint: Checkpoint) -> Batche
     texts = read_texts(held)
     # The first ones will do: `split` has shuffled the file.
     drawn = replace(texts, rows=texts.rows.select(range(min(MEASURED, len(texts.rows)))))
-    tokenizer = load_tokenizer(checkpoint.folder)
+    tokenizer = load_tokenizer(checkpoint.location)
     examples = tokenise(drawn, tokenizer, config.max_length, config.labels)
     # Smaller batches for a small sample: the standard error needs several, even if each is then noisier.
     return list(batches(examples, tokenizer, max(1, min(PROBE_BATCH, len(examples.rows) // LEAST_BATCHES))))

@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from spectra import Checkpoint, InputError
-from trainer.base_model import load_model, load_tokenizer, require_device, require_length
+from trainer.base_model import load_model, load_tokenizer, require_device, require_length, resolved
 from trainer.data.dataset import batches, read_texts
 from trainer.data.tokenize import tokenise
-from trainer.settings import Task
+from trainer.settings import Precision, Task
 
 PROBE_BATCH = 8
 
@@ -27,7 +27,14 @@ class Sample:
 
 
 def load_sample(
-    checkpoint: Checkpoint, data: str | Path, *, samples: int, max_length: int, seed: int, device: str = "cpu"
+    checkpoint: Checkpoint,
+    data: str | Path,
+    *,
+    samples: int,
+    max_length: int,
+    seed: int,
+    precision: Precision = "fp32",
+    device: str = "cpu",
 ) -> Sample:
     """Load a model and draw examples without replacement.
 
@@ -37,6 +44,7 @@ def load_sample(
         samples: how many examples; all of them if the file has fewer.
         max_length: in tokens.
         seed: of the draw and of a new head.
+        precision: of the model's weights.
         device: where the model goes.
 
     Raises:
@@ -47,10 +55,10 @@ def load_sample(
     labels = texts.labels if texts.task == "classification" else ()
     if len(labels) == 1:
         raise InputError(f"{data}: only one label, {labels[0]!r}; there is nothing to tell apart")
-    tokenizer = load_tokenizer(checkpoint.folder)
+    tokenizer = load_tokenizer(checkpoint.location)
     require_length(checkpoint, max_length)
     drawn = replace(texts, rows=texts.rows.shuffle(seed=seed).select(range(min(samples, len(texts.rows)))))
     examples = tokenise(drawn, tokenizer, max_length, labels)
-    model = load_model(checkpoint, texts.task, labels, seed, tokenizer.pad_token_id).to(device)
+    model = load_model(checkpoint, texts.task, labels, seed, tokenizer.pad_token_id, resolved(precision)).to(device)
     drawn_batches = batches(examples, tokenizer, PROBE_BATCH)
     return Sample(model=model, task=texts.task, batches=drawn_batches, examples=len(examples.rows))

@@ -13,7 +13,7 @@ from trainer.adapters.config import AdapterConfig, load_config
 from trainer.adapters.reference_logits import require_same_logits
 from trainer.adapters.store import build, find_base
 from trainer.adapters.tensors import load_state, read_state
-from trainer.base_model import load_tokenizer
+from trainer.base_model import load_tokenizer, resolved
 from trainer.data.dataset import read_texts
 from trainer.data.tokenize import tokenise
 from trainer.evaluation.metrics import Answers, pooled, scores
@@ -21,6 +21,7 @@ from trainer.evaluation.multiple_choice import picks_of, questions_of
 from trainer.evaluation.scoring import answers_of, with_generated
 from trainer.report import Evaluation, TaskEvaluation
 from trainer.run_folder import PLAN, WEIGHTS
+from trainer.settings import Precision
 
 
 def evaluate(
@@ -30,6 +31,7 @@ def evaluate(
     base: str | Path | None = None,
     generate: int = 0,
     untrained: bool = True,
+    precision: Precision = "auto",
     progress: Progress = silent,
 ) -> Evaluation:
     """Evaluate a run's adapters.
@@ -41,6 +43,7 @@ def evaluate(
         base: the base model, if it has moved.
         generate: for a language model, also generate up to this many tokens for every prompt and compare with the reference.
         untrained: also score the model before training, which takes as long again.
+        precision: of the base's weights and of what is computed with them.
         progress: told the number of examples done, in all passes together.
 
     Raises:
@@ -49,7 +52,7 @@ def evaluate(
     run = Path(run)
     config = load_config(run)
     checkpoint = find_base(config, base)
-    tokenizer = load_tokenizer(checkpoint.folder)
+    tokenizer = load_tokenizer(checkpoint.location)
     if generate and config.task != "causal":
         raise InputError(f"`generate` {generate} is for language models, and {run} is a classifier; leave it out")
     read_state(run / WEIGHTS)  # damaged adapters are found before the untrained model is scored, which takes time
@@ -57,11 +60,11 @@ def evaluate(
     tasks = [_prepare(file, config, tokenizer, generate) for file in files]
     plan = Plan.load(run / PLAN)
     # One model for both: as built it is untrained, and the run's tensors are filled in afterwards.
-    model = build(checkpoint, plan, config).eval()
+    model = build(checkpoint, plan, config, exact := resolved(precision)).eval()
     counter = _Counter(progress, (1 + untrained) * sum(task.size for task in tasks))
     before = [counter.through(task, model) if untrained else {} for task in tasks]
     load_state(run / WEIGHTS, model, plan)
-    require_same_logits(model, config.reference, config.mixture.base_precision, run / WEIGHTS)
+    require_same_logits(model, config.reference, (exact, config.precision), run / WEIGHTS)
     trained = [counter.through(task, model) for task in tasks]
     scored = [
         TaskEvaluation(

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from planner import example_losses
+from planner.modules.labelled import example_losses, labelled_losses
 from trainer.data.dataset import batches
 from trainer.data.examples import Examples
 from trainer.evaluation.metrics import Answers
@@ -28,9 +28,12 @@ def answers_of(model: Any, examples: Examples, tokenizer: Any, progress: Callabl
     picks: list[tuple[int, int]] = []
     for batch in batches(examples, tokenizer, BATCH):
         labels = batch.pop("labels").to(model.device)
-        logits = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits
-        losses += example_losses(logits, labels).tolist()
-        if labels.ndim == 1:
+        inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        if labels.ndim == 2:
+            losses += labelled_losses(model, inputs, labels).tolist()
+        else:
+            logits = model(**inputs).logits
+            losses += example_losses(logits, labels).tolist()
             picks += zip(logits.argmax(-1).tolist(), labels.tolist(), strict=True)
         progress(len(losses))
     return Answers(task=examples.task, losses=losses, picks=picks)

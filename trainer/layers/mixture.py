@@ -5,9 +5,9 @@ All experts' A are stacked into one (R, d_in) matrix and all B into one (d_out, 
     z = x A^T;   z *= scaling * gate of the expert that owns the column;   y = base(x) + z B^T
 
 That is exactly sum_e gate_e * scaling_e * B_e A_e x, with any ranks and no padding: no loop over experts, no sorting of tokens,
-no synchronisation with the host, static shapes. An expert that a token does not use has gate 0. The router's logits come out of
-the same product as z, so the input is read once, and the last product adds onto the base's output. Basis: a LoRA mixture equals
-one LoRA with block-wise rank activation (SMoRA, arXiv 2501.15103).
+no synchronisation with the host, static shapes. An expert that a token does not use has gate 0. Products run in the precision of
+the base's output and add onto it (low_rank.py). Basis: a LoRA mixture equals one LoRA with block-wise rank activation (SMoRA,
+arXiv 2501.15103).
 
 Shapes: T tokens (any leading dimensions), E experts, R total rank. A tensor's name ends in its axes: logits_TE is (T, E).
 
@@ -20,9 +20,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from planner import linear_shape
 from spectra import InputError
+from trainer.layers.low_rank import AdaptedLinear, LowRankUpdate, RouterLogits
 from trainer.layers.router_state import RouterState, mask_for
 from trainer.routers import ROUTERS, RouterContext
 from trainer.settings import MixtureSettings
@@ -108,40 +110,41 @@ class MixtureLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., d_in) to (..., d_out)."""
-        y: Tensor = self.base(x)
         if not self.A.numel():
-            return y
-        x_TI = x.reshape(-1, x.shape[-1]).to(self.A.dtype)
-        z_TR, logits_TE = self._products(x_TI)
-        # Gates and scaling go onto z, which is narrow, and not onto the outputs: R columns instead of E times d_out.
-        z_TR = z_TR * self._columns(logits_TE, z_TR.dtype)
-        if y.dtype == z_TR.dtype == self.B.dtype:
-            # One fused product and sum: the update never exists as a tensor of its own.
-            return torch.addmm(y.reshape(-1, y.shape[-1]), z_TR, self.B.T).view(y.shape)
-        # Under autocast, and on a half-precision base, where y and the update differ in precision and addmm refuses them.
-        return y + (z_TR @ self.B.T).to(y.dtype).view(y.shape)
-
-    def _columns(self, logits_TE: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """Factors on the columns of z: (T, R), or (R,) where there is no router."""
-        if logits_TE is None:
-            return self.scaling.sum(0)
-        # (T, E) times (E, R): every column of z gets its owner's gate times scaling, with no gather and no loop over experts.
-        return self.gates(logits_TE).to(dtype) @ self.scaling.to(dtype)
-
-    def _products(self, x_TI: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Compute x A^T and the router's logits: one product, unless they differ in precision or in what they see."""
+            found: Tensor = self.base(x)
+            return found
+        x_TI = x.reshape(-1, x.shape[-1])
+        # Only the experts see what dropout leaves: the router decides on the whole input.
         seen_TI = nn.functional.dropout(x_TI, self.settings.dropout, self.training)
+        columns = self._columns(x_TI)
+        # Dropout returns the very same tensor where it drops nothing.
+        if seen_TI is x_TI and (plain := self._plain(x)):
+            return AdaptedLinear.apply(x_TI, *plain, self.A, self.B, columns).view(*x.shape[:-1], -1)  # type: ignore[no-untyped-call,no-any-return]
+        y: Tensor = self.base(x)
+        return LowRankUpdate.apply(y.reshape(-1, y.shape[-1]), seen_TI, self.A, self.B, columns).view(y.shape)  # type: ignore[no-untyped-call,no-any-return]
+
+    def _plain(self, x: Tensor) -> tuple[Tensor, Tensor | None] | None:
+        """The base's weight, (d_out, d_in), and bias, if calling it would be nothing but their product and sum."""
+        base, weight = self.base, self.base.weight
+        assert isinstance(weight, Tensor)
+        hooked = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or "forward" in base.__dict__
+        if type(base) not in (nn.Linear, Conv1D) or hooked or weight.dtype != x.dtype or weight.requires_grad:
+            return None
+        if torch.is_autocast_enabled(x.device.type):
+            return None
+        bias = base.bias
+        assert bias is None or isinstance(bias, Tensor)
+        return weight.T if isinstance(base, Conv1D) else weight, bias
+
+    def _columns(self, x_TI: Tensor) -> Tensor:
+        """Factors on the columns of z: (T, R), or (R,) where there is no router."""
+        # Gates and scaling go onto z, which is narrow, and not onto the outputs: R columns instead of E times d_out.
         if self.router is None:
-            return seen_TI @ self.A.T, None
-        device = x_TI.device.type
-        # Dropout returns the very same tensor where it drops nothing. Where it does, only the experts see it: the router decides
-        # on the whole input.
-        if torch.is_autocast_enabled(device) or seen_TI is not x_TI:
-            z_TR = seen_TI @ self.A.T
-            with torch.autocast(device, enabled=False):  # routing in single precision or better
-                return z_TR, x_TI @ self.router.T
-        both = x_TI @ torch.cat([self.A, self.router]).T
-        return both[:, : len(self.A)], both[:, len(self.A) :]
+            return self.scaling.sum(0)
+        gates_TE = self.gates(RouterLogits.apply(x_TI, self.router))  # type: ignore[no-untyped-call]
+        # (T, E) times (E, R): every column of z gets its owner's gate times scaling, with no gather and no loop over experts.
+        with torch.autocast(x_TI.device.type, enabled=False):
+            return gates_TE @ self.scaling
 
     def gates(self, logits_TE: Tensor) -> Tensor:
         """How much each expert counts for each token, decided in the logits' precision.

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
+from planner.modules.labelled import token_losses
 from spectra import InputError
 from spectra.core.distributed import wait_for_all
 from spectra.core.files import write_atomic
@@ -22,7 +23,6 @@ from trainer.settings import TrainSettings
 from trainer.training.growth import Growth
 from trainer.training.sharding import averaged, is_sharded
 
-BF16_UNITS = "amx_bf16", "avx512_bf16"  # of CPUs, as torch names them
 LOGS_PER_RUN, SAVES_PER_RUN = 50, 5
 COLLAPSED = 0.95  # share of the gates' mass from which on one expert does all the work
 LOGGERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
@@ -75,7 +75,6 @@ def _arguments(output: Path, settings: TrainSettings, examples: int, evaluates: 
         # Otherwise the logits of the whole evaluation file would be kept, for a language model a vocabulary per token.
         prediction_loss_only=True,
         seed=settings.seed,
-        bf16=settings.precision == "bf16" or (settings.precision == "auto" and has_bf16_units()),
         # Otherwise the Trainer would take an Apple GPU where there is one; everything else here knows only cpu and cuda.
         use_cpu=not torch.cuda.is_available(),
         disable_tqdm=True,
@@ -92,14 +91,6 @@ def _require_logger(name: str) -> None:
     packages = LOGGERS.get(name, ())
     if packages and not any(find_spec(package) for package in packages):
         raise InputError(f"`report_to` {name!r}: not installed; run: pip install {packages[0]}")
-
-
-def has_bf16_units() -> bool:
-    """Whether products in bf16 are faster than in single precision on this machine."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch we support
-    return any(capabilities.get(name, False) for name in BF16_UNITS)
 
 
 class DivergedError(InputError):
@@ -126,8 +117,13 @@ class AdapterTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The model's loss plus the mean auxiliary loss of its routers."""
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        """The task's loss plus the mean auxiliary loss of the model's routers."""
+        outputs: Any
+        if inputs["labels"].ndim == 2:
+            loss = self._labelled_loss(model, inputs, num_items_in_batch)
+            outputs = {"loss": loss}
+        else:
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         # Not in evaluation, whose loss is the task's alone. A loss per token of the whole step comes multiplied by the number of
         # processes, because DDP divides by it; for this one DDP's mean is right as it stands.
         extra = self.router_state.loss() if self.router_state is not None and model.training else None
@@ -137,6 +133,15 @@ class AdapterTrainer(Trainer):
             summed = self.model_accepts_loss_kwargs and num_items_in_batch is not None
             loss = loss + extra / (self.current_gradient_accumulation_steps if summed else 1)
         return (loss, outputs) if return_outputs else loss
+
+    def _labelled_loss(self, model: Any, inputs: dict[str, Any], items: Any) -> Any:
+        """The model's own loss as the Trainer scales it, from labelled positions alone."""
+        losses, _ = token_losses(model, {name: part for name, part in inputs.items() if name != "labels"}, inputs["labels"])
+        if items is None or not self.model_accepts_loss_kwargs:
+            return losses.mean()
+        # Labels of the whole step: of all its passes and, where the Trainer adds them up, of all processes, over which DDP
+        # averages.
+        return losses.sum() / items * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
         """Add the routers' health to the training curve, before any logger sees it."""

@@ -29,7 +29,7 @@ from spectra.core.progress import Progress, silent
 from spectra.report import ModelInfo
 from trainer.adapters.config import AdapterConfig
 from trainer.adapters.store import build, save_adapters
-from trainer.base_model import head, load_tokenizer, require_length
+from trainer.base_model import head, load_tokenizer, require_length, resolved
 from trainer.data.dataset import collator, mix, read_texts
 from trainer.data.examples import Examples, Texts
 from trainer.data.tokenize import tokenise
@@ -77,7 +77,7 @@ def train(
     # Whatever can be refused is refused before the folder is claimed, so that a mistake leaves nothing behind.
     run = _prepare(plan, open_checkpoint(model), files, weights, evaluation, settings)
     made = arguments(output, settings, len(run.examples.rows), run.evaluation is not None)
-    built = build(run.checkpoint, plan, run.config)
+    built = build(run.checkpoint, plan, run.config, run.config.precision)
     if settings.gradient_checkpointing:
         recompute(built)
     # Growth replaces A and B, so it comes before sharding and the optimiser, which know parameters by identity.
@@ -157,7 +157,7 @@ def _prepare(
         raise InputError(f"`patience` {settings.patience} needs an evaluation file to watch; give `evaluation`")
     parts = [read_texts(file) for file in files]
     labels, counts = _labels(parts, plan)
-    tokenizer = load_tokenizer(checkpoint.folder)
+    tokenizer = load_tokenizer(checkpoint.location)
     require_length(checkpoint, settings.max_length)
     config = AdapterConfig(
         base_model_name_or_path=checkpoint.source,
@@ -169,6 +169,7 @@ def _prepare(
         seed=settings.seed,
         pad_token_id=tokenizer.pad_token_id,
         base_weights=checkpoint.weights,
+        precision=resolved(settings.precision),
         mixture=settings.mixture(),
     )
     options: dict[str, Any] = {"labels": labels, "loss_on": settings.loss_on}

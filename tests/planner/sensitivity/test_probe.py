@@ -6,7 +6,7 @@ import torch
 
 from planner import probe
 from planner.modules.fused_experts import is_experts
-from planner.sensitivity.probe import example_losses
+from planner.modules.labelled import example_losses
 from planner.sensitivity.report import STATISTICS
 from planner.sensitivity.statistics import EVERY
 from spectra import InputError, open_checkpoint

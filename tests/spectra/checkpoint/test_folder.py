@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from spectra import InputError, open_checkpoint
-from spectra.checkpoint.folder import find_folder
+from spectra.checkpoint.folder import find_model
 
 WEIGHTS = {
     "layers.0.q.weight": torch.randn(6, 4),
@@ -68,12 +68,12 @@ def test_bad_folders_are_named(tmp_path):
     with pytest.raises(InputError, match=r"pytorch_model.bin: not a readable torch checkpoint"):
         open_checkpoint(tmp_path)
     with pytest.raises(InputError, match="a file; give the model's folder"):
-        find_folder(tmp_path / "pytorch_model.bin")
+        find_model(tmp_path / "pytorch_model.bin")
 
 
 def test_an_unknown_hub_id_is_one_line():
     with pytest.raises(InputError, match="someone/nothing: no such folder, and the Hub download failed: ") as caught:
-        find_folder("someone/nothing")
+        find_model("someone/nothing")
     assert "\n" not in str(caught.value)
 
 

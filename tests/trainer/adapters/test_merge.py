@@ -49,7 +49,7 @@ def test_a_merge_that_changes_the_logits_writes_nothing(language_run, tmp_path, 
 @pytest.mark.training
 def test_a_run_on_half_precision_weights_can_be_merged(minilm, small_corpus, tmp_path):
     plan = uniform(minilm, "rank 2", max_experts=1)
-    train(plan, minilm, small_corpus[0], tmp_path / "run", SHORT.model_copy(update={"base_precision": "bf16"}))
+    train(plan, minilm, small_corpus[0], tmp_path / "run", SHORT.model_copy(update={"precision": "bf16"}))
     alone = transformers.AutoModelForSequenceClassification.from_pretrained(merge(tmp_path / "run", tmp_path / "merged"))
     ids = torch.arange(1000, 1012)[None]
     with torch.no_grad():

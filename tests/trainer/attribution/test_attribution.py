@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from planner import example_losses
+from planner.modules.labelled import example_losses
 from tests import models
 from tests.reference.attribution import reference_attribution
 from tests.trainer.examples import uniform

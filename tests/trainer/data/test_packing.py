@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from planner import example_losses
+from planner.modules.labelled import example_losses
 from spectra import InputError
 from tests.trainer.data.examples import answers
 from tests.trainer.examples import write_rows

@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from planner import example_losses
+from planner.modules.labelled import example_losses
 from spectra import open_checkpoint
 from tests.trainer.examples import write_rows
 from trainer.base_model import load_model

@@ -192,6 +192,7 @@ def test_dropout_acts_on_the_experts_input_in_training_only():
     assert torch.equal(layer.eval()(x), layer(x))
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # what torch's compiler does itself
 @pytest.mark.parametrize("router", sorted(ROUTERS))
 def test_mixtures_compile_without_a_graph_break(router):
     layer = MixtureLinear(nn.Linear(16, 8), [2, 3, 1], 2, settings=MixtureSettings(router=router))

@@ -302,13 +302,13 @@ def test_half_the_memory_for_frozen_weights_changes_little(task, tiny_llama, sen
     losses = []
     for precision in ("fp32", "bf16"):
         folder = tmp_path / precision
-        train(plan, base, data, folder, settings(base_precision=precision))
-        model = load_adapters(folder)
+        train(plan, base, data, folder, settings(precision=precision))
+        model = load_adapters(folder, precision=precision)
         dtypes = {name: p.dtype for name, p in model.named_parameters()}
         low = torch.bfloat16 if precision == "bf16" else torch.float32
         assert all(dtype == low for name, dtype in dtypes.items() if ".base." in name)
         assert all(dtype == torch.float32 for name, dtype in dtypes.items() if name.endswith((".A", ".B", ".router")))
-        losses.append(evaluate(folder, data).trained["loss"])
+        losses.append(evaluate(folder, data, precision=precision).trained["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
     assert losses[0] != losses[1]
 

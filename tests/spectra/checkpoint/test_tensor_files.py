@@ -7,7 +7,8 @@ from safetensors.torch import save_file
 
 from spectra import InputError, open_checkpoint
 from spectra.checkpoint.reader import whole
-from spectra.checkpoint.tensors import Tensor, headers, sample, sliced
+from spectra.checkpoint.tensor_files import headers, sample, sliced
+from spectra.checkpoint.tensors import Tensor
 
 STORED = {"b": torch.randn(6, 4), "a": torch.arange(3), "c": torch.randn(2, 2, 2).to(torch.bfloat16)}
 WAYS = {"x.safetensors": save_file, "pytorch_model.bin": torch.save}
