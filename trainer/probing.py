@@ -62,5 +62,7 @@ def _task(checkpoint: Checkpoint, file: Path, settings: ProbeSettings, device: s
     shared = {name: getattr(settings, name) for name in ProbeSettings.model_fields if name in TrainSettings.model_fields}
     with stage(f"trial run of {file.stem}") as progress:
         return report.with_trial_run(
-            *run_trial(checkpoint, file, TrainSettings(max_steps=steps, **shared), device=device, progress=progress)
+            *run_trial(
+                checkpoint, file, TrainSettings(max_steps=steps, **shared), base=sample.model, device=device, progress=progress
+            )
         )

@@ -100,5 +100,5 @@ class ProbeSettings(Value):
     """Steps of a trial run that measures which modules' adapters reduce the loss; 0 leaves it out. Default 30 for a language model, 0 for a classifier."""  # noqa: E501
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
     """Learning rate of the trial run; use the one that you will train with."""
-    batch_size: Annotated[int, Field(gt=0)] = 32
+    batch_size: Annotated[int, Field(gt=0)] = 16
     """Examples per step of the trial run."""

@@ -40,6 +40,8 @@ def attention(
     Returns:
         (batch, tokens, heads, side), and None in the place of attention weights.
     """
+    if attention_mask is not None and attention_mask.is_floating_point():
+        attention_mask = attention_mask.to(query.dtype)  # torch takes no other; masks that collators make are float32
     half = query.dtype in (torch.bfloat16, torch.float16)
     short = query.requires_grad and key.shape[2] <= LONGEST and not options.get("dropout")
     if half and short and query.device.type == "cpu":

@@ -95,13 +95,16 @@ def find_base(config: AdapterConfig, base: str | Path | None) -> Checkpoint:
         raise InputError(f"{error}{hint}") from None
 
 
-def build(checkpoint: Checkpoint, plan: Plan, config: AdapterConfig, precision: Exact = "fp32") -> Any:
-    """The model of a run before its first step: base in the given precision, new head, experts that change nothing yet."""
+def build(checkpoint: Checkpoint, plan: Plan, config: AdapterConfig, precision: Exact = "fp32", base: Any = None) -> Any:
+    """The model of a run before its first step: base in the given precision, new head, experts that change nothing yet.
+
+    A base that is loaded already, as `load_model` would, may be given and becomes the model.
+    """
     require_match(plan, checkpoint)
     # The plan's fingerprint holds names and shapes alone, and would pass another training of the same architecture.
     if checkpoint.weights != config.base_weights:
         raise InputError(f"{checkpoint.location}: not the base model of this run: same architecture, other weights")
-    loaded = load_model(checkpoint, config.task, config.labels, config.seed, config.pad_token_id, precision)
+    loaded = base or load_model(checkpoint, config.task, config.labels, config.seed, config.pad_token_id, precision)
     model = apply_plan(loaded, plan, config.mixture)
     # Building the plan froze everything but the experts, the new head included.
     for parameter in head(model).values():

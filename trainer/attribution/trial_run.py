@@ -21,7 +21,6 @@ from spectra.checkpoint.names import resolve
 from spectra.core.log import warnings_only
 from spectra.core.progress import Progress, silent
 from trainer.adapters.config import AdapterConfig, load_config
-from trainer.adapters.store import load_adapters
 from trainer.attribution.attribution import POINTS, Batches, adapter_scales, attribute
 from trainer.base_model import load_tokenizer
 from trainer.data.dataset import batches, read_texts
@@ -29,7 +28,7 @@ from trainer.data.sampling import PROBE_BATCH
 from trainer.data.split import split
 from trainer.data.tokenize import tokenise
 from trainer.settings import Task, TrainSettings
-from trainer.training.train import train
+from trainer.training.train import train_loaded
 
 STEPS: Mapping[Task, int] = {"causal": 30, "classification": 0}  # by default; classifiers' plans were worse for it
 RANK = 2
@@ -42,6 +41,7 @@ def run_trial(
     data: str | Path,
     settings: TrainSettings,
     *,
+    base: Any = None,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> tuple[TrialRun, Mapping[str, Estimate]]:
@@ -51,6 +51,7 @@ def run_trial(
         checkpoint: the base model.
         data: a dataset file.
         settings: how to train; `max_steps` says how short the run is.
+        base: the model, if it is loaded already in the settings' precision; it is trained and of no use afterwards.
         device: where to measure.
         progress: told after each step of training and each pass of measuring.
 
@@ -65,7 +66,7 @@ def run_trial(
     def training(done: int, total: int | None = None, note: str = "") -> None:
         progress(done, whole, note)
 
-    model, sample = short_run(checkpoint, Path(data), settings, device, training)
+    model, sample = short_run(checkpoint, Path(data), settings, device, training, base)
     found = adapter_scales(model)
     shares = attribute(model, found, sample, lambda done: progress(settings.max_steps + done, whole, "measuring"))
     names = [site for scale in found for site in scale.sites]
@@ -83,16 +84,21 @@ def run_trial(
 
 
 def short_run(
-    checkpoint: Checkpoint, data: Path, settings: TrainSettings, device: str, progress: Progress = silent
+    checkpoint: Checkpoint,
+    data: Path,
+    settings: TrainSettings,
+    device: str,
+    progress: Progress = silent,
+    base: Any = None,
 ) -> tuple[Any, Batches]:
     """The model after the run, and a sample of what it did not see."""
     plan = planner.allocate(f"rank {RANK}", AllocationSettings(strategy="uniform"), model=checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         training, held = split(data, Path(folder))
+        run = Path(folder) / "run"
         with warnings_only():
-            train(plan, checkpoint.source, training, Path(folder) / "run", settings, progress=progress)
-            model = load_adapters(Path(folder) / "run", precision=settings.precision).to(device)
-        return model, _sample(held, load_config(Path(folder) / "run"), checkpoint)
+            model = train_loaded(plan, checkpoint, base, training, run, settings, progress).to(device)
+        return model, _sample(held, load_config(run), checkpoint)
 
 
 def _sample(held: Path, config: AdapterConfig, checkpoint: Checkpoint) -> Batches:
@@ -100,7 +106,7 @@ def _sample(held: Path, config: AdapterConfig, checkpoint: Checkpoint) -> Batche
     # The first ones will do: `split` has shuffled the file.
     drawn = replace(texts, rows=texts.rows.select(range(min(MEASURED, len(texts.rows)))))
     tokenizer = load_tokenizer(checkpoint.location)
-    examples = tokenise(drawn, tokenizer, config.max_length, config.labels)
+    examples = tokenise(drawn, tokenizer, config.max_length, config.labels, loss_on=config.loss_on)
     # Smaller batches for a small sample: the standard error needs several, even if each is then noisier.
     return list(batches(examples, tokenizer, max(1, min(PROBE_BATCH, len(examples.rows) // LEAST_BATCHES))))
 

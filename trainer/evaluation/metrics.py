@@ -16,6 +16,8 @@ class Answers:
     """Cross-entropy of each example in nats; of a language model's example, or of the right choice, per token."""
     picks: Sequence[tuple[int, int]] = ()
     """The class or choice that was picked, and the right one, per example; empty for language modelling."""
+    normalised: Sequence[tuple[int, int]] = ()
+    """Of multiple choice: the choice with the largest log-likelihood per character, and the right one, per question."""
     generated: Sequence[tuple[str, str]] = ()
     """The generated text and the reference, per example; empty if nothing was generated."""
 
@@ -56,8 +58,17 @@ def geometric_mean(values: Sequence[float], examples: Sequence[int]) -> float:
 
 
 def accuracy(answers: Answers) -> float | None:
-    """Share of right classes or choices."""
-    return sum(picked == right for picked, right in answers.picks) / len(answers.picks) if answers.picks else None
+    """Share of right classes, or of questions whose right choice has the largest log-likelihood."""
+    return _share(answers.picks)
+
+
+def acc_norm(answers: Answers) -> float | None:
+    """Share of questions whose right choice has the largest log-likelihood per character."""
+    return _share(answers.normalised)
+
+
+def _share(picks: Sequence[tuple[int, int]]) -> float | None:
+    return sum(picked == right for picked, right in picks) / len(picks) if picks else None
 
 
 def f1(answers: Answers) -> float | None:
@@ -90,6 +101,7 @@ def loss(answers: Answers) -> float:
 # The order counts: studies and figures take the first metric that applies.
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(compute=accuracy, form=".1%", pool=weighted_mean, scale=100, unit="points", digits=2),
+    "acc_norm": Metric(compute=acc_norm, form=".1%", pool=weighted_mean, scale=100, unit="points", digits=2),
     "f1": Metric(compute=f1, form=".1%", pool=weighted_mean, scale=100, unit="points", digits=2),
     "exact_match": Metric(compute=exact_match, form=".1%", pool=weighted_mean, scale=100, unit="points", digits=2),
     "perplexity": Metric(compute=perplexity, form=".2f", pool=geometric_mean, higher_is_better=False, compared=False),

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from planner.modules.labelled import example_losses, labelled_losses
-from trainer.data.dataset import batches
+from trainer.data.dataset import collator
 from trainer.data.examples import Examples
+from trainer.evaluation.batching import by_length, tokens_at_a_time
 from trainer.evaluation.metrics import Answers
 
-BATCH, GENERATED = 64, 16  # examples at a time
+GENERATED = 16  # prompts at a time
 
 
 @torch.inference_mode()
@@ -26,7 +27,10 @@ def answers_of(model: Any, examples: Examples, tokenizer: Any, progress: Callabl
     """
     losses: list[float] = []
     picks: list[tuple[int, int]] = []
-    for batch in batches(examples, tokenizer, BATCH):
+    collate = collator(examples.task, tokenizer)
+    lengths = [len(tokens) for tokens in examples.rows["input_ids"]]
+    for group in by_length(lengths, tokens_at_a_time(model)):
+        batch = dict(collate([examples.rows[position] for position in group]))
         labels = batch.pop("labels").to(model.device)
         inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
         if labels.ndim == 2:

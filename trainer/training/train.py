@@ -72,12 +72,28 @@ def train(
     Raises:
         InputError: a plan or file that does not fit, a folder that already holds a run, or a loss that is not finite.
     """
-    output, settings = Path(output), settings or TrainSettings()
     files = [Path(file) for file in ([data] if isinstance(data, str | Path) else data)]
     # Whatever can be refused is refused before the folder is claimed, so that a mistake leaves nothing behind.
-    run = _prepare(plan, open_checkpoint(model), files, weights, evaluation, settings)
+    run = _prepare(plan, open_checkpoint(model), files, weights, evaluation, settings or TrainSettings())
+    return _fit(run, Path(output), resume, progress)[0]
+
+
+def train_loaded(
+    plan: Plan, checkpoint: Checkpoint, base: Any, data: Path, output: Path, settings: TrainSettings, progress: Progress = silent
+) -> Any:
+    """`train` on a base model that is loaded already, in the settings' precision; it becomes the trained model, which is returned.
+
+    Raises:
+        InputError: see `train`.
+    """
+    return _fit(_prepare(plan, checkpoint, [data], None, None, settings), output, False, progress, base)[1]
+
+
+def _fit(run: "_Run", output: Path, resume: bool, progress: Progress, base: Any = None) -> tuple[RunReport, Any]:
+    """Claim the folder, build, train, report and save."""
+    plan, settings = run.plan, run.settings
     made = arguments(output, settings, len(run.examples.rows), run.evaluation is not None)
-    built = build(run.checkpoint, plan, run.config, run.config.precision)
+    built = build(run.checkpoint, plan, run.config, run.config.precision, base)
     if settings.gradient_checkpointing:
         recompute(built)
     # Growth replaces A and B, so it comes before sharding and the optimiser, which know parameters by identity.
@@ -88,7 +104,7 @@ def train(
     with made.main_process_first(local=False):
         last = _claim(output, run, resume, made.process_index == 0)
     if last and (output / REPORT).is_file():  # the run is finished
-        return RunReport.load(output / REPORT)
+        return RunReport.load(output / REPORT), built
     keep_best = partial(save_adapters, output / BEST, plan=plan, config=run.config)
     trainer = _trainer(run, built, made, growth, MonitorCallback(built, progress, settings.patience, keep_best))
     begun = time.monotonic()
@@ -106,7 +122,7 @@ def train(
     if trainer.is_world_process_zero():
         # Last of all: a folder with a report counts as finished.
         report.save(output / REPORT)
-    return report
+    return report, trainer.model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
