@@ -18,7 +18,7 @@ from pathlib import Path
 import planner
 import spectra
 from planner import AllocationSettings
-from trainer.demo import link_model, write_corpus
+from trainer.demo.classifier import link_model, write_corpus
 from trainer.run_folder import WEIGHTS
 
 

@@ -17,8 +17,9 @@ import torch
 import planner
 from planner import AllocationSettings
 from spectra import open_checkpoint
-from trainer import TrainSettings, demo, train
+from trainer import TrainSettings, train
 from trainer.base_model import has_bf16_units
+from trainer.demo import classifier as demo
 
 WARM, STEPS = 5, 25
 

@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.model is None:
-        from trainer.demo import link_model
+        from trainer.demo.classifier import link_model
 
         options.model = link_model(Path(tempfile.mkdtemp()))
     print("estimator    variation: median  worst   real between: matrices  layers   moved by bf16: median   most")

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from trainer.demo import link_model
+from trainer.demo.classifier import link_model
 
 OURS = """
 import json, sys, time

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests import models
 from tests.models import save_with_tokenizer
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for a network
+os.environ["LORAPLAN_CACHE"] = tempfile.mkdtemp()  # nor keep anything where the user does
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +31,7 @@ def spectra_report(minilm):
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """The demo's train and test files."""
-    from trainer.demo import write_corpus
+    from trainer.demo.classifier import write_corpus
 
     return write_corpus(tmp_path_factory.mktemp("corpus"))
 

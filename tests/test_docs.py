@@ -20,7 +20,7 @@ from spectra.checkpoint.families import FAMILIES
 from spectra.estimators import ESTIMATORS
 from tests.models import CONFIGS, fill, save_tokenizer
 from trainer.data.formats import FORMATS
-from trainer.demo import link_model
+from trainer.demo.classifier import link_model
 from trainer.evaluation.metrics import METRICS
 from trainer.initializers import INITIALIZERS
 from trainer.routers import ROUTERS

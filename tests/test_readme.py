@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import cli
-from trainer.demo import link_model
+from trainer.demo.classifier import link_model
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

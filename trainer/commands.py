@@ -270,13 +270,18 @@ def report(sources: tuple[Path, ...], output: Path) -> None:
 
 @click.command()
 @click.option("-o", "--output", type=PATH, default=Path("demo"), show_default=True, help="Folder for everything the demo makes.")
+@click.option("--classifier", is_flag=True, help="Instead train a MiniLM classifier on docstrings labelled by their chapter.")
 @click.pass_context
-def demo(ctx: click.Context, output: Path) -> None:
-    """Run the whole path in a few minutes, on a real pretrained MiniLM and the docstrings of Python's standard library."""
+def demo(ctx: click.Context, output: Path, classifier: bool) -> None:
+    """Run the whole path in a few minutes: SmolLM2, a real language model, learns from Python's own standard library."""
     import shlex
 
-    from trainer.demo import prepare, steps, summary
+    if classifier:
+        from trainer.demo.classifier import prepare, steps, summary
+    else:
+        from trainer.demo.language import prepare, steps, summary
 
+    click.secho("preparing the model and the examples", bold=True)
     prepare(output)
     group = ctx.find_root().command
     assert isinstance(group, click.Group)

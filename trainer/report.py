@@ -76,6 +76,16 @@ Scores = dict[str, Measured]
 """Metric -> value, for the metrics that apply; names are those of the table in trainer/evaluation/metrics.py."""
 
 
+class Generation(Value):
+    """A prompt of a held-out file, what should follow, and what the model wrote before and after training."""
+
+    prompt: str
+    reference: str
+    untrained: str
+    """Empty if the untrained model was not asked."""
+    trained: str
+
+
 class TaskEvaluation(Value):
     """One held-out file."""
 
@@ -86,6 +96,8 @@ class TaskEvaluation(Value):
     """The same model before its first step; empty if it was not scored."""
     majority: Scores
     """The most frequent label for every example; empty for a language model."""
+    generations: tuple[Generation, ...] = ()
+    """The first few, where texts were generated."""
 
     def rows(self) -> dict[str, Scores]:
         """The answers that have scores, under the names that tables and figures show."""

@@ -11,7 +11,7 @@ from typing import Literal
 import language
 import tasks
 
-from trainer import demo
+from trainer.demo import classifier as demo
 from trainer.settings import TrainSettings
 from trainer.study.jobs import Job, threads
 

@@ -22,7 +22,7 @@ import click
 import confirmation
 from library import Texts, docstrings, sentences, sources
 
-from trainer.demo import CHAPTERS
+from trainer.demo.classifier import CHAPTERS
 
 TRAIN, TEST = 6000, 3000
 TEST_SHARE = 3  # of 10 source files

@@ -48,7 +48,8 @@ def attention(
         causal = options.get("is_causal")
         causal = getattr(module, "is_causal", True) if causal is None else causal
         return _products(query, key, value, attention_mask, options.get("scaling"), causal), None
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    return found
 
 
 def _products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, causal: bool) -> Tensor:
@@ -60,6 +61,10 @@ def _products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sc
     if mask is None and causal and tokens > 1:
         mask = torch.ones(tokens, seen, dtype=torch.bool).tril(seen - tokens)
     if mask is not None:
-        logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min) if mask.dtype == torch.bool else logits + mask.to(logits.dtype)
+        logits = (
+            logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+            if mask.dtype == torch.bool
+            else logits + mask.to(logits.dtype)
+        )
     weights = logits.softmax(-1, dtype=torch.float32).to(value.dtype).view(batch, groups, -1, seen)
     return (weights @ value).view(batch, heads, tokens, side).transpose(1, 2).contiguous()

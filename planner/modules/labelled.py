@@ -81,7 +81,9 @@ def token_losses(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor)
     with _body_cut(inner.base_model, keep_BT) as kept:
         model(**given)
     head = _Head(inner, given, kept["type"])
-    losses_N = _HeadLosses.apply(kept["states"], targets_N, head) if head.frozen else head.losses(kept["states"], targets_N)
+    if not head.frozen:
+        return head.losses(kept["states"], targets_N), row_N
+    losses_N: Tensor = _HeadLosses.apply(kept["states"], targets_N, head)  # type: ignore[no-untyped-call]
     return losses_N, row_N
 
 
@@ -175,7 +177,7 @@ class _Head:
 
     def parts(self, states_ND: Tensor, targets_N: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """States and targets, so many at a time as may have logits."""
-        return zip(states_ND.split(self.size), targets_N.split(self.size), strict=True)
+        return zip(torch.split(states_ND, self.size), torch.split(targets_N, self.size), strict=True)
 
     def losses(self, states_ND: Tensor, targets_N: Tensor) -> Tensor:
         """Cross-entropy of each state's target."""
@@ -189,7 +191,8 @@ class _HeadLosses(torch.autograd.Function):
     def forward(ctx: Any, states_ND: Tensor, targets_N: Tensor, head: _Head) -> Tensor:
         if not ctx.needs_input_grad[0]:
             return head.losses(states_ND, targets_N)
-        losses, slopes = [], []
+        losses: list[Tensor] = []
+        slopes: list[Tensor] = []
         for part, targets in head.parts(states_ND, targets_N):
             leaf = part.detach().requires_grad_()
             with torch.enable_grad():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from planner.modules.fused_experts import expert_sites, expert_weight, fused_parts, run_experts
 from planner.modules.linear import dense_weight
 from planner.sensitivity.report import STATISTICS
-from planner.sensitivity.statistics import EVERY, gradient_statistics, squared_norm
+from planner.sensitivity.statistics import EVERY, gradient_statistics, squared_norm, squared_norms
 
 Taker = Callable[[Tensor, Tensor], None]
 
@@ -94,11 +94,16 @@ class Recorder:
     def _watch_linear(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         def take(x: Tensor, d: Tensor) -> None:
             # Some modules, such as shared experts, see (batch * tokens, d); examples lie one after the other in either form.
-            x_BTI, d_BTO = (_working(part.reshape(self._examples, -1, part.shape[-1])) for part in (x, d))
-            # Not before it is needed: three examples of four do without, and a quantised weight has to be dequantised.
-            weight = partial(dense_weight, module, x_BTI.dtype)
-            rows = [self._statistics(*example, weight) for example in zip(range(self._examples), x_BTI, d_BTO, strict=True)]
-            self._batches[-1][name] = torch.stack(rows).cpu()
+            x_BTI, d_BTO = (part.reshape(self._examples, -1, part.shape[-1]) for part in (x, d))
+            rows = torch.full((self._examples, len(STATISTICS)), torch.nan, dtype=torch.float64)
+            # Before the loop, and for all: examples are cheaper together.
+            rows[:, 0] = squared_norms(x_BTI, d_BTO).cpu()
+            full = [example for example in range(self._examples) if self._in_full(example)]
+            if full:  # or a quantised weight would be dequantised for nothing
+                weight = dense_weight(module, torch.promote_types(x.dtype, torch.float32))
+                for example in full:
+                    rows[example] = gradient_statistics(_working(x_BTI[example]), _working(d_BTO[example]), weight).cpu()
+            self._batches[-1][name] = rows
 
         # Detached: the values are wanted, and no second path for gradients.
         watched: Tensor = Observe.apply(output, inputs[0].detach(), take)  # type: ignore[no-untyped-call]

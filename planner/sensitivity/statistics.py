@@ -54,6 +54,22 @@ def squared_norm(inputs: Tensor, gradients: Tensor) -> Tensor:
     return torch.dot(flat, flat).double()
 
 
+def squared_norms(inputs: Tensor, gradients: Tensor) -> Tensor:
+    """`squared_norm` of several examples of one length: (examples, T, d_in) and (examples, T, d_out) -> (examples,).
+
+    Products of bfloat16 stay in it: the sum over all pairs of tokens averages their rounding out.
+    """
+    tokens, d_in, d_out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
+    if inputs.dtype == torch.float16:  # gradients would underflow
+        inputs, gradients = inputs.float(), gradients.float()
+    if tokens * (d_in + d_out) <= d_in * d_out:
+        products = (inputs @ inputs.mT) * (gradients @ gradients.mT)
+        return products.sum((1, 2), dtype=torch.promote_types(products.dtype, torch.float32)).double()
+    # One at a time: all gradients together may not fit.
+    wide = torch.promote_types(inputs.dtype, torch.float32)
+    return torch.stack([squared_norm(x.to(wide), d.to(wide)) for x, d in zip(inputs, gradients, strict=True)])
+
+
 def estimates(per_example: Floats) -> Mapping[Statistic, tuple[Estimate]]:
     """Mean and standard error of every statistic.
 

@@ -67,3 +67,10 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
     finally:
         if beside.exists():
             beside.unlink()
+
+
+def cache_folder() -> Path:
+    """Where results may be kept that can be made again: `LORAPLAN_CACHE`, or loraplan's part of the user's cache folder."""
+    if chosen := os.environ.get("LORAPLAN_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loraplan"

@@ -1,8 +1,8 @@
 import pytest
 
 import planner
-from planner.modules.linear import linear_shape
 from planner.modules.labelled import labelled_losses
+from planner.modules.linear import linear_shape
 from planner.sensitivity.probe import probe
 
 

@@ -49,7 +49,9 @@ def require_same_logits(model: Any, noted: ReferenceLogits | None, precisions: I
         InputError: they differ by more than rounding.
     """
     # Written as "not small" instead of "large", so that logits of NaN fail as well.
-    if noted is not None and not (error := disagreement(reference_logits(model), noted)) <= max(TOLERANCE[one] for one in precisions):
+    if noted is not None and not (error := disagreement(reference_logits(model), noted)) <= max(
+        TOLERANCE[one] for one in precisions
+    ):
         raise InputError(
             f"{path}: the loaded model's logits differ by {error:.3g} of the largest from those noted then; wrong base model?"
         )

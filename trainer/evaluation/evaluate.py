@@ -19,9 +19,12 @@ from trainer.data.tokenize import tokenise
 from trainer.evaluation.metrics import Answers, pooled, scores
 from trainer.evaluation.multiple_choice import picks_of, questions_of
 from trainer.evaluation.scoring import answers_of, with_generated
-from trainer.report import Evaluation, TaskEvaluation
+from trainer.evaluation.untrained import Untrained, keep, kept, place_of
+from trainer.report import Evaluation, Generation, TaskEvaluation
 from trainer.run_folder import PLAN, WEIGHTS
 from trainer.settings import Precision
+
+SHOWN = 3  # texts that an evaluation keeps
 
 
 def evaluate(
@@ -42,7 +45,7 @@ def evaluate(
             multiple-choice questions (`prompt`, `choices`, `answer`), by likelihood.
         base: the base model, if it has moved.
         generate: for a language model, also generate up to this many tokens for every prompt and compare with the reference.
-        untrained: also score the model before training, which takes as long again.
+        untrained: also score the model before training, which takes as long again where it has not been done before.
         precision: of the base's weights and of what is computed with them.
         progress: told the number of examples done, in all passes together.
 
@@ -61,8 +64,10 @@ def evaluate(
     plan = Plan.load(run / PLAN)
     # One model for both: as built it is untrained, and the run's tensors are filled in afterwards.
     model = build(checkpoint, plan, config, exact := resolved(precision)).eval()
-    counter = _Counter(progress, (1 + untrained) * sum(task.size for task in tasks))
-    before = [counter.through(task, model) if untrained else {} for task in tasks]
+    places = [place_of(checkpoint, file, config, exact, generate) for file in files]
+    known = [kept(place) if untrained else Untrained(scores={}) for place in places]
+    counter = _Counter(progress, sum(task.work * (1 + (one is None)) for task, one in zip(tasks, known, strict=True)))
+    before = [one or _untrained(counter, task, model, place) for one, task, place in zip(known, tasks, places, strict=True)]
     load_state(run / WEIGHTS, model, plan)
     require_same_logits(model, config.reference, (exact, config.precision), run / WEIGHTS)
     trained = [counter.through(task, model) for task in tasks]
@@ -71,12 +76,28 @@ def evaluate(
             name=task.name,
             examples=task.size,
             trained=after,
-            untrained=first,
+            untrained=first.scores,
             majority=_majority(task.labels, config, of_several=len(tasks) > 1),
+            generations=_generations(answers, first.generated),
         )
-        for task, first, after in zip(tasks, before, trained, strict=True)
+        for task, first, (after, answers) in zip(tasks, before, trained, strict=True)
     ]
     return _whole(scored, sum(task.truncated for task in tasks))
+
+
+def _untrained(counter: "_Counter", task: "_Task", model: Any, place: Path) -> Untrained:
+    scored, answers = counter.through(task, model)
+    found = Untrained(scores=scored, generated=tuple(text for text, _ in answers.generated[:SHOWN]))
+    keep(place, found)
+    return found
+
+
+def _generations(answers: Answers, before: Sequence[str]) -> tuple[Generation, ...]:
+    shown = zip(answers.prompts[:SHOWN], answers.generated[:SHOWN], [*before, *[""] * SHOWN], strict=False)
+    return tuple(
+        Generation(prompt=prompt, reference=reference, untrained=first, trained=text)
+        for prompt, (text, reference), first in shown
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +106,8 @@ class _Task:
 
     name: str
     size: int
+    work: int
+    """What `ask` counts up to: the examples, twice if they are also generated from."""
     ask: Callable[[Any, Callable[[int], None]], Answers]
     """Model and a callback for the number of examples done -> answers."""
     truncated: int = 0
@@ -98,17 +121,22 @@ def _prepare(file: Path, config: AdapterConfig, tokenizer: Any, generate: int) -
     if texts.asks:
         questions = questions_of(texts, tokenizer, config.max_length)
         ask = lambda model, done: picks_of(model, questions, tokenizer, done)  # noqa: E731 - its sibling below is longer
-        return _Task(name=file.stem, size=len(questions), ask=ask)
+        return _Task(name=file.stem, size=len(questions), work=len(questions), ask=ask)
     if config.task == "causal" and texts.task == "classification":
         raise InputError(f"{file}: has labels, but the run is a language model; give a file without")
     examples = tokenise(texts, tokenizer, config.max_length, config.labels, loss_on=config.loss_on)
 
+    size = len(examples.rows)
+
     def answer(model: Any, done: Callable[[int], None]) -> Answers:
         found = answers_of(model, examples, tokenizer, done)
-        return with_generated(found, model, examples, tokenizer, generate) if generate else found
+        if not generate:
+            return found
+        return with_generated(found, model, examples, tokenizer, generate, lambda count: done(size + count))
 
     labels = list(examples.rows["labels"]) if config.labels else ()
-    return _Task(name=file.stem, size=len(examples.rows), ask=answer, truncated=examples.truncated, labels=labels)
+    work = size * 2 if generate else size
+    return _Task(name=file.stem, size=size, work=work, ask=answer, truncated=examples.truncated, labels=labels)
 
 
 class _Counter:
@@ -120,10 +148,10 @@ class _Counter:
     def __call__(self, done: int) -> None:
         self.progress(self.before + done, self.total)
 
-    def through(self, task: _Task, model: Any) -> dict[str, float]:
-        found = scores(task.ask(model, self))
-        self.before += task.size
-        return found
+    def through(self, task: _Task, model: Any) -> tuple[dict[str, float], Answers]:
+        answers = task.ask(model, self)
+        self.before += task.work
+        return scores(answers), answers
 
 
 def _majority(labels: Sequence[int], config: AdapterConfig, *, of_several: bool) -> dict[str, float]:

@@ -20,6 +20,8 @@ class Answers:
     """Of multiple choice: the choice with the largest log-likelihood per character, and the right one, per question."""
     generated: Sequence[tuple[str, str]] = ()
     """The generated text and the reference, per example; empty if nothing was generated."""
+    prompts: Sequence[str] = ()
+    """What was generated from, per example."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +12,6 @@ from trainer.data.dataset import collator
 from trainer.data.examples import Examples
 from trainer.evaluation.batching import by_length, tokens_at_a_time
 from trainer.evaluation.metrics import Answers
-
-GENERATED = 16  # prompts at a time
 
 
 @torch.inference_mode()
@@ -44,7 +43,14 @@ def answers_of(model: Any, examples: Examples, tokenizer: Any, progress: Callabl
 
 
 @torch.inference_mode()
-def with_generated(answers: Answers, model: Any, examples: Examples, tokenizer: Any, tokens: int) -> Answers:
+def with_generated(
+    answers: Answers,
+    model: Any,
+    examples: Examples,
+    tokenizer: Any,
+    tokens: int,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Answers:
     """The answers with greedy continuations of all prompts.
 
     A prompt is what stands before the first token that the loss counts; the reference is what the loss counts after it. Plain
@@ -56,24 +62,33 @@ def with_generated(answers: Answers, model: Any, examples: Examples, tokenizer: 
         examples: tokenised.
         tokenizer: the model's own.
         tokens: the most to generate.
+        progress: called with the number of prompts that are answered.
     """
     pairs = [_prompt(row) for row in examples.rows]
-    # Longest first, to pad little. References travel with their prompts, so the order of the answers does not matter.
-    asked = sorted((pair for pair in pairs if pair[0]), key=lambda pair: -len(pair[0]))
-    generated = [("", "without a prompt")] * (len(pairs) - len(asked))
+    generated = [("", "without a prompt")] * len(pairs)
+    prompts = [""] * len(pairs)
+    asked = [position for position, (prompt, _) in enumerate(pairs) if prompt]
     side, tokenizer.padding_side = tokenizer.padding_side, "left"  # what is generated must follow the prompt, not its padding
+    done = len(pairs) - len(asked)
+    written = partial(tokenizer.batch_decode, skip_special_tokens=True)
     try:
-        for start in range(0, len(asked), GENERATED):
-            part = asked[start : start + GENERATED]
-            padded = tokenizer.pad({"input_ids": [list(prompt) for prompt, _ in part]}, return_tensors="pt").to(model.device)
+        # By length, to pad little, and fewer at a time than are scored: each keeps a cache.
+        for group in by_length([len(pairs[position][0]) for position in asked], tokens_at_a_time(model) // 2):
+            part = [asked[position] for position in group]
+            padded = tokenizer.pad({"input_ids": [list(pairs[n][0]) for n in part]}, return_tensors="pt").to(model.device)
             made = model.generate(**padded, max_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id)
             # All prompts of a part end at the same column, because they are padded on the left.
-            texts = tokenizer.batch_decode(made[:, padded["input_ids"].shape[1] :], skip_special_tokens=True)
-            references = tokenizer.batch_decode([list(reference) for _, reference in part], skip_special_tokens=True)
-            generated += zip(texts, references, strict=True)
+            texts = written(made[:, padded["input_ids"].shape[1] :])
+            references = written([list(pairs[n][1]) for n in part])
+            for n, text, reference, prompt in zip(
+                part, texts, references, written([list(pairs[n][0]) for n in part]), strict=True
+            ):
+                generated[n], prompts[n] = (text, reference), prompt
+            done += len(part)
+            progress(done)
     finally:
         tokenizer.padding_side = side
-    return replace(answers, generated=generated)
+    return replace(answers, generated=generated, prompts=prompts)
 
 
 def _prompt(row: dict[str, Any]) -> tuple[list[int], list[int]]:

@@ -12,7 +12,9 @@ import cli
 from planner import Plan
 from spectra import InputError
 from tests.trainer.examples import read_rows as rows
-from trainer import Evaluation, demo
+from trainer import Evaluation
+from trainer.demo import classifier as demo
+from trainer.demo import library
 from trainer.run_folder import EVALUATION
 
 
@@ -32,14 +34,14 @@ def test_every_chapter_is_in_both_files(corpus):
 
 @pytest.mark.training
 def test_the_corpus_is_the_same_in_every_process(corpus, tmp_path):
-    script = f"from trainer.demo import write_corpus; write_corpus({str(tmp_path)!r})"
+    script = f"from trainer.demo.classifier import write_corpus; write_corpus({str(tmp_path)!r})"
     environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(cli.__file__).parent)}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment)
     assert [(tmp_path / path.name).read_bytes() for path in corpus] == [path.read_bytes() for path in corpus]
 
 
 def test_a_python_without_sources_is_told_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "_library", lambda: tmp_path)
+    monkeypatch.setattr(library, "library", lambda: tmp_path)
     with pytest.raises(InputError, match="too few docstrings; the sources of the standard library are not installed"):
         demo.write_corpus(tmp_path)
     assert list(tmp_path.iterdir()) == []
