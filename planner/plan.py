@@ -102,6 +102,20 @@ class Note(Value):
     """Where to read more."""
 
 
+class TrainingHints(Value):
+    """Settings that training the plan should use, unless it is told otherwise; what is None is left to the defaults."""
+
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    lr_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """B's learning rate over A's."""
+    alpha: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Scale of the adapters."""
+    init: str | None = None
+    """How the A and B of a new expert start."""
+    found: str
+    """How they were found, in words."""
+
+
 class Plan(Document):
     """A complete allocation. Sites are in network order and include those that get nothing."""
 
@@ -119,6 +133,8 @@ class Plan(Document):
     sites: Annotated[tuple[PlannedSite, ...], Field(min_length=1)]
     notes: tuple[Note, ...]
     """The most important first."""
+    training: TrainingHints | None = None
+    """Settings for training that were found to suit the plan."""
 
     @property
     def parameters(self) -> int:

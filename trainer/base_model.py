@@ -110,7 +110,7 @@ def load_model(
     """
     if checkpoint.config.get("is_encoder_decoder"):
         raise InputError(
-            f"{checkpoint.location}: an encoder-decoder model ({checkpoint.config.get('model_type')}), which cannot be trained yet"
+            f"{checkpoint.location}: an encoder-decoder model ({checkpoint.config['model_type']}), which cannot be trained yet"
         )
     # Right before loading, so that a new head depends on the seed and on nothing that was drawn before.
     transformers.set_seed(seed)

@@ -43,6 +43,28 @@ class EvaluationPoint(Value):
     loss: Measured
 
 
+class TriedRate(Value):
+    """A short run at one learning rate."""
+
+    learning_rate: float
+    steps: int
+    loss: Measured
+    """On held-out examples; NaN or infinite if it diverged."""
+
+
+class RateSearch(Value):
+    """How the learning rate of a run was found."""
+
+    learning_rate: float
+    tried: tuple[TriedRate, ...]
+    seconds: Measured = math.nan
+
+    @property
+    def steps(self) -> int:
+        """Steps of all runs that were tried."""
+        return sum(one.steps for one in self.tried)
+
+
 class RunReport(Document):
     """Report of a training run."""
 
@@ -50,6 +72,8 @@ class RunReport(Document):
     model: ModelInfo
     strategy: str
     settings: TrainSettings
+    rate_search: RateSearch | None = None
+    """How the learning rate was found, where it was searched for."""
     examples: int
     truncated: int
     steps: int

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from spectra.core.documents import Value
+from spectra.core.errors import InputError
 from spectra.core.methods import Choice, OneOf
 from trainer.initializers import INITIALIZERS
 from trainer.routers import ROUTERS
@@ -45,8 +46,10 @@ class TrainSettings(MixtureSettings):
     """Examples per optimiser step, over all processes and accumulated passes."""
     accumulation: Annotated[int, Field(gt=0)] = 1
     """Passes that a step is split into, to save memory."""
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
-    """Peak learning rate."""
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = 1e-3
+    """Peak learning rate; `auto` tries five in short runs first, which costs about half a run."""
+    lr_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """B's learning rate over A's (LoRA+)."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of the steps over which the learning rate rises."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
@@ -77,6 +80,17 @@ class TrainSettings(MixtureSettings):
     """Precision of frozen weights and matrix products; `auto` is bf16 where the hardware has units for it. Adapters, routers and head stay in float32."""  # noqa: E501
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the run: the order of the data, a new head, new adapters."""
+
+    @property
+    def rate(self) -> float:
+        """The learning rate as a number.
+
+        Raises:
+            InputError: it is still to be searched for.
+        """
+        if self.learning_rate == "auto":
+            raise InputError("`learning_rate` auto has to be searched for by `plan train`; give a number")
+        return self.learning_rate
 
     def mixture(self) -> MixtureSettings:
         """The part that rebuilding the model takes."""

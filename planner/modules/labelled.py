@@ -1,9 +1,9 @@
 """The losses of a causal language model where labels are: head and cross-entropy for these positions and no others.
 
-A model's own loss multiplies every position with the whole vocabulary, though a completion labels few of them. Here the body runs as
-ever, only the hidden states at labelled positions are kept, and the head sees them alone, a few at a time, so that memory does not
-grow with vocabulary x length. What the architecture does around its head (scaling, soft-capping) stays its own code: the model's
-own forward runs with the kept states in the place of the body's. A model for which that gives other logits is found out by trying.
+A model's own loss multiplies every position with the whole vocabulary, though a completion labels few of them. Here the body runs
+as ever, only the hidden states at labelled positions are kept, and the head sees them alone, a few at a time, so that memory does
+not grow with vocabulary x length. What the architecture does around its head (scaling, soft-capping) stays its own code: its own
+forward runs with the kept states in the place of the body's. A model for which that gives other logits is found out by trying.
 """
 
 from collections.abc import Iterator, Mapping

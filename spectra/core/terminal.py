@@ -6,7 +6,7 @@ click and rich only, so that `plan --help` starts at once.
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
@@ -93,6 +93,29 @@ class Name(click.ParamType[Any]):
         return value
 
 
+class NumberOrWord(click.ParamType[Any]):
+    """A number, or one of a few words that stand in its place."""
+
+    name = "number"
+
+    def __init__(self, words: Sequence[str]) -> None:
+        """Offer the words."""
+        self.words = tuple(words)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """What may be given, for the help."""
+        return f"[FLOAT|{'|'.join(self.words)}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what is neither."""
+        if value in self.words:
+            return value
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} is neither a number nor {' or '.join(self.words)}.", param, ctx)
+
+
 class SettingsCommand(click.Command):
     """A command with one option per setting; the callback gets them as one checked value, `settings`.
 
@@ -139,6 +162,11 @@ class SettingsCommand(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Gather the settings and call the command."""
         values = {name: ctx.params.pop(name) for name in self._fields()}
+        # Only what was given, so that the settings know what their user chose (`model_fields_set`).
+        source = click.core.ParameterSource.DEFAULT
+        values = {
+            name: value for name, value in values.items() if name in self._tables() or ctx.get_parameter_source(name) != source
+        }
         for setting, table in self._tables().items():
             chosen = values[setting]
             own = {name for row in table.values() for name in row.settings.model_fields}
@@ -186,6 +214,9 @@ def _table(field: FieldInfo) -> Mapping[str, Any] | None:
 def _type(annotation: Any) -> Any:
     """The type that click should parse: for an optional value that of the value, for a literal its choices."""
     if get_origin(annotation) in (Union, UnionType):
+        words = [word for part in get_args(annotation) if get_origin(part) is Literal for word in get_args(part)]
+        if words:
+            return NumberOrWord(words)
         return _type(next(part for part in get_args(annotation) if part is not type(None)))
     if get_origin(annotation) is Annotated:
         return _type(get_args(annotation)[0])

@@ -76,7 +76,7 @@ def run_trial(
         rank=RANK,
         steps=settings.max_steps,
         batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.rate,
         examples=sum(len(batch["labels"]) for batch in sample),
         loss_reduction=_estimate(shares.sum(1)),
     )

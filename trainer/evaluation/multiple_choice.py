@@ -1,7 +1,8 @@
 """Multiple-choice questions, answered by likelihood as lm-evaluation-harness does.
 
-`accuracy` counts where the right choice has the largest log-likelihood after the prompt (its `acc`), `acc_norm` where it has the
-largest one per character. A question is one row: the prompt, computed once, and behind it every choice, none of which sees another.
+`accuracy` counts where the right choice has the largest log-likelihood after the prompt (its `acc`), `acc_norm` where it has
+the largest one per character. A question is one row: the prompt, computed once, and behind it every choice, none of which sees
+another.
 
     the capital of France is | is Paris | is Rome        the prompt's last token again before each choice, which predicts
     0   1       2  3      4  | 4  5     | 4  5           its first; positions go on from the prompt
@@ -74,12 +75,10 @@ def _pair(prompt: str, choice: str, tokenizer: Any, max_length: int) -> tuple[li
     # Spaces at the prompt's end go with the choice, as tokenizers expect; where neither brings one, there is one between them.
     joined = prompt[len(bare) :] + choice if bare != prompt or choice[:1].isspace() else " " + choice
     before, whole = tokenizer(bare)["input_ids"], tokenizer(bare + joined)["input_ids"]
-    if whole[: len(before)] == before:
-        after = whole[len(before) :]
-    else:
-        # Some tokenizers close every text with a token of their own, which must not stand between the two.
-        after = tokenizer(joined, add_special_tokens=False)["input_ids"]
-    # One token of the prompt has to stay, or the choice's first would be predicted by nothing. The end of a prompt asks the question.
+    # Some tokenizers close every text with a token of their own, which must not stand between the two.
+    begins = whole[: len(before)] == before
+    after = whole[len(before) :] if begins else tokenizer(joined, add_special_tokens=False)["input_ids"]
+    # One token of the prompt has to stay, or the choice's first would be predicted by nothing. A prompt's end asks the question.
     after = after[: max_length - 1]
     return before[-(max_length - len(after)) :], after
 

@@ -1,7 +1,7 @@
 """What a base model answers before any training, kept so that every model and file are scored once.
 
-A study evaluates dozens of runs on the same file, and a user the same file again and again; the untrained model answers alike each
-time. Its answers are kept in the user's cache folder and not beside the model, which is often read-only or shared.
+A user evaluates one run after another on the same file, and the untrained model answers alike each time. Its answers are kept in
+the user's cache folder and not beside the model, which is often read-only or shared.
 """
 
 import hashlib

@@ -1,11 +1,11 @@
 """The products of an adapted layer as autograd functions that keep nothing twice and add in place.
 
-Written with plain operators, autograd would keep every intermediate, make each sum a tensor of its own, and on a half-precision base
-convert the layer's input, the largest tensor that an adapter touches, to the adapters' precision and back. Here the input is kept
-once, as it came, and both sums, of outputs and of the input's gradients, are added onto the base's product as they are computed.
+Written with plain operators, autograd would keep every intermediate, make each sum a tensor of its own, and on a half-precision
+base convert the layer's input, the largest tensor that an adapter touches, to the adapters' precision and back. Here the input is
+kept once, as it came, and both sums, of outputs and of the input's gradients, are added onto the base's product as they come.
 
-Shapes: T tokens, E experts, R total rank. `columns` are factors on the R columns of z = x A^T: (R,), or (T, R) where each token has
-its own.
+Shapes: T tokens, E experts, R total rank. `columns` are factors on the R columns of z = x A^T: (R,), or (T, R) where each token
+has its own.
 """
 
 from typing import Any

@@ -64,6 +64,8 @@ def compare(
             of something else.
     """
     settings = settings or TrainSettings()
+    if settings.learning_rate == "auto":
+        raise InputError("`learning_rate` auto is for a single run; `rates` chooses one for every plan of a study")
     if settings.patience:
         raise InputError(
             f"`patience` {settings.patience}: the runs of a study watch no evaluation file, so none would stop early"
@@ -112,7 +114,7 @@ def _report(study: Study, own: Mapping[str, float], found: Sequence[tuple[Job, E
                 name=name,
                 strategy=plan.strategy,
                 parameters=plan.parameters,
-                learning_rate=own.get(name, study.settings.learning_rate),
+                learning_rate=own.get(name, study.settings.rate),
             )
             for name, plan in study.candidates.items()
         ),

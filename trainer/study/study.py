@@ -48,7 +48,7 @@ class Study:
         """
         for seed in range(self.seeds):
             for name in self.candidates:
-                changes = {"seed": seed, "learning_rate": own_rates.get(name, self.settings.learning_rate)}
+                changes = {"seed": seed, "learning_rate": own_rates.get(name, self.settings.rate)}
                 yield self._job(name, self.output / "runs" / name / f"seed-{seed}", self.data, self.tests, changes)
 
     def trials(self, parts: Sequence[tuple[Path, Path]]) -> Iterator[Job]:

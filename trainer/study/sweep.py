@@ -37,7 +37,7 @@ def best_rates(found: Sequence[tuple[Job, Evaluation | None]]) -> dict[str, floa
     for job, evaluation in found:
         loss = evaluation.trained["loss"] if evaluation else math.inf
         # (loss, rate), so that `min` prefers the smaller rate among equals; NaN becomes infinite, because `min` cannot order it.
-        scored.setdefault(job.candidate, []).append((loss if math.isfinite(loss) else math.inf, job.settings.learning_rate))
+        scored.setdefault(job.candidate, []).append((loss if math.isfinite(loss) else math.inf, job.settings.rate))
     if lost := [name for name, tried in scored.items() if min(tried)[0] == math.inf]:
         raise InputError(f"plan {lost[0]!r} diverges at every rate of `rates`; add smaller ones")
     return {name: min(tried)[1] for name, tried in scored.items()}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from trainer.settings import TrainSettings
 from trainer.training.growth import Growth
 from trainer.training.sharding import averaged, is_sharded
 
+IS_B = re.compile(r"\.B(\.\w+)?$")  # names of parameters: of mixtures, and of experts' projections
 LOGS_PER_RUN, SAVES_PER_RUN = 50, 5
 COLLAPSED = 0.95  # share of the gates' mass from which on one expert does all the work
 LOGGERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
@@ -60,7 +62,7 @@ def _arguments(output: Path, settings: TrainSettings, examples: int, evaluates: 
         per_device_train_batch_size=settings.batch_size // parts,
         per_device_eval_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulation,
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.rate,
         weight_decay=settings.weight_decay,
         warmup_steps=round(settings.warmup * steps),
         lr_scheduler_type=settings.schedule,
@@ -100,10 +102,10 @@ class DivergedError(InputError):
 class AdapterTrainer(Trainer):
     """transformers.Trainer that adds the routers' losses and checkpoints what is trained, not the frozen base."""
 
-    def __init__(self, *arguments: Any, growth: Growth | None = None, **keywords: Any) -> None:
-        """Prepare a training run; the arguments are transformers.Trainer's, and growth if ranks grow."""
+    def __init__(self, *arguments: Any, growth: Growth | None = None, lr_ratio: float = 1.0, **keywords: Any) -> None:
+        """Prepare a training run; the arguments are transformers.Trainer's, growth if ranks grow, and B's rate over A's."""
         super().__init__(*arguments, **keywords)
-        self.growth = growth
+        self.growth, self.lr_ratio = growth, lr_ratio
         self.router_state = router_state_of(self.model)
         self.health: tuple[RouterHealth, ...] = ()
         """Health of the routers when it was last logged."""
@@ -142,6 +144,19 @@ class AdapterTrainer(Trainer):
         # Labels of the whole step: of all its passes and, where the Trainer adds them up, of all processes, over which DDP
         # averages.
         return losses.sum() / items * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The Trainer's optimiser, with a learning rate of their own for all B (LoRA+, arXiv 2402.12354)."""
+        made = super().create_optimizer(model)
+        if self.lr_ratio != 1:
+            of_B = {id(parameter) for name, parameter in self.model.named_parameters() if IS_B.search(name)}
+            for group in list(made.param_groups):
+                faster = [parameter for parameter in group["params"] if id(parameter) in of_B]
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in of_B]
+                if faster:
+                    rate = self.args.learning_rate * self.lr_ratio
+                    made.add_param_group({**group, "params": faster, "lr": rate, "initial_lr": rate})
+        return made
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
         """Add the routers' health to the training curve, before any logger sees it."""

@@ -7,7 +7,9 @@ reported.
 import hashlib
 import json
 import math
+import os
 import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,9 +24,11 @@ from transformers import PrinterCallback, TrainingArguments
 
 from planner import Plan, require_match
 from planner.modules.checkpointing import recompute
+from planner.plan import TrainingHints
 from spectra import Checkpoint, InputError, open_checkpoint
 from spectra.core.distributed import is_main_process
 from spectra.core.files import read_json, write_atomic
+from spectra.core.log import LOG, warnings_only
 from spectra.core.progress import Progress, silent
 from spectra.report import ModelInfo
 from trainer.adapters.config import AdapterConfig
@@ -32,14 +36,26 @@ from trainer.adapters.store import build, save_adapters
 from trainer.base_model import head, load_tokenizer, require_length, resolved
 from trainer.data.dataset import collator, mix, read_texts
 from trainer.data.examples import Examples, Texts
+from trainer.data.split import split
 from trainer.data.tokenize import tokenise
-from trainer.report import GrowthHistory, RunReport
+from trainer.report import GrowthHistory, RateSearch, RunReport
 from trainer.run_folder import BEST, CHECKPOINTS, HISTORY, MANIFEST, REPORT, SIZES
 from trainer.settings import MixtureSettings, TrainSettings
 from trainer.training.growth import Growth
-from trainer.training.loop import AdapterTrainer, MonitorCallback, arguments, collapsed, curve, evaluations, peak_memory
+from trainer.training.loop import (
+    AdapterTrainer,
+    DivergedError,
+    MonitorCallback,
+    arguments,
+    collapsed,
+    curve,
+    evaluations,
+    peak_memory,
+)
+from trainer.training.rate import search as find_rate
 from trainer.training.sharding import shard
 
+HELD_OUT = 200  # examples that tell learning rates apart
 ROUTING = ("router", "balance_loss", "z_loss")  # settings that do nothing in a plan without routers
 Files = str | Path | Sequence[str | Path]
 
@@ -74,14 +90,18 @@ def train(
     """
     files = [Path(file) for file in ([data] if isinstance(data, str | Path) else data)]
     # Whatever can be refused is refused before the folder is claimed, so that a mistake leaves nothing behind.
-    run = _prepare(plan, open_checkpoint(model), files, weights, evaluation, settings or TrainSettings())
-    return _fit(run, Path(output), resume, progress)[0]
+    output, checkpoint, settings = Path(output), open_checkpoint(model), _with_hints(settings or TrainSettings(), plan)
+    found = None
+    if settings.learning_rate == "auto":
+        settings, found = _with_rate(plan, checkpoint, files, weights, settings, output if resume else None, progress)
+    run = _prepare(plan, checkpoint, files, weights, evaluation, settings)
+    return _fit(run, output, resume, progress, search=found)[0]
 
 
 def train_loaded(
     plan: Plan, checkpoint: Checkpoint, base: Any, data: Path, output: Path, settings: TrainSettings, progress: Progress = silent
 ) -> Any:
-    """`train` on a base model that is loaded already, in the settings' precision; it becomes the trained model, which is returned.
+    """`train` on a base model that is loaded already, in the settings' precision: it becomes the trained one, which is returned.
 
     Raises:
         InputError: see `train`.
@@ -89,7 +109,71 @@ def train_loaded(
     return _fit(_prepare(plan, checkpoint, [data], None, None, settings), output, False, progress, base)[1]
 
 
-def _fit(run: "_Run", output: Path, resume: bool, progress: Progress, base: Any = None) -> tuple[RunReport, Any]:
+def _with_hints(settings: TrainSettings, plan: Plan) -> TrainSettings:
+    """The settings, with what the plan suggests where nothing was chosen."""
+    hints = plan.training.model_dump(exclude={"found"}, exclude_none=True) if plan.training else {}
+    used = {name: value for name, value in hints.items() if name not in settings.model_fields_set}
+    if not used:
+        return settings
+    assert plan.training is not None
+    if is_main_process():
+        shown = ", ".join(f"`{name}` {value}" for name, value in used.items())
+        LOG.info(f"{shown}: as the plan says ({plan.training.found})")
+    chosen = {name: getattr(settings, name) for name in settings.model_fields_set}
+    return TrainSettings.checked(chosen | used, "the plan's training hints")
+
+
+def _with_rate(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    files: Sequence[Path],
+    weights: Sequence[float] | None,
+    settings: TrainSettings,
+    begun: Path | None,
+    progress: Progress,
+) -> tuple[TrainSettings, RateSearch | None]:
+    """The settings with the rate of the run that was begun, or else with one that is searched for now."""
+    if begun is not None and (begun / MANIFEST).is_file():
+        return settings.model_copy(update={"learning_rate": read_json(begun / MANIFEST)["learning_rate"]}), None
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError("`learning_rate` auto is searched for by one process; find it in one, then give it to several")
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, warnings_only():
+        parts = [split(file, Path(folder), number) for number, file in enumerate(files)]
+        held = Path(folder) / "held-out.jsonl"
+        # All files' held-out tenths together have one format only if the files have; the first stands for a mixture.
+        held.write_text("".join(parts[0][1].read_text().splitlines(keepends=True)[:HELD_OUT]))
+
+        def loss_of(rate: float, steps: int) -> float:
+            # What depends on the length of the run, or writes elsewhere, is left out.
+            changed = {
+                "learning_rate": rate,
+                "max_steps": steps,
+                "evaluations": 1,
+                "grow": False,
+                "patience": 0,
+                "report_to": "none",
+            }
+            trial = settings.model_copy(update=changed)
+            run = _prepare(plan, checkpoint, [train for train, _ in parts], weights, held, trial)
+            progress(0, None, f"trying learning rate {rate:g} for {steps} steps")
+            try:
+                return _fit(run, Path(folder) / f"{rate}-{steps}", False, silent)[0].evaluations[-1].loss
+            except DivergedError:
+                return math.inf
+
+        whole = _prepare(plan, checkpoint, files, weights, None, settings)
+        steps = arguments(
+            Path(folder), settings.model_copy(update={"learning_rate": 1.0}), len(whole.examples.rows), False
+        ).max_steps
+        found = find_rate(loss_of, steps)
+    found = found.model_copy(update={"seconds": time.monotonic() - started})
+    return settings.model_copy(update={"learning_rate": found.learning_rate}), found
+
+
+def _fit(
+    run: "_Run", output: Path, resume: bool, progress: Progress, base: Any = None, search: RateSearch | None = None
+) -> tuple[RunReport, Any]:
     """Claim the folder, build, train, report and save."""
     plan, settings = run.plan, run.settings
     made = arguments(output, settings, len(run.examples.rows), run.evaluation is not None)
@@ -113,11 +197,14 @@ def _fit(run: "_Run", output: Path, resume: bool, progress: Progress, base: Any 
             trainer.restore(last)
         else:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
-    report = _report(run, trainer, math.nan if last else time.monotonic() - begun)
+    report = _report(run, trainer, math.nan if last else time.monotonic() - begun, search)
     if growth:
         plan = growth.finish(plan, settings.alpha)
         if trainer.is_world_process_zero():
             GrowthHistory(events=tuple(growth.history)).save(output / HISTORY)
+    if search:
+        hints = TrainingHints(learning_rate=search.learning_rate, found=f"successive halving, {search.steps} steps in all")
+        plan = plan.model_copy(update={"training": hints})
     save_adapters(output, trainer.model, plan, run.config)
     if trainer.is_world_process_zero():
         # Last of all: a folder with a report counts as finished.
@@ -150,6 +237,7 @@ def _trainer(
         data_collator=collator(run.config.task, run.tokenizer),
         callbacks=[growth, monitor] if growth else [monitor],  # growth saves first: the monitor notes what a checkpoint holds
         growth=growth,
+        lr_ratio=run.settings.lr_ratio,
     )
     # Without its progress bar the Trainer prints every log line instead.
     trainer.remove_callback(PrinterCallback)
@@ -292,7 +380,7 @@ def _without_effect(run: _Run) -> tuple[str, ...]:
     return (f"the plan has no routers: {' and '.join(asked)} had no effect",)
 
 
-def _report(run: _Run, trainer: AdapterTrainer, seconds: float) -> RunReport:
+def _report(run: _Run, trainer: AdapterTrainer, seconds: float, search: RateSearch | None) -> RunReport:
     state = trainer.state
     scored = evaluations(state.log_history)
     # What has been recorded since the last log, or if the log took it all, what it took.
@@ -304,6 +392,7 @@ def _report(run: _Run, trainer: AdapterTrainer, seconds: float) -> RunReport:
         model=ModelInfo.of(run.checkpoint),
         strategy=run.plan.strategy,
         settings=run.settings,
+        rate_search=search,
         examples=len(run.examples.rows),
         truncated=run.examples.truncated,
         dropped=run.examples.dropped,

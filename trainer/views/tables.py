@@ -22,6 +22,12 @@ def run_summary(report: RunReport) -> str:
         f" on {report.examples:,} {rows}{truncated}{dropped}; loss {_span(report)}",
         f"{_speed(report)}peak memory {report.peak_memory / 2**20:,.0f} MiB",
     ]
+    if found := report.rate_search:
+        rates = sorted({one.learning_rate for one in found.tried})
+        lines.append(
+            f"learning rate {found.learning_rate:g}, the best of {len(rates)} from {rates[0]:g} to {rates[-1]:g}:"
+            f" {found.steps} steps in short runs, {found.seconds:,.0f} s"
+        )
     if report.evaluations:
         best = min(report.evaluations, key=lambda point: point.loss)
         lines.append(f"best held-out loss {best.loss:.3f} at step {best.step}, last {report.evaluations[-1].loss:.3f}")
