@@ -7,8 +7,9 @@ from pathlib import Path
 
 from planner import SensitivityReport, join, probe
 from spectra import Checkpoint
+from spectra.core.log import LOG
 from spectra.core.progress import Progress, silent
-from trainer.attribution.trial_run import STEPS, run_trial
+from trainer.attribution.trial_run import MEASURED, STEPS, run_trial
 from trainer.data.sampling import load_sample
 from trainer.settings import ProbeSettings, TrainSettings
 
@@ -47,6 +48,12 @@ def measure(
 def _task(checkpoint: Checkpoint, file: Path, settings: ProbeSettings, device: str, stage: Stage) -> SensitivityReport:
     drawn = {name: getattr(settings, name) for name in ("samples", "max_length", "seed", "precision")}
     sample = load_sample(checkpoint, file, **drawn, device=device)
+    steps = STEPS[sample.task] if settings.trial_steps is None else settings.trial_steps
+    tried = steps * settings.batch_size + MEASURED if steps else 0
+    also = f", then a trial run on {tried}" if tried else ""
+    LOG.info(
+        f"{file.stem}: gradients of {sample.examples} examples{also}; about the time of training on {sample.examples + tried}"
+    )
     with stage(f"gradients of {file.stem}") as progress:
         report = probe(
             sample.model,
@@ -56,7 +63,6 @@ def _task(checkpoint: Checkpoint, file: Path, settings: ProbeSettings, device: s
             gradient_checkpointing=settings.gradient_checkpointing,
             progress=lambda done, _total=None, note="": progress(done, sample.examples, note),
         )
-    steps = STEPS[sample.task] if settings.trial_steps is None else settings.trial_steps
     if not steps:
         return report
     shared = {name: getattr(settings, name) for name in ProbeSettings.model_fields if name in TrainSettings.model_fields}

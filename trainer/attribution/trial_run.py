@@ -4,6 +4,7 @@ Gradients at the first step say how strongly a task pulls on a module, not wheth
 every module a little, and what that takes off the loss of held-out examples is attributed to the modules (attribution.py).
 """
 
+import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -95,15 +96,23 @@ def short_run(
     plan = planner.allocate(f"rank {RANK}", AllocationSettings(strategy="uniform"), model=checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         training, held = split(data, Path(folder))
+        _shorten(training, settings.max_steps * settings.batch_size)
         run = Path(folder) / "run"
         with warnings_only():
             model = train_loaded(plan, checkpoint, base, training, run, settings, progress).to(device)
         return model, _sample(held, load_config(run), checkpoint)
 
 
+def _shorten(file: Path, examples: int) -> None:
+    """Leave a language model's file the examples that the run will see: tokenising the others would take as long as the run."""
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    # `split` has shuffled them, so the first will do. A classifier has to see every label, and keeps them all.
+    if "label" not in json.loads(lines[0]):
+        file.write_text("".join(lines[:examples]), encoding="utf-8")
+
+
 def _sample(held: Path, config: AdapterConfig, checkpoint: Checkpoint) -> Batches:
     texts = read_texts(held)
-    # The first ones will do: `split` has shuffled the file.
     drawn = replace(texts, rows=texts.rows.select(range(min(MEASURED, len(texts.rows)))))
     tokenizer = load_tokenizer(checkpoint.location)
     examples = tokenise(drawn, tokenizer, config.max_length, config.labels, loss_on=config.loss_on)

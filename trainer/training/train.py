@@ -117,7 +117,7 @@ def _with_hints(settings: TrainSettings, plan: Plan) -> TrainSettings:
         return settings
     assert plan.training is not None
     if is_main_process():
-        shown = ", ".join(f"`{name}` {value}" for name, value in used.items())
+        shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in used.items())
         LOG.info(f"{shown}: as the plan says ({plan.training.found})")
     chosen = {name: getattr(settings, name) for name in settings.model_fields_set}
     return TrainSettings.checked(chosen | used, "the plan's training hints")
@@ -203,7 +203,10 @@ def _fit(
         if trainer.is_world_process_zero():
             GrowthHistory(events=tuple(growth.history)).save(output / HISTORY)
     if search:
-        hints = TrainingHints(learning_rate=search.learning_rate, found=f"successive halving, {search.steps} steps in all")
+        # The others too, because a rate holds for what it was found with.
+        beside = {name: getattr(settings, name) for name in ("lr_ratio", "alpha", "init")}
+        found = f"successive halving, {search.steps} steps in all"
+        hints = TrainingHints(learning_rate=search.learning_rate, found=found, **beside)
         plan = plan.model_copy(update={"training": hints})
     save_adapters(output, trainer.model, plan, run.config)
     if trainer.is_world_process_zero():
