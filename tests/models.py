@@ -49,6 +49,7 @@ def _row(config: str, *shared: dict[str, Any], **own: Any) -> Callable[..., Any]
 CONFIGS: dict[str, Callable[..., Any]] = {
     "llama": _row("LlamaConfig", GROUPED),
     "gpt2": _row("GPT2Config", ENDS, vocab_size=len(SPECIAL + WORDS), n_embd=32, n_layer=2, n_head=4, n_positions=64),
+    "gemma2": _row("Gemma2Config", GROUPED, pad_token_id=0, head_dim=8, final_logit_softcapping=3.0, query_pre_attn_scalar=8),
     "phi3": _row("Phi3Config", GROUPED, pad_token_id=0),
     "gpt-neox": _row("GPTNeoXConfig", DENSE, ENDS),
     "bloom": _row("BloomConfig", ENDS, vocab_size=len(SPECIAL + WORDS), hidden_size=32, n_layer=2, n_head=4),

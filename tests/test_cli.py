@@ -121,9 +121,9 @@ def test_the_options_of_every_command():
         )
         for name, command in cli.main.commands.items()
     }
-    training = ["--accumulation", "--alpha", "--balance-loss", "--base-precision", "--batch-size", "--capacity",
+    training = ["--accumulation", "--alpha", "--balance-loss", "--batch-size", "--capacity",
                 "--dropout", "--epochs", "--evaluations", "--expert-dropout", "--gradient-checkpointing", "--grow",
-                "--init", "--learning-rate", "--loss-on", "--max-length", "--max-steps", "--packing", "--patience",
+                "--init", "--learning-rate", "--loss-on", "--lr-ratio", "--max-length", "--max-steps", "--packing", "--patience",
                 "--precision", "--report-to", "--router", "--saliency", "--schedule", "--seed", "--shard", "--warmup",
                 "--weight-decay", "--z-loss"]  # fmt: skip
     assert options == {
@@ -138,13 +138,13 @@ def test_the_options_of_every_command():
              "--test"}
             - {"--seed", "--evaluations", "--patience"}
         ),
-        "demo": ["--output"],
-        "evaluate": ["--data", "--generate", "--json", "--model", "--output"],
+        "demo": ["--classifier", "--output"],
+        "evaluate": ["--data", "--generate", "--json", "--model", "--output", "--precision"],
         "merge": ["--model", "--output"],
         "plot": ["--output"],
         "export": ["--format", "--output"],
         "probe": ["--batch-size", "--data", "--device", "--gradient-checkpointing", "--json", "--learning-rate", "--max-length",
-                  "--output", "--samples", "--seed", "--trial-steps"],
+                  "--output", "--precision", "--samples", "--seed", "--trial-steps"],
         "report": ["--output"],
         "show": ["--json"],
         "train": sorted([*training, "--config", "--data", "--eval-data", "--json", "--model", "--output", "--resume",

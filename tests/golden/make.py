@@ -82,7 +82,7 @@ def make(folder: Path, scratch: Path) -> None:
     mixture = planner.Plan.load(folder / "llama-plan-mixture.json")
     settings = trainer.TrainSettings(max_steps=6, router="sira", balance_loss=0.01, **QUICK)
     trainer.train(mixture, scratch / "llama", data, scratch / "run", settings, evaluation=data)
-    trainer.evaluate(scratch / "run", data).save(folder / "evaluation.json")
+    trainer.evaluate(scratch / "run", data, precision="fp32").save(folder / "evaluation.json")
     for run, names in (("run", ("run.json", "loraplan.json")), ("grown", ("run.json", "growth.json", "plan.json"))):
         for name in names:
             (folder / f"{run}-{name}").write_text(steady((scratch / run / name).read_text(), scratch))

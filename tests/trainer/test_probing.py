@@ -11,7 +11,7 @@ from trainer import ProbeSettings, load_sample
 from trainer.attribution import trial_run
 from trainer.probing import measure
 
-FEW = ProbeSettings(samples=6, max_length=16, trial_steps=0, batch_size=8)
+FEW = ProbeSettings(samples=6, max_length=16, trial_steps=0, batch_size=8, precision="fp32")
 
 
 class Seen:

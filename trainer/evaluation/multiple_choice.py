@@ -24,7 +24,7 @@ from trainer.evaluation.batching import by_length, tokens_at_a_time
 from trainer.evaluation.metrics import Answers
 
 TAKE_MASKS = (PRODUCTS, "sdpa", "eager")  # attention that takes a ready mask
-ALIKE = 0.05  # of a choice's loss: what packing may change it by; half-precision rounding changes less, another mask more
+ALIKE, ALIKE_IN_HALF = 1e-3, 0.05  # of a choice's loss: what packing may change it by; rounding changes less, another mask more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +117,10 @@ def _can_pack(model: Any, question: Question, tokenizer: Any) -> bool:
     if getattr(model, "_is_stateful", False) or model.config._attn_implementation not in TAKE_MASKS:
         return False
     packed, apart = (ask(model, [question], tokenizer)[0] for ask in (_packed, _apart))
-    if alike := all(abs(one - other) <= ALIKE * max(1.0, other) for one, other in zip(packed, apart, strict=True)):
-        return True
-    LOG.info("%s takes no mask between choices, so they are scored one by one", type(model).__name__)
+    allowed = ALIKE_IN_HALF if model.dtype in (torch.bfloat16, torch.float16) else ALIKE
+    alike = all(abs(one - other) <= allowed * max(1.0, other) for one, other in zip(packed, apart, strict=True))
+    if not alike:
+        LOG.info("%s takes no mask between choices, so they are scored one by one", type(model).__name__)
     return alike
 
 

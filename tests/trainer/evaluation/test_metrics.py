@@ -9,10 +9,11 @@ from trainer.evaluation.metrics import METRICS, Answers, geometric_mean, pooled,
 CLASSES = Answers(task="classification", losses=[1.0, 2.0, 3.0, 6.0], picks=[(0, 0), (0, 1), (1, 1), (2, 1)])
 TEXT = Answers(task="causal", losses=[1.0, 3.0])
 WRITTEN = Answers(task="causal", losses=[1.0, 3.0], generated=[(" a b", "a b "), ("a", "A")])
-QUESTIONS = Answers(task="multiple-choice", losses=[0.5, 1.5], picks=[(0, 0), (1, 2)])
+QUESTIONS = Answers(task="multiple-choice", losses=[0.5, 1.5], picks=[(0, 0), (1, 2)], normalised=[(0, 0), (2, 2)])
 # Per class F1 = 2 hits / (picked + right): 2/3 of class 0, 2/4 of class 1, 0 of class 2, which was picked though never right.
 EXPECTED = {
     "accuracy": {"CLASSES": 0.5, "QUESTIONS": 0.5},
+    "acc_norm": {"QUESTIONS": 1.0},
     "f1": {"CLASSES": (2 / 3 + 2 / 4 + 0) / 3},
     "exact_match": {"WRITTEN": 0.5},
     "perplexity": {"TEXT": math.exp(2.0), "WRITTEN": math.exp(2.0)},
@@ -79,14 +80,15 @@ def test_only_what_all_tasks_have_is_pooled_and_nan_stays_nan():
 
 def test_more_is_better_unless_the_row_says_otherwise():
     assert {name: metric.sign for name, metric in METRICS.items()} == {
-        "accuracy": 1, "f1": 1, "exact_match": 1, "perplexity": -1, "loss": -1
+        "accuracy": 1, "acc_norm": 1, "f1": 1, "exact_match": 1, "perplexity": -1, "loss": -1
     }  # fmt: skip
 
 
 def test_what_a_study_may_compare_has_a_unit():
     compared = {name: (metric.unit, metric.scale) for name, metric in METRICS.items() if metric.compared}
     assert compared == {
-        "accuracy": ("points", 100), "f1": ("points", 100), "exact_match": ("points", 100), "loss": ("nats per token", 1)
+        "accuracy": ("points", 100), "acc_norm": ("points", 100), "f1": ("points", 100), "exact_match": ("points", 100),
+        "loss": ("nats per token", 1),
     }  # fmt: skip
 
 

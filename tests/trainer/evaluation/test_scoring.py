@@ -10,8 +10,9 @@ from tests.trainer.examples import write_rows
 from trainer.base_model import load_model
 from trainer.data.dataset import read_texts
 from trainer.data.tokenize import tokenise
+from trainer.evaluation import scoring
 from trainer.evaluation.metrics import Answers
-from trainer.evaluation.scoring import BATCH, GENERATED, answers_of, with_generated
+from trainer.evaluation.scoring import answers_of, with_generated
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +25,10 @@ def texts(tmp_path, rows):
 
 
 @torch.inference_mode()
-def test_losses_are_those_of_each_text_alone(language_model, words, tmp_path):
+def test_losses_are_those_of_each_text_alone(language_model, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "tokens_at_a_time", lambda model: 24)
     rows = [{"text": " ".join(["the file", "read", "a list of"][number % 3] for _ in range(1 + number % 5)) + " open"}
-            for number in range(BATCH + 5)]  # fmt: skip
+            for number in range(20)]  # fmt: skip
     examples = tokenise(texts(tmp_path, rows), words, 32)
     seen = []
     found = answers_of(language_model, examples, words, seen.append)
@@ -36,7 +38,8 @@ def test_losses_are_those_of_each_text_alone(language_model, words, tmp_path):
     ]
     assert sorted(found.losses) == pytest.approx(sorted(alone), rel=1e-4)
     assert (found.task, list(found.picks), list(found.generated)) == ("causal", [], [])
-    assert seen == [BATCH, BATCH + 5]
+    assert seen == sorted(seen)
+    assert (len(seen) > 3, seen[-1]) == (True, 20)
 
 
 @torch.inference_mode()
@@ -55,7 +58,6 @@ def test_continuations_are_greedy_and_stand_beside_what_was_asked_for(language_m
     prompts = ["the file", "read a list of the", "open"] * 7
     rows = [{"prompt": prompt, "completion": " close file"} for prompt in prompts]
     examples = tokenise(texts(tmp_path, rows), words, 32)
-    assert len(rows) > GENERATED
     before, side = Answers(task="causal", losses=[1.0]), words.padding_side
     found = with_generated(before, language_model, examples, words, 3)
     assert words.padding_side == side

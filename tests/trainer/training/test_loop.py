@@ -48,11 +48,10 @@ def test_the_arguments_say_what_the_settings_say(tmp_path):
     made = arguments(tmp_path, settings, 100, evaluates=True)
     assert (made.per_device_train_batch_size, made.gradient_accumulation_steps) == (4, 3)
     assert (made.learning_rate, made.weight_decay, made.warmup_steps, made.seed) == (0.01, 0.1, 50, 5)
-    assert (made.lr_scheduler_type, made.bf16, made.report_to) == ("cosine", True, [])
+    assert (made.lr_scheduler_type, made.bf16, made.report_to) == ("cosine", False, [])  # weights have the precision
     assert (made.logging_steps, made.save_steps, made.eval_steps) == (4, 40, 25)
     assert (made.eval_strategy, made.output_dir) == ("steps", str(tmp_path / CHECKPOINTS))
     assert arguments(tmp_path, settings, 100, evaluates=False).eval_strategy == "no"
-    assert not arguments(tmp_path, TrainSettings(precision="fp32"), 100, evaluates=False).bf16
 
 
 def test_a_batch_that_cannot_be_split_and_a_missing_logger_are_refused(tmp_path):

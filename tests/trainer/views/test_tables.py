@@ -59,7 +59,7 @@ def test_scores_have_a_column_for_each_metric_that_somebody_has():
 def test_columns_follow_the_table_of_metrics_and_what_is_nan_is_shown_so():
     scores = dict.fromkeys(reversed(METRICS), math.nan)
     table = score_table({"fine-tuned": scores}, 1)
-    assert [column.header for column in table.columns][1:] == ["accuracy", "f1", "exact match", "perplexity", "loss"]
+    assert [column.header for column in table.columns][1:] == ["accuracy", "acc norm", "f1", "exact match", "perplexity", "loss"]
     assert cells(table)["loss"] == ["nan"]
 
 
