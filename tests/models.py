@@ -160,3 +160,57 @@ def sentences(path: Path) -> Path:
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
+
+
+def save_gguf(folder: Path, file: Path, kind: str = "F32", tokenizer: bool = True, **fields: Any) -> Path:
+    """Write a tiny Llama of a folder as llama.cpp's converter would: q and k permuted, matrices of one kind, a tokenizer inside.
+
+    Args:
+        folder: from `save_with_tokenizer`.
+        file: what to write.
+        kind: of the matrices, a name of gguf's types of quantisation.
+        tokenizer: whether to write one: a byte-level BPE of single letters.
+        fields: metadata that stands in the place of what the configuration says, dots as double underscores.
+    """
+    import gguf
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    config = model.config
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_name("tiny")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_vocab_size(config.vocab_size)
+    for name, value in fields.items():
+        writer.add_string(name.replace("__", "."), value)
+    if tokenizer:
+        letters = [*"abcdefghijklmnopqrstuvwxyz"][: config.vocab_size - 3]
+        writer.add_tokenizer_model("gpt2")
+        writer.add_token_list([*SPECIAL, *letters])
+        writer.add_token_types([gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * len(letters))
+        writer.add_token_merges(["a b"])
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        values, module = tensor.numpy(), name.removesuffix(".weight")
+        if (count := heads.get(module.rpartition(".")[2])) is not None:
+            values = values.reshape(count, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
+        chosen = getattr(gguf.GGMLQuantizationType, kind if values.ndim > 1 else "F32")
+        stored = gguf.quants.quantize(np.ascontiguousarray(values), chosen)
+        writer.add_tensor(names.get_name(module) + ".weight", stored, raw_dtype=chosen)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file

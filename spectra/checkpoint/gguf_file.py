@@ -69,7 +69,7 @@ def values_of(tensor: Tensor) -> Any:
         config = dict(config_of(tensor.file))
         made = TENSOR_PROCESSORS.get(architecture(tensor.file), TensorProcessor)(config=config)
         values = made.process(weights=values, name=tensor.stored).weights
-    return torch.from_numpy(np.ascontiguousarray(values)).reshape(tensor.shape)
+    return torch.from_numpy(np.array(values)).reshape(tensor.shape)  # a copy: the file is mapped read-only
 
 
 def raw_rows(tensor: Tensor) -> bytes:
@@ -141,6 +141,8 @@ def _config(file: Path, changed: int) -> Mapping[str, Any]:
 def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"it has no {error.args[0]!r}"
+    if "GGMLQuantizationType" in str(error):
+        return f"a tensor is quantised in a way that the gguf package does not know: {first_line(error)}"
     return first_line(error) or type(error).__name__
 
 

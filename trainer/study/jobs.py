@@ -122,7 +122,7 @@ def _run(job: Job) -> Evaluation | None:
     try:
         with warnings_only():  # dozens of runs would each say what they adapted
             train(Plan.load(job.plan), job.model, job.data, job.folder, job.settings, resume=True)
-            evaluation = evaluate(job.folder, job.tests, untrained=False)
+            evaluation = evaluate(job.folder, job.tests, untrained=False, precision=job.settings.precision)
     except DivergedError:
         if not job.of_sweep:
             raise

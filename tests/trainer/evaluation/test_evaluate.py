@@ -113,18 +113,22 @@ def test_language_models_answer_questions_and_generate(llama_plan, tiny_llama, s
     train(llama_plan, tiny_llama, data, folder, SHORT.model_copy(update={"max_steps": 150, "learning_rate": 2e-2}))
     result = evaluate(folder, data, generate=4)
     assert 0 <= result.untrained["exact_match"] <= result.trained["exact_match"] <= 1
+    shown = result.tasks[0].generations
+    assert [(one.prompt.strip(), one.reference.strip()) for one in shown] == [
+        (row["prompt"].strip(), row["completion"]) for row in rows[:3]
+    ]
     asked = [
         {"prompt": f"{words[0]} {words[1]}", "choices": [words[0], words[5]], "answer": 0},
         {"prompt": f"{words[3]} {words[2]}", "choices": [f"{words[1]} {words[4]}", words[3]], "answer": words[3]},
     ]
     questions = write_rows(tmp_path / "questions.jsonl", asked)
-    scores = evaluate(folder, questions).trained
+    scores = evaluate(folder, questions, precision="fp32").trained
     model, tokenizer = load_adapters(folder), transformers.AutoTokenizer.from_pretrained(tiny_llama)
     losses = [[choice_loss(model, tokenizer, question["prompt"], text) for text in question["choices"]] for question in asked]
     assert len({loss for pair in losses for loss in pair}) == 4
     assert scores["accuracy"] == ((losses[0][0] < losses[0][1]) + (losses[1][1] < losses[1][0])) / 2
     assert scores["loss"] == pytest.approx((losses[0][0] + losses[1][1]) / 2, rel=1e-5)
-    assert scores.keys() == {"accuracy", "loss"}
+    assert scores.keys() == {"accuracy", "acc_norm", "loss"}
     write_rows(questions, [{"prompt": "one", "choices": ["two"], "answer": 0}])
     with pytest.raises(InputError, match=r"questions.jsonl: row 1: choices are \['two'\]; give a list of at least two"):
         evaluate(folder, questions)
