@@ -1,0 +1,214 @@
+"""A training step and a probe on a real language model, ours beside PEFT's LoRA of the same size in transformers.Trainer.
+
+    python benchmarks/language_model.py MODEL DATA [--rounds 3] [--steps 8] [--device cpu]
+
+MODEL is SmolLM2-135M-Instruct, DATA a file of prompts and completions (BIG-bench's fact_checker/fever). The loss counts completions.
+Both sides see the same batches of 16, padded alike, each round in a process of its own, in turn. The peer is loaded in single
+precision and trained with bf16=True, as its users do, and once more loaded in bf16. Reported are ratios, median and range over
+rounds: tokens per second without padding, peak resident memory (on a GPU the allocator's), our step over its own matrix products
+timed alone, and `plan probe` with its defaults over training on as many examples.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SIDES = ("ours", "peft", "peft-bf16")
+WARM = 2
+BATCH, LENGTH = 16, 128
+
+
+def plan_of(model: str, kind: str) -> Any:
+    """Uniform rank 8, or four experts of rank 2 of which a token uses two."""
+    import planner
+    from spectra import open_checkpoint
+
+    settings = {"strategy": "uniform"} | ({"max_experts": 4, "expert_rank": 2, "max_rank": 8} if kind == "mixture" else {})
+    budget = "rank 10" if kind == "mixture" else "rank 8"
+    return planner.allocate(budget, planner.AllocationSettings(**settings), model=open_checkpoint(model))
+
+
+def ours(model: str, data: Path, kind: str, steps: int) -> dict[str, float]:
+    """`plan train`."""
+    import trainer
+
+    ticks: list[float] = []
+    settings = trainer.TrainSettings(max_steps=steps, batch_size=BATCH, max_length=LENGTH)
+    plan = plan_of(model, kind)
+    with tempfile.TemporaryDirectory() as folder:
+        report = trainer.train(
+            plan, model, data, Path(folder) / "run", settings, progress=lambda *_: ticks.append(time.perf_counter())
+        )
+    return {"seconds": per_step(ticks), "parameters": plan.parameters, "peak": report.peak_memory}
+
+
+def pefts(model: str, data: Path, kind: str, steps: int, dtype: torch.dtype) -> dict[str, float]:
+    """PEFT's LoRA of the same rank on the same modules."""
+    import peft
+    import transformers
+
+    from trainer.base_model import has_bf16_units, load_tokenizer
+    from trainer.data.dataset import collator, read_texts
+    from trainer.data.tokenize import tokenise
+    from trainer.training.loop import peak_memory
+
+    tokenizer = load_tokenizer(Path(model))
+    rows = tokenise(read_texts(data), tokenizer, LENGTH).rows
+    lora = peft.LoraConfig(r=10 if kind == "mixture" else 8, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(model, dtype=dtype), lora)
+    ticks: list[float] = []
+
+    class Clock(transformers.TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            ticks.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = transformers.TrainingArguments(
+            output_dir=folder, max_steps=steps, per_device_train_batch_size=BATCH, report_to="none", disable_tqdm=True,
+            save_strategy="no", logging_strategy="no", use_cpu=not torch.cuda.is_available(), bf16=has_bf16_units(), seed=0,
+            learning_rate=1e-3, dataloader_pin_memory=False,
+        )  # fmt: skip
+        made = transformers.Trainer(
+            model=adapted, args=arguments, train_dataset=rows, data_collator=collator("causal", tokenizer), callbacks=[Clock()]
+        )
+        made.train()
+    size = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+    return {"seconds": per_step(ticks), "parameters": size, "peak": peak_memory()}
+
+
+def per_step(ticks: Sequence[float]) -> float:
+    """Mean time of a step once warm: batches differ in length, and both sides see the same ones."""
+    return (ticks[-1] - ticks[WARM - 1]) / (len(ticks) - WARM)
+
+
+def probe(model: str, data: Path) -> dict[str, float]:
+    """`plan probe` with its defaults: time, and examples that it takes gradients on."""
+    from spectra import open_checkpoint
+    from trainer import ProbeSettings
+    from trainer.attribution.trial_run import MEASURED, STEPS
+    from trainer.probing import measure
+    from trainer.training.loop import peak_memory
+
+    settings, checkpoint = ProbeSettings(), open_checkpoint(model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    start = time.perf_counter()
+    measure(checkpoint, [data], settings, device=device)
+    examples = settings.samples + STEPS["causal"] * settings.batch_size + MEASURED
+    return {"seconds": time.perf_counter() - start, "examples": examples, "peak": peak_memory()}
+
+
+def floor(model: str, data: Path) -> dict[str, float]:
+    """The matrix products of one uniform step, each at its shape and in bf16, on weights of their own, summed."""
+    import transformers
+
+    from trainer.base_model import load_tokenizer
+    from trainer.data.dataset import read_texts
+    from trainer.data.tokenize import tokenise
+
+    rows = tokenise(read_texts(data), load_tokenizer(Path(model)), LENGTH).rows
+    rows = rows.shuffle(seed=0).select(range(min(len(rows), BATCH * 20)))
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    longest = statistics.mean(max(lengths[at : at + BATCH]) for at in range(0, len(lengths) - BATCH + 1, BATCH))
+    labelled = round(BATCH * statistics.mean(sum(label != -100 for label in labels) for labels in rows["labels"]))
+    tokens, wide = BATCH * round(longest), round(longest)
+    config = transformers.AutoConfig.from_pretrained(model)
+    d, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    side = config.head_dim or d // config.num_attention_heads
+    queries, keys = config.num_attention_heads * side, config.num_key_value_heads * side
+    sites = [(queries, d), (keys, d), (keys, d), (d, queries), (inner, d), (inner, d), (d, inner)]
+
+    def new(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, dtype=torch.bfloat16)
+
+    products: list[Callable[[], object]] = []
+    for _ in range(layers):
+        for out, into in sites:
+            x, y, W, A, B, z = new(tokens, into), new(tokens, out), new(out, into), new(8, into), new(out, 8), new(tokens, 8)
+            pairs = ((x, W.T), (y, W), (x, A.T), (z, B.T), (y, B), (z, A), (z.T, x), (y.T, z))
+            products += [lambda a=a, b=b: a @ b for a, b in pairs]
+        heads = BATCH * config.num_key_value_heads
+        q, k, w = new(heads, queries // keys * wide, side), new(heads, wide, side), new(heads, queries // keys * wide, wide)
+        for a, b in ((q, k.mT), (w, k), (q, k.mT), (w.mT, q), (w, k), (w.mT, q)):
+            products.append(lambda a=a, b=b: a @ b)
+    h, V, g = new(labelled, d), new(config.vocab_size, d), new(labelled, config.vocab_size)
+    products += [lambda: h @ V.T, lambda: g @ V]
+    for _ in range(2):
+        for product in products:
+            product()
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        for product in products:
+            product()
+        times.append(time.perf_counter() - start)
+    return {"seconds": statistics.median(times), "tokens": sum(lengths) / len(lengths) * BATCH}
+
+
+def measured(options: argparse.Namespace, *what: str) -> dict[str, float]:
+    """One side in a process of its own."""
+    command = [sys.executable, __file__, options.model, str(options.data), "--steps", str(options.steps), "--only", *what]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    found: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
+    print(*what, {name: round(value, 3) for name, value in found.items()}, flush=True)
+    return found
+
+
+def shown(values: Sequence[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
+
+
+def main() -> None:
+    """Alternate the sides and print ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--only", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only:
+        from trainer.quiet import quiet_libraries
+
+        quiet_libraries()
+        what, *kind = options.only
+        run: dict[str, Callable[[], dict[str, float]]] = {
+            "ours": lambda: ours(options.model, options.data, *kind, options.steps),
+            "peft": lambda: pefts(options.model, options.data, *kind, options.steps, torch.float32),
+            "peft-bf16": lambda: pefts(options.model, options.data, *kind, options.steps, torch.bfloat16),
+            "probe": lambda: probe(options.model, options.data),
+            "floor": lambda: floor(options.model, options.data),
+        }
+        print(json.dumps(run[what]()))
+        return
+    rounds = {
+        kind: [{side: measured(options, side, kind) for side in SIDES} for _ in range(options.rounds)]
+        for kind in ("uniform", "mixture")
+    }
+    for kind, found in rounds.items():
+        for peer in SIDES[1:]:
+            speed = [one[peer]["seconds"] / one["ours"]["seconds"] for one in found]
+            memory = [one["ours"]["peak"] / one[peer]["peak"] for one in found]
+            sizes = f"{found[0]['ours']['parameters']:,} and {found[0][peer]['parameters']:,} parameters"
+            print(f"{kind}: {shown(speed)} times {peer}'s tokens per second, {shown(memory)} of its peak memory ({sizes})")
+    step = statistics.median(one["ours"]["seconds"] for one in rounds["uniform"])
+    floors = [measured(options, "floor")["seconds"] for _ in range(options.rounds)]
+    print(f"our step takes {shown([step / one for one in floors])} times its matrix products alone")
+    probes = [measured(options, "probe") for _ in range(options.rounds)]
+    ratios = [one["seconds"] / (one["examples"] / BATCH * step) for one in probes]
+    memory = [one["peak"] / rounds["uniform"][0]["ours"]["peak"] for one in probes]
+    print(f"the probe takes {shown(ratios)} times training on as many examples, and {shown(memory)} of its peak memory")
+
+
+if __name__ == "__main__":
+    main()
