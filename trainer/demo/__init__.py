@@ -1,0 +1,1 @@
+"""Demonstrations: the whole path on real models and on text that every Python has."""
