@@ -42,7 +42,8 @@ def test_the_console_block(folder):
         assert program == "plan"
         result = CliRunner().invoke(cli.main, arguments)
         assert result.exit_code == 0, (arguments, result.output)
-    assert "plan-allocation" in (folder / "report.html").read_text()
+    headings = re.findall(r"<h1[^>]*>(\w+)", (folder / "report.html").read_text())
+    assert headings == ["Spectra", "Plan", "Run", "Plan"]
 
 
 def test_the_python_block(folder, capsys):

@@ -7,6 +7,7 @@ one site per line, so that two versions of a file diff cleanly. Files appear who
 import hashlib
 import json
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -96,10 +97,15 @@ def _layout(value: Any) -> str:
 
 
 def _first_fault(error: ValidationError) -> str:
-    fault = error.errors(include_url=False)[0]
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    # A value of one of several types is at fault once for each of them, told apart by the last part of its place.
+    faults = {_place(fault): fault for fault in reversed(error.errors(include_url=False))}
+    where, fault = list(faults.items())[-1]
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     if fault["type"] == "value_error":  # raised by our own validators, whose messages name the place and the value
         return f"{fault['ctx']['error']}{more}"
-    where = ".".join(str(part) for part in fault["loc"])
     shown = repr(fault["input"])
     return f"{where}: {fault['msg']}, got {shown if len(shown) <= 80 else shown[:77] + '...'}{more}"
+
+
+def _place(fault: Any) -> str:
+    return ".".join(str(part) for part in fault["loc"] if not re.match(r"constrained-|literal\[", str(part)))

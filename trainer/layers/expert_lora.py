@@ -176,14 +176,16 @@ def grouped(x_SI: Tensor, weight_EIO: Tensor, offsets_E: Tensor) -> Tensor:
         offsets_E: where each group ends, int32.
 
     Returns:
-        (S, O). A loop stands in where grouped products have no kernel: double precision, and old GPUs.
+        (S, O). A loop stands in where grouped products have no kernel: double precision, old GPUs, rows that do not start at
+        multiples of 16 bytes.
     """
+    aligned = all(size * x_SI.itemsize % 16 == 0 for size in weight_EIO.shape[1:])
     # Reading the offsets waits for the device; the grouped kernel below takes them where they are.
-    if x_SI.dtype == torch.float64 or not _has_kernel(x_SI.device):
+    if x_SI.dtype == torch.float64 or not aligned or not _has_kernel(x_SI.device):
         ends = offsets_E.tolist()
         starts = [0, *ends[:-1]]
         return torch.cat(
-            [x_SI[start:end] @ weight_EIO[expert] for expert, (start, end) in enumerate(zip(starts, ends, strict=True))]
+            [x_SI[start:end] @ weight_EIO[expert].to(x_SI.dtype) for expert, (start, end) in enumerate(zip(starts, ends, strict=True))]
         )
     product: Tensor = _Contiguous.apply(nn.functional.grouped_mm(x_SI, weight_EIO.to(x_SI.dtype), offs=offsets_E))  # type: ignore[no-untyped-call]
     return product

@@ -17,7 +17,8 @@ from trainer.run_folder import CHECKPOINTS, WEIGHTS
 pytestmark = pytest.mark.training
 
 
-def test_evaluation_stands_beside_what_costs_nothing(run, small_corpus):
+def test_evaluation_stands_beside_what_costs_nothing(run, small_corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("LORAPLAN_CACHE", str(tmp_path))  # where no earlier test has kept the untrained model's scores
     seen = []
     result = evaluate(run, small_corpus[1], progress=lambda done, total, note="": seen.append((done, total)))
     assert result.examples == 32
