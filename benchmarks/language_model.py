@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,51 +107,68 @@ def probe(model: str, data: Path) -> dict[str, float]:
     return {"seconds": time.perf_counter() - start, "examples": examples, "peak": peak_memory()}
 
 
-def floor(model: str, data: Path) -> dict[str, float]:
-    """The matrix products of one uniform step, each at its shape and in bf16, on weights of their own, summed."""
-    import transformers
+class Floor:
+    """The matrix products of a uniform step, each at its shape and in bf16, on weights of their own."""
 
-    from trainer.base_model import load_tokenizer
-    from trainer.data.dataset import read_texts
-    from trainer.data.tokenize import tokenise
+    def __init__(self, model: str) -> None:
+        import transformers
 
-    rows = tokenise(read_texts(data), load_tokenizer(Path(model)), LENGTH).rows
-    rows = rows.shuffle(seed=0).select(range(min(len(rows), BATCH * 20)))
-    lengths = [len(ids) for ids in rows["input_ids"]]
-    longest = statistics.mean(max(lengths[at : at + BATCH]) for at in range(0, len(lengths) - BATCH + 1, BATCH))
-    labelled = round(BATCH * statistics.mean(sum(label != -100 for label in labels) for labels in rows["labels"]))
-    tokens, wide = BATCH * round(longest), round(longest)
-    config = transformers.AutoConfig.from_pretrained(model)
-    d, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    side = config.head_dim or d // config.num_attention_heads
-    queries, keys = config.num_attention_heads * side, config.num_key_value_heads * side
-    sites = [(queries, d), (keys, d), (keys, d), (d, queries), (inner, d), (inner, d), (d, inner)]
+        config = transformers.AutoConfig.from_pretrained(model)
+        d, inner, self.layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+        self.side = config.head_dim or d // config.num_attention_heads
+        self.groups, self.heads = config.num_key_value_heads, config.num_attention_heads
+        queries, keys = self.heads * self.side, self.groups * self.side
+        sites = [(queries, d), (keys, d), (keys, d), (d, queries), (inner, d), (inner, d), (d, inner)]
+        self.weights = [[(new(out, into), new(8, into), new(out, 8)) for out, into in sites] for _ in range(self.layers)]
+        self.head = new(config.vocab_size, d)
 
-    def new(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, dtype=torch.bfloat16)
+    def products(self, rows: int, wide: int, labelled: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The factors of every product of a step, forward and backward, for `rows` padded to `wide` tokens."""
+        tokens, d = rows * wide, self.head.shape[1]
+        q, k = new(rows * self.groups, self.heads // self.groups * wide, self.side), new(rows * self.groups, wide, self.side)
+        w = new(rows * self.groups, q.shape[1], wide)
+        made = {size: new(tokens, size) for layer in self.weights[:1] for W, _, _ in layer for size in W.shape}
+        z = new(tokens, 8)
+        for layer in self.weights:
+            for W, A, B in layer:
+                x, y = made[W.shape[1]], made[W.shape[0]]
+                yield from ((x, W.T), (y, W), (x, A.T), (z, B.T), (y, B), (z, A), (z.T, x), (y.T, z))
+            yield from ((q, k.mT), (w, k), (q, k.mT), (w.mT, q), (w, k), (w.mT, q))
+        yield from ((new(labelled, d), self.head.T), (new(labelled, len(self.head)), self.head))
 
-    products: list[Callable[[], object]] = []
-    for _ in range(layers):
-        for out, into in sites:
-            x, y, W, A, B, z = new(tokens, into), new(tokens, out), new(out, into), new(8, into), new(out, 8), new(tokens, 8)
-            pairs = ((x, W.T), (y, W), (x, A.T), (z, B.T), (y, B), (z, A), (z.T, x), (y.T, z))
-            products += [lambda a=a, b=b: a @ b for a, b in pairs]
-        heads = BATCH * config.num_key_value_heads
-        q, k, w = new(heads, queries // keys * wide, side), new(heads, wide, side), new(heads, queries // keys * wide, wide)
-        for a, b in ((q, k.mT), (w, k), (q, k.mT), (w.mT, q), (w, k), (w.mT, q)):
-            products.append(lambda a=a, b=b: a @ b)
-    h, V, g = new(labelled, d), new(config.vocab_size, d), new(labelled, config.vocab_size)
-    products += [lambda: h @ V.T, lambda: g @ V]
-    for _ in range(2):
-        for product in products:
-            product()
-    times = []
-    for _ in range(10):
+    def seconds(self, rows: int, wide: int, labelled: int) -> float:
+        """How long they take, one after another."""
+        factors = list(self.products(rows, wide, labelled))
         start = time.perf_counter()
-        for product in products:
-            product()
-        times.append(time.perf_counter() - start)
-    return {"seconds": statistics.median(times), "tokens": sum(lengths) / len(lengths) * BATCH}
+        for a, b in factors:
+            a @ b
+        return time.perf_counter() - start
+
+
+def new(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, dtype=torch.bfloat16)
+
+
+def floor(model: str, data: Path, steps: int) -> dict[str, float]:
+    """`plan train`, after each of whose steps the products of the same batch are timed alone: the sum of both."""
+    import trainer
+    from trainer.training.loop import AdapterTrainer
+
+    alone, pairs = Floor(model), []
+    compute = AdapterTrainer.training_step
+
+    def step(self: Any, wrapped: Any, inputs: Any, *rest: Any) -> Any:
+        rows, wide, labelled = *inputs["input_ids"].shape, int((inputs["labels"] != -100).sum())
+        start = time.perf_counter()
+        loss = compute(self, wrapped, inputs, *rest)
+        pairs.append((time.perf_counter() - start, alone.seconds(rows, wide, labelled)))
+        return loss
+
+    AdapterTrainer.training_step = step  # type: ignore[method-assign]
+    settings = trainer.TrainSettings(max_steps=steps + WARM, batch_size=BATCH, max_length=LENGTH)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer.train(plan_of(model, "uniform"), model, data, Path(folder) / "run", settings)
+    return {"step": sum(one for one, _ in pairs[WARM:]), "products": sum(one for _, one in pairs[WARM:])}
 
 
 def measured(options: argparse.Namespace, *what: str) -> dict[str, float]:
@@ -187,7 +204,7 @@ def main() -> None:
             "peft": lambda: pefts(options.model, options.data, *kind, options.steps, torch.float32),
             "peft-bf16": lambda: pefts(options.model, options.data, *kind, options.steps, torch.bfloat16),
             "probe": lambda: probe(options.model, options.data),
-            "floor": lambda: floor(options.model, options.data),
+            "floor": lambda: floor(options.model, options.data, options.steps),
         }
         print(json.dumps(run[what]()))
         return
@@ -202,8 +219,8 @@ def main() -> None:
             sizes = f"{found[0]['ours']['parameters']:,} and {found[0][peer]['parameters']:,} parameters"
             print(f"{kind}: {shown(speed)} times {peer}'s tokens per second, {shown(memory)} of its peak memory ({sizes})")
     step = statistics.median(one["ours"]["seconds"] for one in rounds["uniform"])
-    floors = [measured(options, "floor")["seconds"] for _ in range(options.rounds)]
-    print(f"our step takes {shown([step / one for one in floors])} times its matrix products alone")
+    floors = [measured(options, "floor") for _ in range(options.rounds)]
+    print(f"our step takes {shown([one['step'] / one['products'] for one in floors])} times its matrix products alone")
     probes = [measured(options, "probe") for _ in range(options.rounds)]
     ratios = [one["seconds"] / (one["examples"] / BATCH * step) for one in probes]
     memory = [one["peak"] / rounds["uniform"][0]["ours"]["peak"] for one in probes]

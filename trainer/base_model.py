@@ -8,6 +8,7 @@ import transformers
 from torch import nn
 
 from planner.modules.attention import use_products
+from planner.modules.norms import use_fused_norms
 from spectra import Checkpoint, InputError
 from spectra.checkpoint.families import family_of
 from spectra.checkpoint.gguf_file import SUFFIX as GGUF
@@ -140,6 +141,7 @@ def load_model(
     if model.config.pad_token_id is None:  # a classifier on a decoder finds the last token by it
         model.config.pad_token_id = pad_token_id
     use_products(model)
+    use_fused_norms(model)
     return model
 
 

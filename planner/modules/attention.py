@@ -54,17 +54,51 @@ def attention(
 
 def _products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, causal: bool) -> Tensor:
     batch, heads, tokens, side = query.shape
-    groups, seen = key.shape[1:3]
-    # The heads of a group lie side by side: seen as one longer sequence they share their key without copies of it.
-    logits = (query.reshape(batch, groups, -1, side) @ key.mT).view(batch, heads, tokens, seen)
-    logits = logits * (side**-0.5 if scaling is None else scaling)
     if mask is None and causal and tokens > 1:
-        mask = torch.ones(tokens, seen, dtype=torch.bool).tril(seen - tokens)
-    if mask is not None:
-        logits = (
-            logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
-            if mask.dtype == torch.bool
-            else logits + mask.to(logits.dtype)
+        mask = torch.ones(tokens, key.shape[2], dtype=torch.bool).tril(key.shape[2] - tokens)
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, torch.finfo(query.dtype).min)
+    found: Tensor = Products.apply(query, key, value, mask, side**-0.5 if scaling is None else scaling)  # type: ignore[no-untyped-call]
+    return found.view(batch, heads, tokens, side).transpose(1, 2).contiguous()
+
+
+class Products(torch.autograd.Function):
+    """softmax(scaling q k^T + mask) v, its heads grouped, in the precision of q.
+
+    The heads of a group lie side by side: seen as one longer sequence they share their key without copies of it. One tensor of
+    the logits' size is kept, the softmax, and everything else of that size is made in place.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+        """Return (batch x groups, heads of a group x tokens, side)."""
+        batch, heads, tokens, side = query.shape
+        groups, seen = key.shape[1:3]
+        q, k, v = query.reshape(batch * groups, -1, side), key.reshape(-1, seen, side), value.reshape(-1, seen, side)
+        logits = _scaled(q, k.mT, scaling)
+        if mask is not None:
+            logits.view(batch, heads, tokens, seen).add_(mask)
+        weights = logits.softmax(-1)  # computed in single precision, rounded once
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.scaling, ctx.shapes = scaling, (query.shape, key.shape)
+        return weights @ v
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        """Gradients of q, k and v."""
+        q, k, v, weights = ctx.saved_tensors
+        of_query, of_key = ctx.shapes
+        d = gradients[0]
+        d_logits = torch._softmax_backward_data(d @ v.mT, weights, -1, weights.dtype)
+        return (
+            _scaled(d_logits, k, ctx.scaling).view(of_query),
+            _scaled(d_logits.mT, q, ctx.scaling).view(of_key),
+            (weights.mT @ d).view(of_key),
+            None,
+            None,
         )
-    weights = logits.softmax(-1, dtype=torch.float32).to(value.dtype).view(batch, groups, -1, seen)
-    return (weights @ value).view(batch, heads, tokens, side).transpose(1, 2).contiguous()
+
+
+def _scaled(a: Tensor, b: Tensor, scaling: float) -> Tensor:
+    """`scaling` a b in one product."""
+    return torch.baddbmm(a.new_empty(1), a, b, beta=0, alpha=scaling)
