@@ -60,7 +60,7 @@ def pefts(model: str, data: Path, kind: str, steps: int, dtype: torch.dtype) -> 
     from trainer.base_model import has_bf16_units, load_tokenizer
     from trainer.data.dataset import collator, read_texts
     from trainer.data.tokenize import tokenise
-    from trainer.training.loop import peak_memory
+    from trainer.training.memory import peak_memory
 
     tokenizer = load_tokenizer(Path(model))
     rows = tokenise(read_texts(data), tokenizer, LENGTH).rows
@@ -97,7 +97,7 @@ def probe(model: str, data: Path) -> dict[str, float]:
     from trainer import ProbeSettings
     from trainer.attribution.trial_run import MEASURED, STEPS
     from trainer.probing import measure
-    from trainer.training.loop import peak_memory
+    from trainer.training.memory import peak_memory
 
     settings, checkpoint = ProbeSettings(), open_checkpoint(model)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,10 +1,8 @@
 """The loop of a run: transformers.Trainer with the routers' losses, small checkpoints and a callback that monitors it."""
 
-import ctypes
 import json
 import math
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,6 @@ from trainer.training.sharding import averaged, is_sharded
 
 IS_B = re.compile(r"\.B(\.\w+)?$")  # names of parameters: of mixtures, and of experts' projections
 LOGS_PER_RUN, SAVES_PER_RUN = 50, 5
-TRIM_EVERY = 10  # steps
 COLLAPSED = 0.95  # share of the gates' mass from which on one expert does all the work
 LOGGERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
 
@@ -222,8 +219,6 @@ class MonitorCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Report progress, with the last loss that was logged."""
-        if state.global_step % TRIM_EVERY == 0:
-            give_back_memory()
         self.progress(state.global_step, state.max_steps, "" if math.isnan(self.loss) else f"loss {self.loss:.3f}")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
@@ -274,23 +269,3 @@ def collapsed(health: tuple[RouterHealth, ...]) -> tuple[str, ...]:
         for site in health
         if max(site.shares) > COLLAPSED
     )
-
-
-def give_back_memory() -> None:
-    """Hand freed memory back to the system, where glibc keeps it.
-
-    Batches of different lengths leave gaps of different sizes: a run of 120 steps that needs 1.5 GB held 5 GB.
-    """
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        trim(0)
-
-
-def peak_memory() -> int:
-    """Bytes held at most: by a GPU's allocator, else by this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    # Only here, because Windows has no such module.
-    import resource
-
-    # macOS counts bytes, Linux KiB.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -50,8 +50,8 @@ from trainer.training.loop import (
     collapsed,
     curve,
     evaluations,
-    peak_memory,
 )
+from trainer.training.memory import FreedMemoryCallback, peak_memory
 from trainer.training.rate import search as find_rate
 from trainer.training.sharding import shard
 
@@ -238,7 +238,8 @@ def _trainer(
         train_dataset=run.examples.rows,
         eval_dataset=run.evaluation.rows if run.evaluation else None,
         data_collator=collator(run.config.task, run.tokenizer),
-        callbacks=[growth, monitor] if growth else [monitor],  # growth saves first: the monitor notes what a checkpoint holds
+        # Growth saves first: the monitor notes what a checkpoint holds.
+        callbacks=[*([growth] if growth else []), monitor, FreedMemoryCallback()],
         growth=growth,
         lr_ratio=run.settings.lr_ratio,
     )

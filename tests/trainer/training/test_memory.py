@@ -1,0 +1,35 @@
+"""Freed memory goes back when more is held than a step needs, and not at every step."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from trainer.training import memory
+from trainer.training.memory import FreedMemoryCallback, give_back, peak_memory
+
+
+def test_memory_is_measured_in_bytes():
+    assert 2**20 < peak_memory() < 2**44
+
+
+def test_giving_back_works_on_this_machine():
+    give_back()
+
+
+@pytest.mark.parametrize(
+    ("held", "gifts"),
+    [
+        ([10, 10, 10, 10], [0]),  # only to learn what a step needs
+        ([10, 10, 12, 13, 10], [0, 3]),
+        ([10, 10, 20, 20, 20, 26], [0, 2, 5]),  # a longer batch needs more
+    ],
+)
+def test_what_is_held_beyond_need_is_given_back(held, gifts, monkeypatch):
+    given = []
+    callback = FreedMemoryCallback()
+    for step, size in enumerate(held):
+        process = SimpleNamespace(memory_info=lambda size=size: SimpleNamespace(rss=size))
+        monkeypatch.setattr(memory.psutil, "Process", lambda process=process: process)
+        monkeypatch.setattr(memory, "give_back", lambda step=step: given.append(step))
+        callback.on_step_end(None, None, None)
+    assert given == gifts
