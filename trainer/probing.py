@@ -9,6 +9,7 @@ from planner import SensitivityReport, join, probe
 from spectra import Checkpoint
 from spectra.core.log import LOG
 from spectra.core.progress import Progress, silent
+from trainer.attribution.attribution import POINTS
 from trainer.attribution.trial_run import MEASURED, STEPS, run_trial
 from trainer.data.sampling import load_sample
 from trainer.settings import ProbeSettings, TrainSettings
@@ -49,7 +50,7 @@ def _task(checkpoint: Checkpoint, file: Path, settings: ProbeSettings, device: s
     drawn = {name: getattr(settings, name) for name in ("samples", "max_length", "seed", "precision")}
     sample = load_sample(checkpoint, file, **drawn, device=device)
     steps = STEPS[sample.task] if settings.trial_steps is None else settings.trial_steps
-    tried = steps * settings.batch_size + MEASURED if steps else 0
+    tried = steps * settings.batch_size + (POINTS + 1) * MEASURED if steps else 0  # its last forward passes cost about one more
     also = f", then a trial run on {tried}" if tried else ""
     LOG.info(
         f"{file.stem}: gradients of {sample.examples} examples{also}; about the time of training on {sample.examples + tried}"

@@ -35,7 +35,8 @@ def gradient_statistics(inputs: Tensor, gradients: Tensor, weight: Tensor) -> Te
     flat = G_OI.view(-1)
     squared = torch.dot(flat, flat)
     flat = G_OI.mul_(weight).view(-1)
-    return torch.stack([squared, torch.linalg.vector_norm(flat, 1), flat.sum().abs(), torch.dot(flat, flat)]).double()
+    total, squares = flat.sum().abs(), torch.dot(flat, flat)
+    return torch.stack([squared, flat.abs_().sum(), total, squares]).double()
 
 
 def squared_norm(inputs: Tensor, gradients: Tensor) -> Tensor:

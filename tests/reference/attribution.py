@@ -6,7 +6,7 @@ POINTS = {0.5: 8 / 18, 0.5 - 0.15**0.5: 5 / 18, 0.5 + 0.15**0.5: 5 / 18}  # Gaus
 
 
 def reference_attribution(columns, loss, points=POINTS, step=1e-3):
-    """Quadrature for - integral of dL/ds_m along the diagonal.
+    """Quadrature for - integral of dL/ds_m along the diagonal, what it misses of L(0) - L(1) shared out in proportion to sizes.
 
     Args:
         columns: per site, views of the numbers in B that belong to it.
@@ -30,5 +30,6 @@ def reference_attribution(columns, loss, points=POINTS, step=1e-3):
         for site in range(len(columns)):
             up, down = ([t + sign * step if other == site else t for other in range(len(columns))] for sign in (1, -1))
             found[site] -= (at(up) - at(down)) / (2 * step) * weight
-    at([1.0] * len(columns))
-    return found
+    without, whole_loss = at([0.0] * len(columns)), at([1.0] * len(columns))
+    missing = without - whole_loss - found.sum()
+    return found + missing * found.abs() / found.abs().sum()

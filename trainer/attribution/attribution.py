@@ -5,7 +5,8 @@ With L(s) the held-out loss when the adapter of module m is scaled by s_m, the l
     - integral over t from 0 to 1 of dL/ds_m at s = (t, ..., t),
 
 the value of Aumann and Shapley (integrated gradients, Sundararajan et al., arXiv 1703.01365): over all modules it sums to what
-the adapters take off the loss. A few backward passes over a sample give it for every module at once, however many there are.
+the adapters take off the loss. A few backward passes over a sample give it for every module at once, however many there are. The
+sum is known from two forward passes, and what the integral's few points leave of it is shared out in proportion to their values.
 Where a router of the base model changes its choice on the way the loss jumps, and a jump belongs to no module.
 """
 
@@ -23,7 +24,9 @@ from trainer.layers.expert_lora import buffer_name, expert_loras
 from trainer.layers.mixture import mixtures
 
 Batches = list[dict[str, Tensor]]
-POINTS = 3  # of Gauss and Legendre's rule; more move no loss reduction by a hundredth of the mean
+# Of Gauss and Legendre's rule. The loss falls steeply over a short part of the way, so that a few points miss its integral by a sixth;
+# what the values sum to is measured, and the rest is right to a tenth of the mean value (benchmarks/quadrature.py).
+POINTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +70,37 @@ def attribute(model: Any, found: list[AdapterScale], sample: Batches, progress: 
     nodes, weights = np.polynomial.legendre.leggauss(POINTS)
     for done, (node, weight) in enumerate(zip(nodes, weights, strict=True), 1):
         for row, batch in enumerate(sample):
-            inputs = {key: value.to(device) for key, value in batch.items()}
-            labels = inputs.pop("labels")
             # All adapters stand at the same point of the way, so one backward pass gives every site's slope there.
             with scaled(found, (node + 1) / 2) as leaves:
-                loss = labelled_losses(model, inputs, labels).mean()
                 # A scale that this batch's loss does not depend on has slope zero, and is no error.
-                slopes = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+                slopes = torch.autograd.grad(_loss(model, batch, device), leaves, allow_unused=True, materialize_grads=True)
             shares[row] -= torch.cat(slopes).double().cpu() * (weight / 2)
         if progress:
             progress(done)
-    return shares
+    return _completed(shares, _reductions(model, found, sample, device))
+
+
+def _reductions(model: Any, found: list[AdapterScale], sample: Batches, device: torch.device) -> Tensor:
+    """(batches,): what all adapters together take off the loss of each batch."""
+    ends = []
+    for to in (0.0, 1.0):
+        with scaled(found, to), torch.no_grad():
+            ends.append([float(_loss(model, batch, device)) for batch in sample])
+    without, whole = torch.tensor(ends, dtype=torch.float64)
+    return without - whole
+
+
+def _completed(shares: Tensor, sums: Tensor) -> Tensor:
+    """Values (batches, sites) whose sums over sites are as given, changed in proportion to their sizes."""
+    sizes = shares.abs()
+    # Where nothing moved there is nothing to share out either.
+    parts = sizes / sizes.sum(1, keepdim=True).clamp_min(torch.finfo(sizes.dtype).tiny)
+    return shares + (sums - shares.sum(1))[:, None] * parts
+
+
+def _loss(model: Any, batch: dict[str, Tensor], device: torch.device) -> Tensor:
+    inputs = {key: value.to(device) for key, value in batch.items()}
+    return labelled_losses(model, inputs, inputs.pop("labels")).mean()
 
 
 @contextmanager

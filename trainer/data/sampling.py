@@ -60,5 +60,8 @@ def load_sample(
     drawn = replace(texts, rows=texts.rows.shuffle(seed=seed).select(range(min(samples, len(texts.rows)))))
     examples = tokenise(drawn, tokenizer, max_length, labels)
     model = load_model(checkpoint, texts.task, labels, seed, tokenizer.pad_token_id, resolved(precision)).to(device)
-    drawn_batches = batches(examples, tokenizer, PROBE_BATCH)
+    # Examples of like length stand together, which leaves little padding; the longest come first, so that memory that does not
+    # suffice shows at once.
+    order = sorted(range(len(examples.rows)), key=lambda row: -len(examples.rows[row]["input_ids"]))
+    drawn_batches = batches(replace(examples, rows=examples.rows.select(order)), tokenizer, PROBE_BATCH)
     return Sample(model=model, task=texts.task, batches=drawn_batches, examples=len(examples.rows))

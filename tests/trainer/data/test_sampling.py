@@ -21,6 +21,8 @@ def test_a_language_model_comes_with_batches_of_its_text(tiny_llama, sentences):
     batches = list(sample.batches)
     assert [len(batch["input_ids"]) for batch in batches] == [PROBE_BATCH, 2]
     assert all(batch["labels"].shape == batch["input_ids"].shape for batch in batches)
+    lengths = [length for batch in batches for length in batch["attention_mask"].sum(1).tolist()]
+    assert lengths == sorted(lengths, reverse=True), "the longest come first"
 
 
 def test_a_classifier_has_a_class_for_every_label_of_the_file(tiny_llama, small_corpus):
