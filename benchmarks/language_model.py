@@ -2,11 +2,11 @@
 
     python benchmarks/language_model.py MODEL DATA [--rounds 3] [--steps 8] [--device cpu]
 
-MODEL is SmolLM2-135M-Instruct, DATA a file of prompts and completions (BIG-bench's fact_checker/fever). The loss counts completions.
-Both sides see the same batches of 16, padded alike, each round in a process of its own, in turn. The peer is loaded in single
-precision and trained with bf16=True, as its users do, and once more loaded in bf16. Reported are ratios, median and range over
-rounds: tokens per second without padding, peak resident memory (on a GPU the allocator's), our step over its own matrix products
-timed alone, and `plan probe` with its defaults over training on as many examples.
+MODEL is SmolLM2-135M-Instruct, DATA a file of prompts and completions (BIG-bench's fact_checker/fever). The loss counts
+completions. Both sides see the same batches of 16, padded alike, each round in a process of its own, in turn. The peer is
+loaded in single precision and trained with bf16=True, as its users do, and once more loaded in bf16. Reported are ratios,
+median and range over rounds: tokens per second without padding, peak resident memory (on a GPU the allocator's), our step over
+its own matrix products timed alone, and `plan probe` with its defaults over training on as many examples.
 """
 
 import argparse
@@ -146,6 +146,7 @@ class Floor:
 
 
 def new(*shape: int) -> torch.Tensor:
+    """Random numbers."""
     return torch.randn(shape, dtype=torch.bfloat16)
 
 

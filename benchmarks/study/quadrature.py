@@ -2,8 +2,9 @@
 
     python benchmarks/study/quadrature.py MODEL DATA [DATA ...]
 
-A trial run with its defaults on each file, then the loss reductions from 2 to 5 points of Gauss and Legendre's rule beside those from
-24: root mean square of the error over the mean of the values, and rank correlation, as integrated and with the sum set right.
+A trial run with its defaults on each file, then the loss reductions from 2 to 5 points of Gauss and Legendre's rule beside
+those from 24: root mean square of the error over the mean of the values, and rank correlation, as integrated and with the sum
+set right.
 """
 
 import argparse
@@ -49,7 +50,10 @@ def main() -> None:
             for name, values in (("integrated", plain.mean(0)), ("sum known", completed(plain, known).mean(0))):
                 error = (values - exact).square().mean().sqrt() / exact.mean()
                 alike = torch.corrcoef(torch.stack([ranks(values), ranks(exact)]))[0, 1]
-                print(f"  {points:2} points, {name}: sum {values.sum():.3f}, error {error:.3f}, rank correlation {alike:.4f}", flush=True)
+                print(
+                    f"  {points:2} points, {name}: sum {values.sum():.3f}, error {error:.3f}, rank correlation {alike:.4f}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     python benchmarks/study/rates.py MODEL TASKS [--output rates.csv]
 
-MODEL is SmolLM2-135M-Instruct; TASKS a folder of `NAME.train.jsonl` and `NAME.test.jsonl` (BIG-bench). Every run is uniform LoRA
-on all linear modules, 80 steps of 16 examples, scored by the loss per example on the first 200 held-out rows. First the rates of
-a grid by factors of two at two ranks, then alpha and warm-up beside the best rate at rank 8. As many runs at a time as cores, each
-on one thread; runs that the output holds already are not repeated.
+MODEL is SmolLM2-135M-Instruct; TASKS a folder of `NAME.train.jsonl` and `NAME.test.jsonl` (BIG-bench). Every run is uniform
+LoRA on all linear modules, 80 steps of 16 examples, scored by the loss per example on the first 200 held-out rows. First the
+rates of a grid by factors of two at two ranks, then alpha and warm-up beside the best rate at rank 8. As many runs at a time as
+cores, each on one thread; runs that the output holds already are not repeated.
 """
 
 import argparse

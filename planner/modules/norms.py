@@ -1,7 +1,7 @@
 """RMSNorm on a CPU in half precision, a third of the time of the operators that models are written with.
 
 Written with operators, a pass forward and back converts to single precision and back, and makes seventeen tensors as large as its
-input (benchmarks/attention.py). Here each direction is a few kernels that convert on the way.
+input (benchmarks/norms.py). Here each direction is a few kernels that convert on the way.
 """
 
 from types import MethodType
@@ -19,7 +19,7 @@ def use_fused_norms(model: nn.Module) -> None:
 
 
 class RMSNorm(torch.autograd.Function):
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, rounded before the weight as models do; a gradient for x alone."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, rounded before the weight as models do; weight is frozen."""
 
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
@@ -27,15 +27,16 @@ class RMSNorm(torch.autograd.Function):
         squares_T1 = torch.linalg.vector_norm(x_TD, dim=-1, keepdim=True, dtype=torch.float32).square_()
         scale_T1 = squares_T1.div_(x_TD.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x_TD, weight_D, scale_T1)
-        return (x_TD * scale_T1).to(x_TD.dtype).mul_(weight_D)
+        y_TD: Tensor = (x_TD * scale_T1).to(x_TD.dtype)
+        return y_TD.mul_(weight_D)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         """The gradient of x."""
         x_TD, weight_D, scale_T1 = ctx.saved_tensors
         d_TD = gradients[0].contiguous()
-        # LayerNorm's kernel, told that the mean is 0, computes scale * (d w - x' mean(d w x') - mean(d w)), x' being the normalised
-        # input. The last term, which comes from the mean's own gradient, is not RMSNorm's.
+        # LayerNorm's kernel, told that the mean is 0, computes scale * (d w - x' mean(d w x') - mean(d w)), x' being the
+        # normalised input. The last term, which comes from the mean's own gradient, is not RMSNorm's.
         single_D = weight_D.float()
         made = torch.ops.aten.native_layer_norm_backward(
             d_TD, x_TD, [x_TD.shape[-1]], torch.zeros_like(scale_T1), scale_T1, single_D, None, [True, False, False]

@@ -24,8 +24,8 @@ from trainer.layers.expert_lora import buffer_name, expert_loras
 from trainer.layers.mixture import mixtures
 
 Batches = list[dict[str, Tensor]]
-# Of Gauss and Legendre's rule. The loss falls steeply over a short part of the way, so that a few points miss its integral by a sixth;
-# what the values sum to is measured, and the rest is right to a tenth of the mean value (benchmarks/quadrature.py).
+# Of Gauss and Legendre's rule. The loss falls steeply over a short part of the way, so that a few points miss its integral by a
+# sixth; the sum is measured, and what remains is a tenth of the mean value (benchmarks/study/quadrature.py).
 POINTS = 3
 
 
@@ -86,7 +86,7 @@ def _reductions(model: Any, found: list[AdapterScale], sample: Batches, device: 
     for to in (0.0, 1.0):
         with scaled(found, to), torch.no_grad():
             ends.append([float(_loss(model, batch, device)) for batch in sample])
-    without, whole = torch.tensor(ends, dtype=torch.float64)
+    without, whole = (torch.tensor(losses, dtype=torch.float64) for losses in ends)
     return without - whole
 
 
@@ -100,7 +100,8 @@ def _completed(shares: Tensor, sums: Tensor) -> Tensor:
 
 def _loss(model: Any, batch: dict[str, Tensor], device: torch.device) -> Tensor:
     inputs = {key: value.to(device) for key, value in batch.items()}
-    return labelled_losses(model, inputs, inputs.pop("labels")).mean()
+    loss: Tensor = labelled_losses(model, inputs, inputs.pop("labels")).mean()
+    return loss
 
 
 @contextmanager

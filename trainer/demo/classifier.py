@@ -1,4 +1,4 @@
-"""The demo of a classifier: its steps, and what it runs on, a real pretrained model from the package index and text that every Python has.
+"""The demo of a classifier: its steps, a real pretrained model from the package index, and text that every Python has.
 
 The texts are docstrings of the standard library, labelled by chapter of the library reference manual. In: the running Python's
 own standard library sources, parsed and never imported. Out: `train.jsonl` and `test.jsonl` with a `text` and a `label` per line.

@@ -159,4 +159,12 @@ def _functions() -> dict[str, list[tuple[str, str]]]:
     return {module: functions[:MOST_PER_MODULE] for module, functions in found.items()}
 
 
-LEFT_OUT = {"site-packages", "test", "lib2to3", "idlelib", "turtledemo", "ensurepip", "config"}  # no library, or not in every Python
+LEFT_OUT = {
+    "site-packages",
+    "test",
+    "lib2to3",
+    "idlelib",
+    "turtledemo",
+    "ensurepip",
+    "config",
+}  # no library, or not in every Python

@@ -13,6 +13,7 @@ TEST_SHARE = 0.25
 
 
 def library() -> Path:
+    """The folder of the running Python's standard library."""
     return Path(sysconfig.get_path("stdlib"))
 
 
@@ -34,7 +35,9 @@ def documented(source: Path) -> Iterator[tuple[ast.AST, str]]:
     except (SyntaxError, ValueError, OSError):  # a broken file in somebody's Python is no reason to stop
         return
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (text := ast.get_docstring(node)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (
+            text := ast.get_docstring(node)
+        ):
             yield node, text
 
 

@@ -185,7 +185,10 @@ def grouped(x_SI: Tensor, weight_EIO: Tensor, offsets_E: Tensor) -> Tensor:
         ends = offsets_E.tolist()
         starts = [0, *ends[:-1]]
         return torch.cat(
-            [x_SI[start:end] @ weight_EIO[expert].to(x_SI.dtype) for expert, (start, end) in enumerate(zip(starts, ends, strict=True))]
+            [
+                x_SI[start:end] @ weight_EIO[expert].to(x_SI.dtype)
+                for expert, (start, end) in enumerate(zip(starts, ends, strict=True))
+            ]
         )
     product: Tensor = _Contiguous.apply(nn.functional.grouped_mm(x_SI, weight_EIO.to(x_SI.dtype), offs=offsets_E))  # type: ignore[no-untyped-call]
     return product

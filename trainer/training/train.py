@@ -1,20 +1,14 @@
 """The training run: a plan, a model and dataset files in, a folder of adapters and a RunReport out.
 
-The loop is transformers.Trainer's (training/loop.py). Here a run is checked before anything is written, claimed, resumed and
-reported.
+A run is checked before anything is written (training/prepare.py), its folder claimed (training/claim.py), and trained by
+transformers.Trainer's loop (training/loop.py). Here these are put together and the run is reported.
 """
 
-import hashlib
-import json
 import math
 import os
-import shutil
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,25 +16,22 @@ from typing import Any
 from torch import nn
 from transformers import PrinterCallback, TrainingArguments
 
-from planner import Plan, require_match
+from planner import Plan
 from planner.modules.checkpointing import recompute
 from planner.plan import TrainingHints
 from spectra import Checkpoint, InputError, open_checkpoint
-from spectra.core.distributed import is_main_process
-from spectra.core.files import read_json, write_atomic
-from spectra.core.log import LOG, warnings_only
+from spectra.core.files import read_json
+from spectra.core.log import warnings_only
 from spectra.core.progress import Progress, silent
 from spectra.report import ModelInfo
-from trainer.adapters.config import AdapterConfig
 from trainer.adapters.store import build, save_adapters
-from trainer.base_model import head, load_tokenizer, require_length, resolved
-from trainer.data.dataset import collator, mix, read_texts
-from trainer.data.examples import Examples, Texts
+from trainer.base_model import head
+from trainer.data.dataset import collator
 from trainer.data.split import split
-from trainer.data.tokenize import tokenise
 from trainer.report import GrowthHistory, RateSearch, RunReport
-from trainer.run_folder import BEST, CHECKPOINTS, HISTORY, MANIFEST, REPORT, SIZES
+from trainer.run_folder import BEST, HISTORY, MANIFEST, REPORT
 from trainer.settings import MixtureSettings, TrainSettings
+from trainer.training.claim import claim, step_of, tidy
 from trainer.training.growth import Growth
 from trainer.training.loop import (
     AdapterTrainer,
@@ -52,6 +43,7 @@ from trainer.training.loop import (
     evaluations,
 )
 from trainer.training.memory import FreedMemoryCallback, peak_memory
+from trainer.training.prepare import Run, prepare, with_hints
 from trainer.training.rate import search as find_rate
 from trainer.training.sharding import shard
 
@@ -90,11 +82,11 @@ def train(
     """
     files = [Path(file) for file in ([data] if isinstance(data, str | Path) else data)]
     # Whatever can be refused is refused before the folder is claimed, so that a mistake leaves nothing behind.
-    output, checkpoint, settings = Path(output), open_checkpoint(model), _with_hints(settings or TrainSettings(), plan)
+    output, checkpoint, settings = Path(output), open_checkpoint(model), with_hints(settings or TrainSettings(), plan)
     found = None
     if settings.learning_rate == "auto":
         settings, found = _with_rate(plan, checkpoint, files, weights, settings, output if resume else None, progress)
-    run = _prepare(plan, checkpoint, files, weights, evaluation, settings)
+    run = prepare(plan, checkpoint, files, weights, evaluation, settings)
     return _fit(run, output, resume, progress, search=found)[0]
 
 
@@ -106,21 +98,7 @@ def train_loaded(
     Raises:
         InputError: see `train`.
     """
-    return _fit(_prepare(plan, checkpoint, [data], None, None, settings), output, False, progress, base)[1]
-
-
-def _with_hints(settings: TrainSettings, plan: Plan) -> TrainSettings:
-    """The settings, with what the plan suggests where nothing was chosen."""
-    hints = plan.training.model_dump(exclude={"found"}, exclude_none=True) if plan.training else {}
-    used = {name: value for name, value in hints.items() if name not in settings.model_fields_set}
-    if not used:
-        return settings
-    assert plan.training is not None
-    if is_main_process():
-        shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in used.items())
-        LOG.info(f"{shown}: as the plan says ({plan.training.found})")
-    chosen = {name: getattr(settings, name) for name in settings.model_fields_set}
-    return TrainSettings.checked(chosen | used, "the plan's training hints")
+    return _fit(prepare(plan, checkpoint, [data], None, None, settings), output, False, progress, base)[1]
 
 
 def _with_rate(
@@ -155,14 +133,14 @@ def _with_rate(
                 "report_to": "none",
             }
             trial = settings.model_copy(update=changed)
-            run = _prepare(plan, checkpoint, [train for train, _ in parts], weights, held, trial)
+            run = prepare(plan, checkpoint, [train for train, _ in parts], weights, held, trial)
             progress(0, None, f"trying learning rate {rate:g} for {steps} steps")
             try:
                 return _fit(run, Path(folder) / f"{rate}-{steps}", False, silent)[0].evaluations[-1].loss
             except DivergedError:
                 return math.inf
 
-        whole = _prepare(plan, checkpoint, files, weights, None, settings)
+        whole = prepare(plan, checkpoint, files, weights, None, settings)
         steps = arguments(
             Path(folder), settings.model_copy(update={"learning_rate": 1.0}), len(whole.examples.rows), False
         ).max_steps
@@ -172,7 +150,7 @@ def _with_rate(
 
 
 def _fit(
-    run: "_Run", output: Path, resume: bool, progress: Progress, base: Any = None, search: RateSearch | None = None
+    run: Run, output: Path, resume: bool, progress: Progress, base: Any = None, search: RateSearch | None = None
 ) -> tuple[RunReport, Any]:
     """Claim the folder, build, train, report and save."""
     plan, settings = run.plan, run.settings
@@ -186,13 +164,13 @@ def _fit(
         shard(built, made.device, made.world_size)
     # The main process writes the manifest or refuses before any other looks; one for all machines, which share the folder.
     with made.main_process_first(local=False):
-        last = _claim(output, run, resume, made.process_index == 0)
+        last = claim(output, run, resume, made.process_index == 0)
     if last and (output / REPORT).is_file():  # the run is finished
         return RunReport.load(output / REPORT), built
     keep_best = partial(save_adapters, output / BEST, plan=plan, config=run.config)
     trainer = _trainer(run, built, made, growth, MonitorCallback(built, progress, settings.patience, keep_best))
     begun = time.monotonic()
-    with _tidy(output):
+    with tidy(output):
         if last and step_of(last) >= made.max_steps:  # transformers would train one step more
             trainer.restore(last)
         else:
@@ -215,22 +193,8 @@ def _fit(
     return report, trainer.model
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
-    """Everything a run needs, checked before anything is written."""
-
-    plan: Plan
-    checkpoint: Checkpoint
-    settings: TrainSettings
-    config: AdapterConfig
-    data_sha256: str
-    tokenizer: Any
-    examples: Examples
-    evaluation: Examples | None
-
-
 def _trainer(
-    run: _Run, model: nn.Module, made: TrainingArguments, growth: Growth | None, monitor: MonitorCallback
+    run: Run, model: nn.Module, made: TrainingArguments, growth: Growth | None, monitor: MonitorCallback
 ) -> AdapterTrainer:
     trainer = AdapterTrainer(
         model=model,
@@ -248,133 +212,7 @@ def _trainer(
     return trainer
 
 
-def _prepare(
-    plan: Plan,
-    checkpoint: Checkpoint,
-    files: Sequence[Path],
-    weights: Sequence[float] | None,
-    evaluation: str | Path | None,
-    settings: TrainSettings,
-) -> _Run:
-    require_match(plan, checkpoint)
-    if settings.grow and evaluation:
-        raise InputError(
-            "`grow` keeps no best adapters on the way, because their ranks are not final; leave the evaluation file out"
-        )
-    if settings.patience and not evaluation:
-        raise InputError(f"`patience` {settings.patience} needs an evaluation file to watch; give `evaluation`")
-    parts = [read_texts(file) for file in files]
-    labels, counts = _labels(parts, plan)
-    tokenizer = load_tokenizer(checkpoint.location)
-    require_length(checkpoint, settings.max_length)
-    config = AdapterConfig(
-        base_model_name_or_path=checkpoint.source,
-        task=parts[0].task,
-        labels=labels,
-        label_counts=tuple(counts[label] for label in labels),
-        max_length=settings.max_length,
-        loss_on=settings.loss_on,
-        seed=settings.seed,
-        pad_token_id=tokenizer.pad_token_id,
-        base_weights=checkpoint.weights,
-        precision=resolved(settings.precision),
-        mixture=settings.mixture(),
-    )
-    options: dict[str, Any] = {"labels": labels, "loss_on": settings.loss_on}
-    tokenised = [tokenise(part, tokenizer, settings.max_length, packing=settings.packing, **options) for part in parts]
-    held_out = tokenise(read_texts(evaluation), tokenizer, settings.max_length, **options) if evaluation else None
-    return _Run(
-        plan=plan,
-        checkpoint=checkpoint,
-        settings=settings,
-        config=config,
-        data_sha256=_digest([*files, *([Path(evaluation)] if evaluation else [])], weights),
-        tokenizer=tokenizer,
-        examples=mix(tokenised, weights, settings.seed),
-        evaluation=held_out,
-    )
-
-
-def _labels(parts: Sequence[Texts], plan: Plan) -> tuple[tuple[str, ...], Counter[str]]:
-    """The labels of all files together, and how often each occurs; nothing for a language model.
-
-    Raises:
-        InputError: files of different kinds, a single label, or nothing to train.
-    """
-    if len({part.task for part in parts}) > 1:
-        tasks = ", ".join(f"{part.path} is {part.task}" for part in parts)
-        raise InputError(f"files of one run must be of one task: {tasks}")
-    if parts[0].task == "causal":
-        if not plan.parameters:
-            raise InputError("the plan adapts nothing and a language model has no new head: there is nothing to train")
-        return (), Counter()
-    counts = Counter(label for part in parts for label in part.rows["label"])
-    if len(counts) == 1:
-        raise InputError(f"{parts[0].path}: only one label, {next(iter(counts))!r}; there is nothing to tell apart")
-    return tuple(sorted(counts)), counts
-
-
-def _digest(files: Sequence[Path], weights: Sequence[float] | None) -> str:
-    whole = hashlib.sha256(repr(None if weights is None else list(weights)).encode())
-    for file in files:
-        # A digest of digests, so that text moved from the end of one file to the start of the next is noticed.
-        whole.update(hashlib.sha256(file.read_bytes()).digest())
-    return whole.hexdigest()
-
-
-def _claim(output: Path, run: _Run, resume: bool, first: bool) -> Path | None:
-    """Take a folder for this run, or find the checkpoint to go on from; of several processes only the first one writes.
-
-    Raises:
-        InputError: the folder holds a run and `resume` is not asked for, or it holds a run of another plan, data or settings.
-    """
-    manifest = output / MANIFEST
-    mine = run.settings.model_dump(mode="json") | run.config.model_dump(mode="json") | {"plan": run.plan.model_dump(mode="json")}
-    text = json.dumps(mine | {"data_sha256": run.data_sha256}, sort_keys=True, indent=1) + "\n"
-    if first:
-        # A run that was killed before its first checkpoint leaves a manifest only; `resume` then starts it over.
-        if (manifest.exists() or (output / CHECKPOINTS).exists()) and not resume:
-            raise InputError(f"{output}: already holds a run; add `resume` to go on with it, or choose another folder")
-        if manifest.exists() and json.dumps(read_json(manifest), sort_keys=True, indent=1) + "\n" != text:
-            raise InputError(f"{output}: holds a run of another plan, model, data or settings; choose another folder")
-        write_atomic(manifest, text)
-    # Every process looks for itself, once the main one has passed; all see the same folder.
-    whole = [path for path in output.glob(f"{CHECKPOINTS}/checkpoint-*") if _is_whole(path)]
-    return max(whole, key=step_of, default=None)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step after which a checkpoint was written, from its folder's name."""
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end and nothing in it has been lost since."""
-    try:
-        sizes = read_json(checkpoint / SIZES)
-        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
-    except (InputError, OSError):
-        return False
-
-
-@contextmanager
-def _tidy(output: Path) -> Iterator[None]:
-    """Say in one line that the disk is full, and leave nothing behind of a run that failed before its first checkpoint."""
-    try:
-        yield
-    # Ctrl-C included: a run that was interrupted before its first checkpoint can be started again with the same command.
-    except BaseException as error:
-        if is_main_process() and not any(_is_whole(path) for path in output.glob(f"{CHECKPOINTS}/checkpoint-*")):
-            shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
-            (output / MANIFEST).unlink(missing_ok=True)
-            if not any(output.iterdir()):
-                output.rmdir()
-        if isinstance(error, RuntimeError) and "inline_container" in str(error):  # torch's way to say that a write failed
-            raise InputError(f"{output / CHECKPOINTS}: a checkpoint cannot be written; is the disk full?") from None
-        raise
-
-
-def _without_effect(run: _Run) -> tuple[str, ...]:
+def _without_effect(run: Run) -> tuple[str, ...]:
     """A note if settings of routers were given where the plan has none."""
     # Whether an option was given is not known here; one that has its usual value is as good as not given.
     usual = MixtureSettings()
@@ -384,7 +222,7 @@ def _without_effect(run: _Run) -> tuple[str, ...]:
     return (f"the plan has no routers: {' and '.join(asked)} had no effect",)
 
 
-def _report(run: _Run, trainer: AdapterTrainer, seconds: float, search: RateSearch | None) -> RunReport:
+def _report(run: Run, trainer: AdapterTrainer, seconds: float, search: RateSearch | None) -> RunReport:
     state = trainer.state
     scored = evaluations(state.log_history)
     # What has been recorded since the last log, or if the log took it all, what it took.

@@ -58,7 +58,9 @@ def test_every_step_is_understood_and_reads_what_is_there(tmp_path, uniform_plan
 def test_the_summary_shows_texts_before_and_after(tmp_path, uniform_plan):
     uniform_plan.save(tmp_path / "plan.json")
     scores = {"exact_match": 0.5, "loss": 1.0}
-    shown = Generation(prompt=language.BEFORE + "Open it." + language.AFTER, reference="open", untrained="Well, it", trained="open")
+    shown = Generation(
+        prompt=language.BEFORE + "Open it." + language.AFTER, reference="open", untrained="Well, it", trained="open"
+    )
     task = TaskEvaluation(name="test", examples=4, trained=scores, untrained=scores, majority={}, generations=(shown,))
     found = Evaluation(tasks=(task,), examples=4, truncated=0, trained=scores, untrained=scores, majority={})
     found.save(tmp_path / "run" / EVALUATION)
