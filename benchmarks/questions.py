@@ -105,10 +105,11 @@ def main() -> None:
         print(json.dumps(ours(*given) if side == "ours" else peers(*given, batch=int(batch[0]))))
         return
     for precision in ("fp32", "bf16"):
-        best = min(BATCHES, key=lambda batch: measured(options, "peer", precision, str(batch))["whole"])
-        pairs = [
-            (measured(options, "ours", precision), measured(options, "peer", precision, str(best))) for _ in range(options.rounds)
-        ]
+        tried = {batch: measured(options, "peer", precision, str(batch)) for batch in BATCHES}
+        best = min(tried, key=lambda batch: tried[batch]["whole"])
+        pairs = [(measured(options, "ours", precision), tried[best])]
+        for _ in range(options.rounds - 1):
+            pairs.append((measured(options, "ours", precision), measured(options, "peer", precision, str(best))))
         for part in ("whole", "answering"):
             print(f"{precision}, {part}: {shown([peer[part] / one[part] for one, peer in pairs])} times as fast as the peer")
         one, peer = pairs[0]

@@ -10,7 +10,6 @@ from torch import nn
 from planner.modules.attention import use_products
 from planner.modules.norms import use_fused_norms
 from spectra import Checkpoint, InputError
-from spectra.checkpoint.families import family_of
 from spectra.checkpoint.gguf_file import SUFFIX as GGUF
 from spectra.core.errors import first_line
 from trainer.settings import Exact, Precision, Task
@@ -57,35 +56,6 @@ def has_bf16_units() -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch we support
     return any(capabilities.get(name, False) for name in BF16_UNITS)
-
-
-def require_length(checkpoint: Checkpoint, max_length: int) -> None:
-    """Refuse texts longer than the model has positions for.
-
-    Raises:
-        InputError: the limit.
-    """
-    # GPT-2 calls it n_positions.
-    limit = checkpoint.config.get("max_position_embeddings") or checkpoint.config.get("n_positions")
-    if not isinstance(limit, int):
-        return
-    if family_of(checkpoint.config).positions_after_padding:
-        limit -= 1 + checkpoint.config.get("pad_token_id", 1)
-    if max_length > limit:
-        raise InputError(f"`max_length` {max_length} is more than the {limit} positions of {checkpoint.name}")
-
-
-def require_device(device: str) -> None:
-    """Refuse a device that is not there.
-
-    Raises:
-        InputError: what torch says about it.
-    """
-    try:
-        torch.empty(0, device=device)
-    # A torch built without CUDA raises AssertionError, one that finds no GPU RuntimeError.
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r}: {first_line(error)}") from None
 
 
 def load_model(

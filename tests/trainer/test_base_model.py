@@ -1,6 +1,5 @@
 """Loading a base model for a task: its head, its precision, and what cannot be loaded."""
 
-import json
 import shutil
 
 import pytest
@@ -10,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from spectra import InputError, open_checkpoint
 from tests import models
-from trainer.base_model import BF16_UNITS, has_bf16_units, head, load_model, load_tokenizer, require_device, require_length
+from trainer.base_model import BF16_UNITS, has_bf16_units, head, load_model, load_tokenizer
 
 LABELS = ("bad", "good", "odd")
 
@@ -42,43 +41,6 @@ def test_a_folder_without_a_tokenizer_is_one_line(tmp_path):
     with pytest.raises(InputError, match="no usable tokenizer: ") as caught:
         load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
-
-
-def test_texts_beyond_the_models_positions_are_refused(minilm, tiny_gpt2, tiny_llama):
-    require_length(open_checkpoint(minilm), 512)
-    with pytest.raises(InputError, match=r"`max_length` 513 is more than the 512 positions of "):
-        require_length(open_checkpoint(minilm), 513)
-    with pytest.raises(InputError, match="is more than the 64 positions"):
-        require_length(open_checkpoint(tiny_gpt2), 65)  # which has another word for it
-
-
-def test_positions_that_begin_after_the_padding_token_are_not_the_texts(tmp_path):
-    """RoBERTa counts positions from one after its padding token: as many tokens as are accepted can really be computed."""
-    made = {"vocab_size": 30, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    model = transformers.RobertaModel(transformers.RobertaConfig(**made, max_position_embeddings=20))
-    model.save_pretrained(tmp_path)
-    require_length(open_checkpoint(tmp_path), 18)
-    assert model(torch.full((1, 18), 5)).last_hidden_state.shape == (1, 18, 32)
-    with pytest.raises(InputError, match="`max_length` 19 is more than the 18 positions"):
-        require_length(open_checkpoint(tmp_path), 19)
-    with pytest.raises((IndexError, RuntimeError)):
-        model(torch.full((1, 19), 5))
-
-
-def test_a_model_that_does_not_say_takes_any_length(tiny_llama, tmp_path):
-    folder = shutil.copytree(tiny_llama, tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    del config["max_position_embeddings"]
-    (folder / "config.json").write_text(json.dumps(config))
-    require_length(open_checkpoint(folder), 10**6)
-
-
-def test_a_device_that_is_not_there_is_one_line():
-    require_device("cpu")
-    for device in ("nowhere", "cpu:x"):
-        with pytest.raises(InputError, match=f"device '{device}': .") as caught:
-            require_device(device)
-        assert "\n" not in str(caught.value)
 
 
 def test_a_classifier_has_the_labels_and_a_head_of_the_seed_alone(tiny_llama):

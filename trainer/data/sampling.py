@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from spectra import Checkpoint, InputError
-from trainer.base_model import load_model, load_tokenizer, require_device, require_length, resolved
+from trainer.base_model import load_model, load_tokenizer, resolved
 from trainer.data.dataset import batches, read_texts
 from trainer.data.tokenize import tokenise
+from trainer.limits import require_device, require_length, require_vocabulary
 from trainer.settings import Precision, Task
 
 PROBE_BATCH = 8
@@ -59,6 +60,7 @@ def load_sample(
     require_length(checkpoint, max_length)
     drawn = replace(texts, rows=texts.rows.shuffle(seed=seed).select(range(min(samples, len(texts.rows)))))
     examples = tokenise(drawn, tokenizer, max_length, labels)
+    require_vocabulary(checkpoint, tokenizer, examples.rows["input_ids"], Path(data))
     model = load_model(checkpoint, texts.task, labels, seed, tokenizer.pad_token_id, resolved(precision)).to(device)
     # Examples of like length stand together, which leaves little padding; the longest come first, so that memory that does not
     # suffice shows at once.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from planner import Plan
-from spectra import InputError
+from spectra import Checkpoint, InputError
 from spectra.core.progress import Progress, silent
 from trainer.adapters.config import AdapterConfig, load_config
 from trainer.adapters.reference_logits import require_same_logits
@@ -18,8 +18,9 @@ from trainer.data.dataset import read_texts
 from trainer.data.tokenize import tokenise
 from trainer.evaluation.metrics import Answers, pooled, scores
 from trainer.evaluation.multiple_choice import picks_of, questions_of
-from trainer.evaluation.scoring import answers_of, with_generated
+from trainer.evaluation.scoring import answers_of, prompt_of, with_generated
 from trainer.evaluation.untrained import Untrained, keep, kept, place_of
+from trainer.limits import require_room, require_vocabulary
 from trainer.report import Evaluation, Generation, TaskEvaluation
 from trainer.run_folder import PLAN, WEIGHTS
 from trainer.settings import Precision
@@ -60,7 +61,7 @@ def evaluate(
         raise InputError(f"`generate` {generate} is for language models, and {run} is a classifier; leave it out")
     read_state(run / WEIGHTS)  # damaged adapters are found before the untrained model is scored, which takes time
     files = [Path(data)] if isinstance(data, str | Path) else [Path(file) for file in data]
-    tasks = [_prepare(file, config, tokenizer, generate) for file in files]
+    tasks = [_prepare(file, config, tokenizer, checkpoint, generate) for file in files]
     plan = Plan.load(run / PLAN)
     # One model for both: as built it is untrained, and the run's tensors are filled in afterwards.
     model = build(checkpoint, plan, config, exact := resolved(precision)).eval()
@@ -115,17 +116,21 @@ class _Task:
     """The right classes; empty for a language model."""
 
 
-def _prepare(file: Path, config: AdapterConfig, tokenizer: Any, generate: int) -> _Task:
+def _prepare(file: Path, config: AdapterConfig, tokenizer: Any, checkpoint: Checkpoint, generate: int) -> _Task:
     """Read and tokenise a file, refusing one that the run's model cannot answer."""
     texts = read_texts(file, evaluation=config.task == "causal")
     if texts.asks:
         questions = questions_of(texts, tokenizer, config.max_length)
+        asked = [ids for question in questions for ids in (*question.prompts, *question.choices)]
+        require_vocabulary(checkpoint, tokenizer, asked, file)
         ask = lambda model, done: picks_of(model, questions, tokenizer, done)  # noqa: E731 - its sibling below is longer
         return _Task(name=file.stem, size=len(questions), work=len(questions), ask=ask)
     if config.task == "causal" and texts.task == "classification":
         raise InputError(f"{file}: has labels, but the run is a language model; give a file without")
     examples = tokenise(texts, tokenizer, config.max_length, config.labels, loss_on=config.loss_on)
-
+    require_vocabulary(checkpoint, tokenizer, examples.rows["input_ids"], file)
+    if generate:
+        require_room(checkpoint, max(len(prompt_of(row)[0]) for row in examples.rows), generate)
     size = len(examples.rows)
 
     def answer(model: Any, done: Callable[[int], None]) -> Answers:

@@ -64,7 +64,7 @@ def with_generated(
         tokens: the most to generate.
         progress: called with the number of prompts that are answered.
     """
-    pairs = [_prompt(row) for row in examples.rows]
+    pairs = [prompt_of(row) for row in examples.rows]
     generated = [("", "without a prompt")] * len(pairs)
     prompts = [""] * len(pairs)
     asked = [position for position, (prompt, _) in enumerate(pairs) if prompt]
@@ -91,7 +91,8 @@ def with_generated(
     return replace(answers, generated=generated, prompts=prompts)
 
 
-def _prompt(row: dict[str, Any]) -> tuple[list[int], list[int]]:
+def prompt_of(row: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """The token ids before the first that the loss counts, and of what it counts there without a gap."""
     counted = [label != -100 for label in row["labels"]]
     first = counted.index(True)
     after = counted[first:]

@@ -2,7 +2,11 @@
 
 Written with plain operators, autograd would keep every intermediate, make each sum a tensor of its own, and on a half-precision
 base convert the layer's input, the largest tensor that an adapter touches, to the adapters' precision and back. Here the input is
-kept once, as it came, and both sums, of outputs and of the input's gradients, are added onto the base's product as they come.
+kept once, as it came, and sums, of outputs and of the input's gradients, are made in place.
+
+In half precision the base's large product is accumulated onto the adapter's small one, in single precision and rounded once. The
+other way round, the rounded product swallows an update that is less than half of its last bit, always, and not as often as not: on
+SmolLM2-135M a twentieth of a trained adapter then took 0.4 nats off the loss instead of 1.4.
 
 Shapes: T tokens, E experts, R total rank. `columns` are factors on the R columns of z = x A^T: (R,), or (T, R) where each token
 has its own.
@@ -11,30 +15,47 @@ has its own.
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Gradients = tuple[Tensor | None, ...]
 
 
 class AdaptedLinear(torch.autograd.Function):
-    """x W^T + bias + ((x A^T) * columns) B^T with a frozen W, in the precision of x; A and B and their gradients keep theirs."""
+    """x W^T + bias + ((s A^T) * columns) B^T with a frozen W, in the precision of x; A and B and their gradients keep theirs.
+
+    s is what dropout leaves of x, or None for x itself.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x_TI: Tensor, W_OI: Tensor, bias_O: Tensor | None, A_RI: Tensor, B_OR: Tensor, columns: Tensor
+        ctx: Any,
+        x_TI: Tensor,
+        seen_TI: Tensor | None,
+        W_OI: Tensor,
+        bias_O: Tensor | None,
+        A_RI: Tensor,
+        B_OR: Tensor,
+        columns: Tensor,
     ) -> Tensor:
         """Return (T, d_out)."""
-        y_TO = x_TI @ W_OI.T if bias_O is None else torch.addmm(bias_O, x_TI, W_OI.T)
-        scaled_TR = _keep(ctx, x_TI, A_RI, B_OR, columns, W_OI)
-        return y_TO.addmm_(scaled_TR, B_OR.to(y_TO.dtype).T)
+        ctx.whole = seen_TI is None
+        scaled_TR = _keep(ctx, x_TI if seen_TI is None else seen_TI, A_RI, B_OR, columns, W_OI)
+        B_OR = B_OR.to(x_TI.dtype)
+        if x_TI.itemsize < 4:
+            y_TO = (scaled_TR @ B_OR.T).addmm_(x_TI, W_OI.T)
+            return y_TO if bias_O is None else y_TO.add_(bias_O)
+        # Where rounding swallows nothing that counts, a new adapter leaves the base's outputs as they are, to the bit.
+        return nn.functional.linear(x_TI, W_OI, bias_O).addmm_(scaled_TR, B_OR.T)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
-        """Gradients of x, A, B and columns."""
-        of_x, _, _, *wanted = ctx.needs_input_grad
+        """Gradients of x, s, A, B and columns."""
+        of_x, of_seen, _, _, *wanted = ctx.needs_input_grad
         *saved, W_OI = ctx.saved_tensors
         dz_TR, rest = _gradients(gradients[0], saved, wanted)
-        return (gradients[0] @ W_OI).addmm_(dz_TR, saved[2]) if of_x else None, None, None, *rest
+        if ctx.whole:
+            return (dz_TR @ saved[2]).addmm_(gradients[0], W_OI) if of_x else None, None, None, None, *rest
+        return gradients[0] @ W_OI if of_x else None, dz_TR @ saved[2] if of_seen else None, None, None, *rest
 
 
 class LowRankUpdate(torch.autograd.Function):

@@ -117,9 +117,10 @@ class MixtureLinear(nn.Module):
         # Only the experts see what dropout leaves: the router decides on the whole input.
         seen_TI = nn.functional.dropout(x_TI, self.settings.dropout, self.training)
         columns = self._columns(x_TI)
-        # Dropout returns the very same tensor where it drops nothing.
-        if seen_TI is x_TI and (plain := self._plain(x)):
-            return AdaptedLinear.apply(x_TI, *plain, self.A, self.B, columns).view(*x.shape[:-1], -1)  # type: ignore[no-untyped-call,no-any-return]
+        if plain := self._plain(x):
+            # Dropout returns the very same tensor where it drops nothing.
+            seen = None if seen_TI is x_TI else seen_TI
+            return AdaptedLinear.apply(x_TI, seen, *plain, self.A, self.B, columns).view(*x.shape[:-1], -1)  # type: ignore[no-untyped-call,no-any-return]
         y: Tensor = self.base(x)
         return LowRankUpdate.apply(y.reshape(-1, y.shape[-1]), seen_TI, self.A, self.B, columns).view(y.shape)  # type: ignore[no-untyped-call,no-any-return]
 

@@ -12,10 +12,11 @@ from spectra import Checkpoint, InputError
 from spectra.core.distributed import is_main_process
 from spectra.core.log import LOG
 from trainer.adapters.config import AdapterConfig
-from trainer.base_model import load_tokenizer, require_length, resolved
+from trainer.base_model import load_tokenizer, resolved
 from trainer.data.dataset import mix, read_texts
 from trainer.data.examples import Examples, Texts
 from trainer.data.tokenize import tokenise
+from trainer.limits import require_length, require_vocabulary
 from trainer.settings import TrainSettings
 
 
@@ -87,6 +88,9 @@ def prepare(
     options: dict[str, Any] = {"labels": labels, "loss_on": settings.loss_on}
     tokenised = [tokenise(part, tokenizer, settings.max_length, packing=settings.packing, **options) for part in parts]
     held_out = tokenise(read_texts(evaluation), tokenizer, settings.max_length, **options) if evaluation else None
+    pairs = [*zip(files, tokenised, strict=True), *([(Path(evaluation), held_out)] if evaluation and held_out else [])]
+    for file, part in pairs:
+        require_vocabulary(checkpoint, tokenizer, part.rows["input_ids"], file)
     return Run(
         plan=plan,
         checkpoint=checkpoint,

@@ -176,3 +176,28 @@ def test_the_auxiliary_loss_of_a_short_last_step_is_the_mean_over_its_own_passes
     assert trainer.compute_loss(nn.Identity(), batch, num_items_in_batch=8) == 1 + 6 / 2
     assert trainer.compute_loss(nn.Identity(), batch) == 1 + 6  # averaged by the Trainer
     assert trainer.compute_loss(nn.Identity().eval(), batch, num_items_in_batch=8) == 1
+
+
+def adapted(tmp_path, lr_ratio):
+    """A Trainer on a mixture and a head, and its optimiser."""
+    model = nn.Module()
+    model.mixture, model.classifier = MixtureLinear(nn.Linear(6, 4), (2, 1), 1, MixtureSettings()), nn.Linear(4, 2)
+    made = arguments(tmp_path, TrainSettings(learning_rate=1e-3, max_steps=3), 96, evaluates=False)
+    trainer = AdapterTrainer(model=model, args=made, lr_ratio=lr_ratio)
+    trainer.create_optimizer_and_scheduler(made.max_steps)
+    return trainer
+
+
+def test_all_B_have_a_rate_of_their_own(tmp_path):
+    trainer = adapted(tmp_path, lr_ratio=8.0)
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    rates = {names[id(one)]: group["initial_lr"] for group in trainer.optimizer.param_groups for one in group["params"]}
+    assert rates.keys() == {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    assert {name for name, rate in rates.items() if rate != 1e-3} == {"mixture.B"}
+    assert rates["mixture.B"] == pytest.approx(8e-3)
+    first, *others = trainer.lr_scheduler.get_last_lr()
+    assert all(rate == pytest.approx(first) or rate == pytest.approx(8 * first) for rate in others), "one schedule for all"
+
+
+def test_without_a_ratio_the_optimiser_is_the_trainers(tmp_path):
+    assert {group["initial_lr"] for group in adapted(tmp_path, lr_ratio=1.0).optimizer.param_groups} == {1e-3}

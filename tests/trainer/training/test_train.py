@@ -326,3 +326,49 @@ def test_options_that_cannot_work_are_not_silent(minilm, small_corpus, tmp_path)
         train(plan, minilm, small_corpus[0], tmp_path / "run", settings(patience=2))
     report = train(plan, minilm, small_corpus[0], tmp_path / "run", settings(max_steps=1, router="sira", balance_loss=0.1))
     assert "the plan has no routers: `router` and `balance_loss` had no effect" in report.notes
+
+
+HINTS = planner.plan.TrainingHints(learning_rate=5e-3, alpha=2.0, found="a search")
+
+
+def test_a_plans_hints_are_used_and_said(llama_plan, tiny_llama, sentences, tmp_path, caplog):
+    plan = llama_plan.model_copy(update={"training": HINTS})
+    with caplog.at_level("INFO", logger="loraplan"):
+        report = train(plan, tiny_llama, sentences, tmp_path / "run", TrainSettings(max_steps=2, batch_size=8))
+    assert (report.settings.learning_rate, report.settings.alpha) == (5e-3, 2.0)
+    assert "learning rate 0.005, alpha 2.0: as the plan says (a search)" in caplog.text
+
+
+def test_what_is_chosen_goes_before_a_plans_hints(llama_plan, tiny_llama, sentences, tmp_path, caplog):
+    plan = llama_plan.model_copy(update={"training": HINTS})
+    chosen = TrainSettings(max_steps=2, batch_size=8, learning_rate=1e-3, alpha=4.0)
+    with caplog.at_level("INFO", logger="loraplan"):
+        report = train(plan, tiny_llama, sentences, tmp_path / "run", chosen)
+    assert (report.settings.learning_rate, report.settings.alpha) == (1e-3, 4.0)
+    assert "as the plan says" not in caplog.text
+
+
+def test_a_rate_is_found_used_reported_and_handed_on_with_the_plan(llama_plan, tiny_llama, sentences, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.training.rate.LEAST", 1)
+    settings = TrainSettings(max_steps=2, batch_size=8, learning_rate="auto", lr_ratio=2.0)
+    seen = []
+    report = train(llama_plan, tiny_llama, sentences, tmp_path / "run", settings, progress=lambda *told: seen.append(told[2:]))
+    search = report.rate_search
+    assert [trial.steps for trial in search.tried] == [1] * 5 + [2] * 2
+    best = min((trial for trial in search.tried if trial.steps == 2), key=lambda trial: trial.loss)
+    assert report.settings.learning_rate == search.learning_rate == best.learning_rate
+    assert search.seconds > 0
+    assert ("trying learning rate 0.001 for 1 steps",) in seen
+    hints = planner.Plan.load(tmp_path / "run" / PLAN).training
+    assert (hints.learning_rate, hints.lr_ratio) == (search.learning_rate, 2.0)
+    assert hints.found == "successive halving, 9 steps in all"
+    # A finished run needs no other search to be taken up again.
+    again = train(llama_plan, tiny_llama, sentences, tmp_path / "run", settings, resume=True)
+    assert again.rate_search == search
+
+
+def test_several_processes_cannot_search_for_a_rate(llama_plan, tiny_llama, sentences, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="`learning_rate` auto is searched for by one process"):
+        train(llama_plan, tiny_llama, sentences, tmp_path / "run", TrainSettings(learning_rate="auto"))
+    assert not (tmp_path / "run").exists()
