@@ -1,6 +1,6 @@
 """A training step and a probe on a real language model, ours beside PEFT's LoRA of the same size in transformers.Trainer.
 
-    python benchmarks/language_model.py MODEL DATA [--rounds 3] [--steps 8] [--device cpu]
+    python benchmarks/language_model.py MODEL DATA [--rounds 3] [--steps 8]
 
 MODEL is SmolLM2-135M-Instruct, DATA a file of prompts and completions (BIG-bench's fact_checker/fever). The loss counts
 completions. Both sides see the same batches of 16, padded alike, each round in a process of its own, in turn. The peer is
@@ -26,6 +26,7 @@ import torch
 SIDES = ("ours", "peft", "peft-bf16")
 WARM = 2
 BATCH, LENGTH = 16, 128
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def plan_of(model: str, kind: str) -> Any:
@@ -92,18 +93,18 @@ def per_step(ticks: Sequence[float]) -> float:
 
 
 def probe(model: str, data: Path) -> dict[str, float]:
-    """`plan probe` with its defaults: time, and examples that it takes gradients on."""
+    """`plan probe` with its defaults: time, and how many examples went forward and backward."""
     from spectra import open_checkpoint
     from trainer import ProbeSettings
+    from trainer.attribution.attribution import POINTS
     from trainer.attribution.trial_run import MEASURED, STEPS
     from trainer.probing import measure
     from trainer.training.memory import peak_memory
 
     settings, checkpoint = ProbeSettings(), open_checkpoint(model)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     start = time.perf_counter()
-    measure(checkpoint, [data], settings, device=device)
-    examples = settings.samples + STEPS["causal"] * settings.batch_size + MEASURED
+    measure(checkpoint, [data], settings, device=DEVICE)
+    examples = settings.samples + STEPS["causal"] * settings.batch_size + POINTS * MEASURED
     return {"seconds": time.perf_counter() - start, "examples": examples, "peak": peak_memory()}
 
 
@@ -139,15 +140,22 @@ class Floor:
     def seconds(self, rows: int, wide: int, labelled: int) -> float:
         """How long they take, one after another."""
         factors = list(self.products(rows, wide, labelled))
-        start = time.perf_counter()
+        start = now()
         for a, b in factors:
             a @ b
-        return time.perf_counter() - start
+        return now() - start
 
 
 def new(*shape: int) -> torch.Tensor:
     """Random numbers."""
-    return torch.randn(shape, dtype=torch.bfloat16)
+    return torch.randn(shape, dtype=torch.bfloat16, device=DEVICE)
+
+
+def now() -> float:
+    """The time, once the device has done what it was given."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def floor(model: str, data: Path, steps: int) -> dict[str, float]:
@@ -160,9 +168,9 @@ def floor(model: str, data: Path, steps: int) -> dict[str, float]:
 
     def step(self: Any, wrapped: Any, inputs: Any, *rest: Any) -> Any:
         rows, wide, labelled = *inputs["input_ids"].shape, int((inputs["labels"] != -100).sum())
-        start = time.perf_counter()
+        start = now()
         loss = compute(self, wrapped, inputs, *rest)
-        pairs.append((time.perf_counter() - start, alone.seconds(rows, wide, labelled)))
+        pairs.append((now() - start, alone.seconds(rows, wide, labelled)))
         return loss
 
     AdapterTrainer.training_step = step  # type: ignore[method-assign]

@@ -115,6 +115,14 @@ class TrainingHints(Value):
     found: str
     """How they were found, in words."""
 
+    def given(self) -> dict[str, float | str]:
+        """The settings that it has a value for."""
+        return self.model_dump(exclude={"found"}, exclude_none=True)
+
+    def shown(self) -> str:
+        """Those as people read them."""
+        return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.given().items())
+
 
 class Plan(Document):
     """A complete allocation. Sites are in network order and include those that get nothing."""

@@ -103,6 +103,8 @@ def plan_summary(plan: Plan) -> str:
     ]
     if plan.optimum is not None:
         lines.append(f"within {100 * plan.optimum.gap:.3f}% of the best possible value of its objective")
+    if plan.training:
+        lines.append(f"to be trained with {plan.training.shown()}; {plan.training.found}")
     return "\n".join([*lines, *_notes(plan)])
 
 

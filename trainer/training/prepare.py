@@ -22,16 +22,14 @@ from trainer.settings import TrainSettings
 
 def with_hints(settings: TrainSettings, plan: Plan) -> TrainSettings:
     """The settings, with what the plan suggests where nothing was chosen."""
-    hints = plan.training.model_dump(exclude={"found"}, exclude_none=True) if plan.training else {}
-    used = {name: value for name, value in hints.items() if name not in settings.model_fields_set}
-    if not used:
+    hints = plan.training
+    used = hints and hints.model_copy(update=dict.fromkeys(settings.model_fields_set & hints.given().keys()))
+    if not used or not used.given():
         return settings
-    assert plan.training is not None
     if is_main_process():
-        shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in used.items())
-        LOG.info(f"{shown}: as the plan says ({plan.training.found})")
+        LOG.info(f"{used.shown()}: as the plan says ({used.found})")
     chosen = {name: getattr(settings, name) for name in settings.model_fields_set}
-    return TrainSettings.checked(chosen | used, "the plan's training hints")
+    return TrainSettings.checked(chosen | used.given(), "the plan's training hints")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from planner import AllocationSettings, allocate
-from planner.plan import Note, Optimum
+from planner.plan import Note, Optimum, TrainingHints
 from planner.sensitivity.report import Estimate, TrialRun
 from planner.views.tables import (
     FOLDED,
@@ -80,6 +80,12 @@ def test_a_summary_says_what_is_adapted_what_it_costs_and_how_good_it_is():
     ]
     assert plan_summary(plan_of(planned("layers.0.q", (2,)))).splitlines()[0] == "1 of 1 sites adapted, one LoRA of rank 2 each"
     assert plan_summary(PLAN.without_adapters()).splitlines()[0] == "0 of 3 sites adapted"
+
+
+def test_a_summary_says_how_to_train_if_the_plan_does():
+    hints = TrainingHints(learning_rate=0.002, alpha=4.0, init="svd", found="successive halving, 190 steps in all")
+    last = plan_summary(PLAN.model_copy(update={"training": hints})).splitlines()[-1]
+    assert last == "to be trained with learning rate 0.002, alpha 4.0, init svd; successive halving, 190 steps in all"
 
 
 def test_a_summary_prints_two_notes_and_counts_the_rest():
