@@ -22,7 +22,8 @@ from typing import NamedTuple
 TASKS = ("fact_checker-fever", "social_iqa", "subtask033_winogrande_answer_generation", "subtask038_qasc_combined_fact")
 RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
 RANKS = (2, 16)
-STEPS, BATCH, HELD_OUT = 80, 16, 200
+BATCH, HELD_OUT = 16, 200
+SHORT = 40  # steps beside which alpha and warm-up are tried
 
 
 class Run(NamedTuple):
@@ -31,6 +32,7 @@ class Run(NamedTuple):
     task: str
     rank: int
     rate: float
+    steps: int = 80
     alpha: float = 4.0
     warmup: float = 0.1
     ratio: float = 1.0
@@ -46,11 +48,11 @@ def rates() -> Iterator[Run]:
 def others(rate: float) -> Iterator[Run]:
     """Alpha and warm-up beside the best rate."""
     for task in TASKS:
-        yield Run(task, 8, rate)
+        yield Run(task, 8, rate, SHORT)
         for alpha in (2.0, 8.0):
-            yield Run(task, 8, rate, alpha)
+            yield Run(task, 8, rate, SHORT, alpha)
         for warmup in (0.0, 0.2):
-            yield Run(task, 8, rate, warmup=warmup)
+            yield Run(task, 8, rate, SHORT, warmup=warmup)
 
 
 def loss_of(run: Run, model: str, tasks: str) -> float:
@@ -70,7 +72,7 @@ def loss_of(run: Run, model: str, tasks: str) -> float:
         lines = (Path(tasks) / f"{run.task}.test.jsonl").read_text().splitlines(keepends=True)
         held.write_text("".join(lines[:HELD_OUT]))
         settings = trainer.TrainSettings(
-            max_steps=STEPS, batch_size=BATCH, learning_rate=run.rate, alpha=run.alpha, warmup=run.warmup, seed=run.seed
+            max_steps=run.steps, batch_size=BATCH, learning_rate=run.rate, alpha=run.alpha, warmup=run.warmup, seed=run.seed
         )
         try:
             trainer.train(plan, model, Path(tasks) / f"{run.task}.train.jsonl", Path(folder) / "run", settings)
