@@ -11,10 +11,7 @@ its own matrix products timed alone, and `plan probe` with its defaults over tra
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sides import measured, shown
 
 SIDES = ("ours", "peft", "peft-bf16")
 WARM = 2
@@ -180,20 +178,6 @@ def floor(model: str, data: Path, steps: int) -> dict[str, float]:
     return {"step": sum(one for one, _ in pairs[WARM:]), "products": sum(one for _, one in pairs[WARM:])}
 
 
-def measured(options: argparse.Namespace, *what: str) -> dict[str, float]:
-    """One side in a process of its own."""
-    command = [sys.executable, __file__, options.model, str(options.data), "--steps", str(options.steps), "--only", *what]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
-    found: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
-    print(*what, {name: round(value, 3) for name, value in found.items()}, flush=True)
-    return found
-
-
-def shown(values: Sequence[float]) -> str:
-    """Median and range."""
-    return f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
-
-
 def main() -> None:
     """Alternate the sides and print ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -203,6 +187,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--only", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    measure = lambda *what: measured(__file__, [options.model, str(options.data), "--steps", str(options.steps)], what)  # noqa: E731
     if options.only:
         from trainer.quiet import quiet_libraries
 
@@ -218,8 +203,7 @@ def main() -> None:
         print(json.dumps(run[what]()))
         return
     rounds = {
-        kind: [{side: measured(options, side, kind) for side in SIDES} for _ in range(options.rounds)]
-        for kind in ("uniform", "mixture")
+        kind: [{side: measure(side, kind) for side in SIDES} for _ in range(options.rounds)] for kind in ("uniform", "mixture")
     }
     for kind, found in rounds.items():
         for peer in SIDES[1:]:
@@ -228,9 +212,9 @@ def main() -> None:
             sizes = f"{found[0]['ours']['parameters']:,} and {found[0][peer]['parameters']:,} parameters"
             print(f"{kind}: {shown(speed)} times {peer}'s tokens per second, {shown(memory)} of its peak memory ({sizes})")
     step = statistics.median(one["ours"]["seconds"] for one in rounds["uniform"])
-    floors = [measured(options, "floor") for _ in range(options.rounds)]
+    floors = [measure("floor") for _ in range(options.rounds)]
     print(f"our step takes {shown([one['step'] / one['products'] for one in floors])} times its matrix products alone")
-    probes = [measured(options, "probe") for _ in range(options.rounds)]
+    probes = [measure("probe") for _ in range(options.rounds)]
     ratios = [one["seconds"] / (one["examples"] / BATCH * step) for one in probes]
     memory = [one["peak"] / rounds["uniform"][0]["ours"]["peak"] for one in probes]
     print(f"the probe takes {shown(ratios)} times training on as many examples, and {shown(memory)} of its peak memory")

@@ -9,13 +9,11 @@ of three batch sizes. In single precision every answer has to be the same, by li
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from sides import measured, shown
 
 BATCHES = (1, 16, 64)
 
@@ -73,20 +71,6 @@ def peers(model: str, questions: Path, precision: str, device: str, batch: int) 
     return {"whole": end - start, "answering": end - asking, "picks": picks}
 
 
-def measured(options: argparse.Namespace, *what: str) -> dict[str, Any]:
-    """One side in a process of its own."""
-    command = [sys.executable, __file__, options.model, str(options.questions), "--device", options.device, "--only", *what]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
-    found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
-    print(*what, {name: round(found[name], 2) for name in ("whole", "answering")}, flush=True)
-    return found
-
-
-def shown(values: list[float]) -> str:
-    """Median and range."""
-    return f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
-
-
 def main() -> None:
     """Alternate the sides, print ratios and differing answers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -96,6 +80,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    measure = lambda *what: measured(__file__, [options.model, str(options.questions), "--device", options.device], what)  # noqa: E731
     if options.only:
         from trainer.quiet import quiet_libraries
 
@@ -105,11 +90,11 @@ def main() -> None:
         print(json.dumps(ours(*given) if side == "ours" else peers(*given, batch=int(batch[0]))))
         return
     for precision in ("fp32", "bf16"):
-        tried = {batch: measured(options, "peer", precision, str(batch)) for batch in BATCHES}
+        tried = {batch: measure("peer", precision, str(batch)) for batch in BATCHES}
         best = min(tried, key=lambda batch: tried[batch]["whole"])
-        pairs = [(measured(options, "ours", precision), tried[best])]
+        pairs = [(measure("ours", precision), tried[best])]
         for _ in range(options.rounds - 1):
-            pairs.append((measured(options, "ours", precision), measured(options, "peer", precision, str(best))))
+            pairs.append((measure("ours", precision), measure("peer", precision, str(best))))
         for part in ("whole", "answering"):
             print(f"{precision}, {part}: {shown([peer[part] / one[part] for one, peer in pairs])} times as fast as the peer")
         one, peer = pairs[0]
