@@ -189,12 +189,14 @@ def main() -> None:
     options = parser.parse_args()
     measure = lambda *what: measured(__file__, [options.model, str(options.data), "--steps", str(options.steps)], what)  # noqa: E731
     if options.only:
+        from trainer.attribution.trial_run import STEPS
         from trainer.quiet import quiet_libraries
 
         quiet_libraries()
         what, *kind = options.only
         run: dict[str, Callable[[], dict[str, float]]] = {
             "ours": lambda: ours(options.model, options.data, *kind, options.steps),
+            "trial": lambda: ours(options.model, options.data, *kind, STEPS["causal"]),
             "peft": lambda: pefts(options.model, options.data, *kind, options.steps, torch.float32),
             "peft-bf16": lambda: pefts(options.model, options.data, *kind, options.steps, torch.bfloat16),
             "probe": lambda: probe(options.model, options.data),
@@ -216,8 +218,9 @@ def main() -> None:
     print(f"our step takes {shown([one['step'] / one['products'] for one in floors])} times its matrix products alone")
     probes = [measure("probe") for _ in range(options.rounds)]
     ratios = [one["seconds"] / (one["examples"] / BATCH * step) for one in probes]
-    memory = [one["peak"] / rounds["uniform"][0]["ours"]["peak"] for one in probes]
-    print(f"the probe takes {shown(ratios)} times training on as many examples, and {shown(memory)} of its peak memory")
+    # Beside a run of as many steps as the trial run has, which meets as many long batches.
+    memory = [one["peak"] / measure("trial", "uniform")["peak"] for one in probes]
+    print(f"the probe takes {shown(ratios)} times training on as many examples, and {shown(memory)} of such a run's peak memory")
 
 
 if __name__ == "__main__":
