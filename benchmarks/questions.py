@@ -31,7 +31,9 @@ def ours(model: str, questions: Path, precision: str, device: str) -> dict[str, 
     exact = "bf16" if precision == "bf16" else "fp32"
     loaded = base_model.load_model(checkpoint, "causal", (), 0, tokenizer.pad_token_id, exact).to(device).eval()
     asking = time.perf_counter()
-    answers = picks_of(loaded, questions_of(read_texts(questions), tokenizer, 2048), tokenizer, lambda _done: None)
+    answers = picks_of(
+        loaded, questions_of(read_texts(questions, evaluation=True), tokenizer, 2048), tokenizer, lambda _done: None
+    )
     end = time.perf_counter()
     picks = [[pick for pick, _ in found] for found in (answers.picks, answers.normalised)]
     return {"whole": end - start, "answering": end - asking, "picks": picks}

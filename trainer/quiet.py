@@ -5,13 +5,17 @@ A Python program that calls loraplan keeps its own settings: nothing else in the
 
 import logging
 import os
+from functools import partial
 
 
 def quiet_libraries() -> None:
     """Let only our own progress bars and messages through, for the rest of the process."""
     import datasets
     import transformers
+    import transformers.modeling_gguf_pytorch_utils as gguf
 
+    # Its bar asks nobody whether bars are wanted.
+    gguf.tqdm = partial(gguf.tqdm, disable=True)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()

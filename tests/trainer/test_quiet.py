@@ -8,6 +8,7 @@ import sys
 import datasets
 import pytest
 import transformers
+import transformers.modeling_gguf_pytorch_utils as gguf
 
 from trainer.quiet import quiet_bitsandbytes, quiet_libraries
 
@@ -17,6 +18,7 @@ def restored(monkeypatch):
     """Give other tests their libraries' voices back."""
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "")
     monkeypatch.delenv("TOKENIZERS_PARALLELISM")
+    monkeypatch.setattr(gguf, "tqdm", gguf.tqdm)
     levels = transformers.utils.logging.get_verbosity(), datasets.logging.get_verbosity()
     bars = datasets.are_progress_bars_disabled()
     theirs = logging.getLogger("bitsandbytes").level
@@ -30,8 +32,10 @@ def restored(monkeypatch):
     os.environ.pop("TOKENIZERS_PARALLELISM", None)
 
 
-def test_only_errors_of_other_libraries_are_heard(restored):
+def test_only_errors_of_other_libraries_are_heard(restored, capsys):
     quiet_libraries()
+    assert list(gguf.tqdm(range(3), desc="Converting")) == [0, 1, 2]
+    assert capsys.readouterr() == ("", "")
     assert transformers.utils.logging.get_verbosity() == logging.ERROR
     assert not transformers.utils.logging.is_progress_bar_enabled()
     assert datasets.logging.get_verbosity() == logging.CRITICAL
