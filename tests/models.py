@@ -191,7 +191,7 @@ def save_gguf(folder: Path, file: Path, kind: str = "F32", tokenizer: bool = Tru
     for name, value in fields.items():
         writer.add_string(name.replace("__", "."), value)
     if tokenizer:
-        letters = [*"abcdefghijklmnopqrstuvwxyz"][: config.vocab_size - 3]
+        letters = [*"abcdefghijklmnopqrstuvwxyz", "ab"][: config.vocab_size - 3]
         writer.add_tokenizer_model("gpt2")
         writer.add_token_list([*SPECIAL, *letters])
         writer.add_token_types([gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * len(letters))

@@ -21,8 +21,8 @@ ROOMS = {
         "exporters", "commands",
     ],
     "trainer": [
-        "run_folder", "quiet", "routers", "initializers", "settings", "report", "base_model", "data", "layers", "adapters",
-        "training", "evaluation", "attribution", "study", "views", "probing", "demo", "commands",
+        "run_folder", "quiet", "routers", "initializers", "settings", "report", "base_model", "limits", "data", "layers",
+        "adapters", "training", "evaluation", "attribution", "study", "views", "probing", "demo", "commands",
     ],
 }  # fmt: skip
 MOST_FILES = 12  # in one folder, without its __init__.py: more doors than a stranger can read

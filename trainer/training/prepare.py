@@ -94,7 +94,7 @@ def prepare(
         checkpoint=checkpoint,
         settings=settings,
         config=config,
-        data_sha256=_digest([*files, *([Path(evaluation)] if evaluation else [])], weights),
+        data_sha256=_digest(files, weights, evaluation),
         tokenizer=tokenizer,
         examples=mix(tokenised, weights, settings.seed),
         evaluation=held_out,
@@ -120,9 +120,9 @@ def _labels(parts: Sequence[Texts], plan: Plan) -> tuple[tuple[str, ...], Counte
     return tuple(sorted(counts)), counts
 
 
-def _digest(files: Sequence[Path], weights: Sequence[float] | None) -> str:
-    whole = hashlib.sha256(repr(None if weights is None else list(weights)).encode())
-    for file in files:
+def _digest(files: Sequence[Path], weights: Sequence[float] | None, evaluation: str | Path | None) -> str:
+    whole = hashlib.sha256(repr((len(files), None if weights is None else list(weights))).encode())
+    for file in [*files, *([Path(evaluation)] if evaluation else [])]:
         # A digest of digests, so that text moved from the end of one file to the start of the next is noticed.
         whole.update(hashlib.sha256(file.read_bytes()).digest())
     return whole.hexdigest()

@@ -181,7 +181,7 @@ def test_the_auxiliary_loss_of_a_short_last_step_is_the_mean_over_its_own_passes
 def adapted(tmp_path, lr_ratio):
     """A Trainer on a mixture and a head, and its optimiser."""
     model = nn.Module()
-    model.mixture, model.classifier = MixtureLinear(nn.Linear(6, 4), (2, 1), 1, MixtureSettings()), nn.Linear(4, 2)
+    model.mixture, model.classifier = MixtureLinear(nn.Linear(6, 4), (2, 1), 1), nn.Linear(4, 2)
     made = arguments(tmp_path, TrainSettings(learning_rate=1e-3, max_steps=3), 96, evaluates=False)
     trainer = AdapterTrainer(model=model, args=made, lr_ratio=lr_ratio)
     trainer.create_optimizer_and_scheduler(made.max_steps)
