@@ -6,7 +6,7 @@ kept once, as it came, and sums, of outputs and of the input's gradients, are ma
 
 In half precision the base's large product is accumulated onto the adapter's small one, in single precision and rounded once. The
 other way round, the rounded product swallows every update that is less than half of its last bit: on SmolLM2-135M a twentieth of
-a trained adapter then took 0.4 nats off the loss instead of 1.4 (benchmarks/small_updates.py).
+a trained adapter then took 0.6 nats off the loss instead of 1.5 (benchmarks/small_updates.py).
 
 Shapes: T tokens, E experts, R total rank. `columns` are factors on the R columns of z = x A^T: (R,), or (T, R) where each token
 has its own.
