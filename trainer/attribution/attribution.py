@@ -24,8 +24,8 @@ from trainer.layers.expert_lora import buffer_name, expert_loras
 from trainer.layers.mixture import mixtures
 
 Batches = list[dict[str, Tensor]]
-# Of Gauss and Legendre's rule. The loss falls steeply over a short part of the way, so that a few points miss its integral by a
-# sixth; the sum is measured, and what remains is a tenth of the mean value (benchmarks/study/quadrature.py).
+# Of Gauss and Legendre's rule. A real model's loss falls steeply over a short part of the way, which a few points miss; with the
+# sum known, what remains is a tenth of the mean value (benchmarks/study/quadrature.py).
 POINTS = 3
 
 
