@@ -14,7 +14,7 @@ from rich.console import RenderableType
 
 from spectra import InputError
 from spectra.core.files import write_atomic
-from trainer.demo.library import documented, require_sources, sources, split
+from trainer.demo.docstrings import documented, require_sources, sources, split
 from trainer.demo.step import Step
 from trainer.run_folder import EVALUATION
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from spectra import InputError
 from spectra.core.files import write_atomic
-from trainer.demo.library import documented, library, require_sources, sources, split
+from trainer.demo.docstrings import documented, library, require_sources, sources, split
 from trainer.demo.step import Step
 from trainer.run_folder import EVALUATION
 

@@ -14,7 +14,7 @@ from spectra import InputError
 from tests.trainer.examples import read_rows as rows
 from trainer import Evaluation
 from trainer.demo import classifier as demo
-from trainer.demo import library
+from trainer.demo import docstrings
 from trainer.run_folder import EVALUATION
 
 
@@ -41,7 +41,7 @@ def test_the_corpus_is_the_same_in_every_process(corpus, tmp_path):
 
 
 def test_a_python_without_sources_is_told_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(library, "library", lambda: tmp_path)
+    monkeypatch.setattr(docstrings, "library", lambda: tmp_path)
     with pytest.raises(InputError, match="too few docstrings; the sources of the standard library are not installed"):
         demo.write_corpus(tmp_path)
     assert list(tmp_path.iterdir()) == []

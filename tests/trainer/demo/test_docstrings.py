@@ -5,8 +5,8 @@ import ast
 import pytest
 
 from spectra import InputError
-from trainer.demo import library
-from trainer.demo.library import documented, require_sources, sources, split
+from trainer.demo import docstrings
+from trainer.demo.docstrings import documented, require_sources, sources, split
 
 
 def test_sources_of_a_package_are_its_modules_without_tests():
@@ -24,7 +24,7 @@ def test_everything_with_a_docstring_is_found(tmp_path):
     ]  # fmt: skip
     file.write_text("def broken(:")
     assert list(documented(file)) == []
-    assert isinstance(next(iter(documented(library.library() / "ast.py")))[0], ast.Module)
+    assert isinstance(next(iter(documented(docstrings.library() / "ast.py")))[0], ast.Module)
 
 
 def test_modules_are_split_by_name_alone():
