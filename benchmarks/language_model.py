@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--only", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    measure = lambda *what: measured(__file__, [options.model, str(options.data), "--steps", str(options.steps)], what)  # noqa: E731
+    measure = partial(measured, __file__, [options.model, str(options.data), "--steps", str(options.steps)])
     if options.only:
         from trainer.attribution.trial_run import STEPS
         from trainer.quiet import quiet_libraries

@@ -10,6 +10,7 @@ of three batch sizes. In single precision every answer has to be the same, by li
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,8 @@ def ours(model: str, questions: Path, precision: str, device: str) -> dict[str, 
     exact = "bf16" if precision == "bf16" else "fp32"
     loaded = base_model.load_model(checkpoint, "causal", (), 0, tokenizer.pad_token_id, exact).to(device).eval()
     asking = time.perf_counter()
-    answers = picks_of(
-        loaded, questions_of(read_texts(questions, evaluation=True), tokenizer, 2048), tokenizer, lambda _done: None
-    )
+    asked = questions_of(read_texts(questions, evaluation=True), tokenizer, 2048)
+    answers = picks_of(loaded, asked, tokenizer, lambda _done: None)
     end = time.perf_counter()
     picks = [[pick for pick, _ in found] for found in (answers.picks, answers.normalised)]
     return {"whole": end - start, "answering": end - asking, "picks": picks}
@@ -73,6 +73,12 @@ def peers(model: str, questions: Path, precision: str, device: str, batch: int) 
     return {"whole": end - start, "answering": end - asking, "picks": picks}
 
 
+def differing(one: dict[str, Any], peer: dict[str, Any]) -> str:
+    """How many answers are not the same, by likelihood and by likelihood per character."""
+    counts = [sum(a != b for a, b in zip(*picks, strict=True)) for picks in zip(one["picks"], peer["picks"], strict=True)]
+    return f"{counts[0]} answers differ by acc and {counts[1]} by acc_norm, of {len(one['picks'][0])}"
+
+
 def main() -> None:
     """Alternate the sides, print ratios and differing answers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -82,7 +88,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    measure = lambda *what: measured(__file__, [options.model, str(options.questions), "--device", options.device], what)  # noqa: E731
+    measure = partial(measured, __file__, [options.model, str(options.questions), "--device", options.device])
     if options.only:
         from trainer.quiet import quiet_libraries
 
@@ -91,6 +97,7 @@ def main() -> None:
         given = (options.model, options.questions, precision, options.device)
         print(json.dumps(ours(*given) if side == "ours" else peers(*given, batch=int(batch[0]))))
         return
+    first: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     for precision in ("fp32", "bf16"):
         tried = {batch: measure("peer", precision, str(batch)) for batch in BATCHES}
         best = min(tried, key=lambda batch: tried[batch]["whole"])
@@ -99,10 +106,10 @@ def main() -> None:
             pairs.append((measure("ours", precision), measure("peer", precision, str(best))))
         for part in ("whole", "answering"):
             print(f"{precision}, {part}: {shown([peer[part] / one[part] for one, peer in pairs])} times as fast as the peer")
-        one, peer = pairs[0]
-        for name, mine, theirs in zip(("acc", "acc_norm"), one["picks"], peer["picks"], strict=True):
-            differing = sum(a != b for a, b in zip(mine, theirs, strict=True))
-            print(f"{precision}, {name}: {differing} of {len(mine)} answers differ")
+        print(f"{precision}: {differing(*pairs[0])}")
+        first[precision] = pairs[0]
+    one, peer = first["bf16"][0], first["fp32"][1]
+    print(f"ours in bf16 beside the peer in single precision: {peer['whole'] / one['whole']:.2f} times, {differing(one, peer)}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def measured(script: str, arguments: Sequence[str], what: Sequence[str]) -> dict[str, Any]:
+def measured(script: str, arguments: Sequence[str], *what: str) -> dict[str, Any]:
     """What a script prints as JSON in its last line when it is told to measure only this."""
     command = [sys.executable, script, *arguments, "--only", *what]
     answer = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})

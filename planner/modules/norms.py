@@ -1,7 +1,7 @@
 """RMSNorm on a CPU in half precision, in under half the time of the operators that models are written with.
 
-Written with operators, a pass forward and back converts to single precision and back, and makes seventeen tensors as large as its
-input (benchmarks/half_precision.py). Here each direction is a few kernels that convert on the way.
+Written with operators, a pass forward and back converts to single precision and back, and makes a tensor as large as its input at
+every turn (benchmarks/half_precision.py). Here each direction is a few kernels that convert on the way.
 """
 
 from types import MethodType
@@ -46,7 +46,9 @@ class RMSNorm(torch.autograd.Function):
 
 
 def _forward(self: Any, x: Tensor) -> Tensor:
-    if not x.requires_grad:
+    # Asked at every call: a model may move to a GPU, or learn its norms, after it was loaded.
+    fits = x.device.type == "cpu" and x.dtype == self.weight.dtype and not self.weight.requires_grad
+    if not (fits and x.requires_grad):
         return type(self).forward(self, x)  # type: ignore[no-any-return]
     x_TD = x.reshape(-1, x.shape[-1])
     return RMSNorm.apply(x_TD, self.weight, _eps(self)).view(x.shape)  # type: ignore[no-any-return, no-untyped-call]

@@ -12,14 +12,14 @@ from spectra import InputError
 TEST_SHARE = 0.25
 
 
-def library() -> Path:
+def standard_library() -> Path:
     """The folder of the running Python's standard library."""
     return Path(sysconfig.get_path("stdlib"))
 
 
 def sources(name: str) -> Iterator[tuple[str, Path]]:
     """A module's file, or every module of a package except its tests."""
-    root = library()
+    root = standard_library()
     if (root / f"{name}.py").is_file():
         yield name, root / f"{name}.py"
     for path in sorted((root / name).rglob("*.py")):
@@ -48,7 +48,7 @@ def require_sources(found: int, wanted: int = 1000) -> None:
         InputError: fewer docstrings than a demo needs.
     """
     if found < wanted:
-        raise InputError(f"{library()}: too few docstrings; the sources of the standard library are not installed")
+        raise InputError(f"{standard_library()}: too few docstrings; the sources of the standard library are not installed")
 
 
 def split(modules: Mapping[str, Sequence[Any]]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from spectra import InputError
 from spectra.core.files import write_atomic
-from trainer.demo.docstrings import documented, library, require_sources, sources, split
+from trainer.demo.docstrings import documented, require_sources, sources, split, standard_library
 from trainer.demo.step import Step
 from trainer.run_folder import EVALUATION
 
@@ -148,7 +148,7 @@ def _functions() -> dict[str, list[tuple[str, str]]]:
     """Module -> public functions, each with its docstring's first paragraph; each text only where it appears first."""
     seen: set[str] = set()
     found: dict[str, list[tuple[str, str]]] = {}
-    names = sorted({path.name.removesuffix(".py") for path in library().glob("[a-z]*") if path.suffix in ("", ".py")})
+    names = sorted({path.name.removesuffix(".py") for path in standard_library().glob("[a-z]*") if path.suffix in ("", ".py")})
     for module, source in (one for name in names if name not in LEFT_OUT for one in sources(name)):
         for node, text in documented(source):
             paragraph = " ".join(text.split("\n\n")[0].split())

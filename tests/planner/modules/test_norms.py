@@ -69,3 +69,23 @@ def test_a_copy_of_the_model_uses_its_own_weights():
     use_fused_norms(model)
     other = copy.deepcopy(model)
     assert other.model.norm.forward.__self__ is other.model.norm
+
+
+def untouched(model, monkeypatch):
+    """The first norm of a model whose fused form must not be used."""
+    use_fused_norms(model)
+    monkeypatch.setattr(RMSNorm, "apply", None)
+    return model.model.norm
+
+
+def test_a_norm_that_learns_gets_its_gradient(monkeypatch):
+    norm = untouched(models.build("llama").bfloat16(), monkeypatch)
+    norm(torch.randn(3, len(norm.weight)).bfloat16().requires_grad_()).sum().backward()
+    assert norm.weight.grad is not None
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("cpu", torch.float32), ("meta", torch.bfloat16)])
+def test_on_another_device_or_in_another_precision_the_model_computes_it(device, dtype, monkeypatch):
+    norm = untouched(models.build("llama").bfloat16().requires_grad_(False), monkeypatch).to(device)
+    x = torch.empty(3, len(norm.weight), device=device, dtype=dtype, requires_grad=True)
+    assert norm(x).shape == x.shape

@@ -41,7 +41,7 @@ def test_the_corpus_is_the_same_in_every_process(corpus, tmp_path):
 
 
 def test_a_python_without_sources_is_told_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(docstrings, "library", lambda: tmp_path)
+    monkeypatch.setattr(docstrings, "standard_library", lambda: tmp_path)
     with pytest.raises(InputError, match="too few docstrings; the sources of the standard library are not installed"):
         demo.write_corpus(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -24,7 +24,7 @@ def test_everything_with_a_docstring_is_found(tmp_path):
     ]  # fmt: skip
     file.write_text("def broken(:")
     assert list(documented(file)) == []
-    assert isinstance(next(iter(documented(docstrings.library() / "ast.py")))[0], ast.Module)
+    assert isinstance(next(iter(documented(docstrings.standard_library() / "ast.py")))[0], ast.Module)
 
 
 def test_modules_are_split_by_name_alone():
