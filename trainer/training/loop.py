@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
-from planner.modules.labelled import token_losses
+from planner.modules.labelled import labelled_losses, token_losses
 from spectra import InputError
 from spectra.core.distributed import wait_for_all
 from spectra.core.files import write_atomic
@@ -27,6 +27,7 @@ from trainer.training.sharding import averaged, is_sharded
 IS_B = re.compile(r"\.B(\.\w+)?$")  # names of parameters: of mixtures, and of experts' projections
 LOGS_PER_RUN, SAVES_PER_RUN = 50, 5
 COLLAPSED = 0.95  # share of the gates' mass from which on one expert does all the work
+COUNTED = "counted"  # in a pass: (batch,) booleans, whether an example is new in this epoch; absent where all are
 LOGGERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
 
 
@@ -105,6 +106,9 @@ class AdapterTrainer(Trainer):
     def __init__(self, *arguments: Any, growth: Growth | None = None, lr_ratio: float = 1.0, **keywords: Any) -> None:
         """Prepare a training run; the arguments are transformers.Trainer's, growth if ranks grow, and B's rate over A's."""
         super().__init__(*arguments, **keywords)
+        # The Trainer infers from a model's signature whether its loss is a mean over a pass or over the whole step, and is wrong
+        # about classifiers. `compute_loss` below asks no model for its loss: it is always over the whole step, which this says.
+        self.model_accepts_loss_kwargs = True
         self.growth, self.lr_ratio = growth, lr_ratio
         self.router_state = router_state_of(self.model)
         self.health: tuple[RouterHealth, ...] = ()
@@ -116,34 +120,43 @@ class AdapterTrainer(Trainer):
         self._load_from_checkpoint(str(checkpoint))
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The passes of a step, and how many labels they have together, on all processes."""
+        passes, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        ends = self.accelerator.gradient_state
+        if passes and ends.end_of_dataloader and ends.remainder > 0:
+            # An epoch's last passes are filled up with its first examples, so that all processes get alike many. Only the first
+            # `remainder` of these passes' examples, counted over the processes, are new.
+            labels = passes[-1]["labels"]
+            new = ends.remainder - self.accelerator.process_index * self.args.per_device_train_batch_size
+            passes[-1][COUNTED] = torch.arange(len(labels), device=labels.device) < new
+        count = torch.tensor(sum(_label_count(one) for one in passes), device=device)
+        return passes, self.accelerator.gather(count).sum()
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The task's loss plus the mean auxiliary loss of the model's routers."""
-        outputs: Any
-        if inputs["labels"].ndim == 2:
-            loss = self._labelled_loss(model, inputs, num_items_in_batch)
-            outputs = {"loss": loss}
+        """In training the mean over all labels of a step plus the routers' mean auxiliary loss; else the mean over examples."""
+        labels = inputs["labels"]
+        given = {name: part for name, part in inputs.items() if name not in ("labels", COUNTED)}
+        if not model.training:
+            # As `plan evaluate` has it, so that neither the size of a batch nor the number of processes shows.
+            loss = labelled_losses(model, given, labels).mean()
+            return (loss, {"loss": loss}) if return_outputs else loss
+        if labels.ndim == 2:
+            losses, rows = token_losses(model, given, labels)
         else:
-            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        # Not in evaluation, whose loss is the task's alone. A loss per token of the whole step comes multiplied by the number of
-        # processes, because DDP divides by it; for this one DDP's mean is right as it stands.
-        extra = self.router_state.loss() if self.router_state is not None and model.training else None
+            losses, rows = labelled_losses(model, given, labels), torch.arange(len(labels), device=labels.device)
+        if COUNTED in inputs:
+            # Times zero and not left out: DDP waits for the gradients of every process, those that have nothing new as well.
+            losses = losses * inputs[COUNTED][rows]
+        # The labels are those of all passes, which are summed, and of all processes, over which DDP averages.
+        loss = losses.sum() / num_items_in_batch * self.accelerator.num_processes
+        extra = self.router_state.loss() if self.router_state is not None else None
         if extra is not None:
-            # A loss that is normalised over the whole step is summed over its passes, any other is averaged by the Trainer. An
-            # epoch's last step may have fewer passes than the others.
-            summed = self.model_accepts_loss_kwargs and num_items_in_batch is not None
-            loss = loss + extra / (self.current_gradient_accumulation_steps if summed else 1)
-        return (loss, outputs) if return_outputs else loss
-
-    def _labelled_loss(self, model: Any, inputs: dict[str, Any], items: Any) -> Any:
-        """The model's own loss as the Trainer scales it, from labelled positions alone."""
-        losses, _ = token_losses(model, {name: part for name, part in inputs.items() if name != "labels"}, inputs["labels"])
-        if items is None or not self.model_accepts_loss_kwargs:
-            return losses.mean()
-        # Labels of the whole step: of all its passes and, where the Trainer adds them up, of all processes, over which DDP
-        # averages.
-        return losses.sum() / items * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
+            # A mean over passes, of which an epoch's last step may have fewer, and by DDP over processes.
+            loss = loss + extra / self.current_gradient_accumulation_steps
+        return (loss, {"loss": loss}) if return_outputs else loss
 
     def create_optimizer(self, model: Any = None) -> Any:
         """The Trainer's optimiser, with a learning rate of their own for all B (LoRA+, arXiv 2402.12354)."""
@@ -241,6 +254,15 @@ class MonitorCallback(TrainerCallback):
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
             write_atomic(folder / SIZES, json.dumps(sizes, indent=1) + "\n")
+
+
+def _label_count(inputs: dict[str, Any]) -> int:
+    """Labels of a pass that the loss counts: classes, or tokens that something predicts."""
+    labels = inputs["labels"] if inputs["labels"].ndim == 1 else inputs["labels"][:, 1:]
+    counted = labels != -100
+    if COUNTED in inputs:
+        counted = counted[inputs[COUNTED]]
+    return int(counted.sum())
 
 
 def means(health: tuple[RouterHealth, ...]) -> dict[str, float]:

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from transformers import Trainer
 
 from spectra import InputError
 from trainer import MixtureSettings, TrainSettings
@@ -165,17 +164,20 @@ def test_only_a_process_that_should_save_writes_the_adapters(tmp_path, saves):
     assert (tmp_path / WEIGHTS).exists() == saves
 
 
-def test_the_auxiliary_loss_of_a_short_last_step_is_the_mean_over_its_own_passes(monkeypatch):
-    monkeypatch.setattr(Trainer, "compute_loss", lambda *_: (torch.tensor(1.0), None))
+class Undecided(nn.Module):
+    """A classifier of two classes to which all examples look alike."""
+
+    def forward(self):
+        return SimpleNamespace(logits=torch.zeros(4, 2))
+
+
+def test_the_auxiliary_loss_of_a_short_last_step_is_the_mean_over_its_own_passes():
     trainer = AdapterTrainer.__new__(AdapterTrainer)
-    trainer.args, trainer.model_accepts_loss_kwargs, trainer.current_gradient_accumulation_steps = (
-        SimpleNamespace(gradient_accumulation_steps=4), True, 2,
-    )  # fmt: skip
+    trainer.accelerator, trainer.current_gradient_accumulation_steps = SimpleNamespace(num_processes=1), 2
     trainer.router_state = SimpleNamespace(loss=lambda: torch.tensor(6.0))
-    batch = {"labels": torch.zeros(4)}
-    assert trainer.compute_loss(nn.Identity(), batch, num_items_in_batch=8) == 1 + 6 / 2
-    assert trainer.compute_loss(nn.Identity(), batch) == 1 + 6  # averaged by the Trainer
-    assert trainer.compute_loss(nn.Identity().eval(), batch, num_items_in_batch=8) == 1
+    batch = {"labels": torch.zeros(4, dtype=torch.long)}
+    assert float(trainer.compute_loss(Undecided(), batch, num_items_in_batch=8)) == pytest.approx(math.log(2) / 2 + 6 / 2)
+    assert float(trainer.compute_loss(Undecided().eval(), batch, num_items_in_batch=8)) == pytest.approx(math.log(2))
 
 
 def adapted(tmp_path, lr_ratio):

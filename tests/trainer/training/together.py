@@ -17,6 +17,7 @@ from tests import models
 from trainer.adapters.tensors import trained_state
 from trainer.training import train as module
 from trainer.training.growth import GrowingGroup, Growth
+from trainer.training.loop import MonitorCallback
 
 EXPERTS, ROOM = 4, 8
 
@@ -80,6 +81,22 @@ def train(process, plan, model, data, output, settings, resume, evaluation):
     return ended
 
 
+def gradients(process, plan, model, data, output, settings):
+    """The logged losses of a run, and the gradients of every step, all tensors in one list."""
+    found = []
+
+    def noted(self, args, state, control, model, **_):
+        trained = sorted((name, p) for name, p in model.named_parameters() if p.requires_grad)
+        found.append(torch.cat([p.grad.flatten() for _, p in trained]).tolist())
+
+    before, MonitorCallback.on_pre_optimizer_step = MonitorCallback.on_pre_optimizer_step, noted
+    try:
+        report = trainer.train(Plan.load(plan), model, data, output, trainer.TrainSettings.model_validate_json(settings))
+    finally:
+        MonitorCallback.on_pre_optimizer_step = before
+    return {"losses": [point.loss for point in report.curve], "gradients": found}
+
+
 def digest(model):
     """Of every trained tensor, to the bit."""
     whole = hashlib.sha256()
@@ -92,7 +109,7 @@ if __name__ == "__main__":
     what, noted_in, *arguments = sys.argv[1:]
     torch.distributed.init_process_group("gloo")
     index = torch.distributed.get_rank()
-    found = {"observe": observe, "disagree": disagree, "train": train}[what](index, *arguments)
+    found = {"observe": observe, "disagree": disagree, "train": train, "gradients": gradients}[what](index, *arguments)
     Path(f"{noted_in}-{index}").write_text(json.dumps(found))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
