@@ -12,8 +12,9 @@ import click
 from planner.commands import allocate, check, export
 from spectra import InputError
 from spectra.commands import analyze
+from spectra.core.errors import visible
 from spectra.core.log import LOG
-from spectra.core.terminal import EchoHandler, as_options
+from spectra.core.terminal import EchoHandler, as_options, prepare_streams
 from trainer.commands import compare, demo, evaluate, merge, plot, probe, report, show_, train
 from trainer.quiet import quiet_bitsandbytes
 
@@ -39,7 +40,9 @@ class Cli(click.Group):
             return super().invoke(ctx)
         except InputError as error:
             # On one line, as an error is promised to be, even if another library's message in it has several.
-            raise click.ClickException(as_options(" ".join(str(error).split()), ctx)) from None
+            raise click.ClickException(visible(as_options(" ".join(str(error).split()), ctx))) from None
+        except BrokenPipeError:  # whoever reads has read enough; click ends in silence
+            raise
         except OSError as error:
             raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from None
         except KeyboardInterrupt:
@@ -64,6 +67,7 @@ class Cli(click.Group):
 @click.version_option(package_name="loraplan")
 def main() -> None:
     """Plan how many LoRA experts, of what ranks, each layer of a model gets; train exactly that; see whether it paid."""
+    prepare_streams()
     quiet_bitsandbytes()
     # `plan demo` comes here again for each of its commands, and a second handler would print every line twice.
     if not LOG.handlers:

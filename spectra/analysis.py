@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra.checkpoint.folder import open_checkpoint
+from spectra.checkpoint.fused import is_fused
 from spectra.checkpoint.layouts import Matrix
 from spectra.core.distributed import Processes
 from spectra.core.errors import InputError
+from spectra.core.log import LOG
 from spectra.core.progress import Progress, silent
 from spectra.eigenvalues import freed_memory_returned, threads
 from spectra.report import ModelInfo, SiteSpectrum, Skipped, SpectraReport
@@ -60,11 +62,14 @@ def analyze(
     matrices, reasons = checkpoint.contents
     if not matrices:
         raise InputError(f"{checkpoint.folder}: no weights to analyse: none of its {len(checkpoint.tensors)} tensors is a matrix")
+    if whole := [matrix.name for matrix in matrices if matrix.name == matrix.module and is_fused(matrix.name.rpartition(".")[2])]:
+        more = f" and {len(whole) - 1} more" if len(whole) > 1 else ""
+        LOG.info(f"{whole[0]}{more}: kept whole, because config.json does not say which outputs are queries, keys and values")
     known = load_eigenvalues(eigenvalues, checkpoint, settings) if eigenvalues else {}
     processes = Processes.join(device)
     # A journal counts only for the same weights and settings, and where eigenvalues are kept only if its entries hold them.
-    # Hashing the weights reads rows of every tensor, so it is left out where there is no journal.
-    purpose = f"{checkpoint.weights} {settings.model_dump_json()} {eigenvalues is not None}" if journal else ""
+    # Hashing the weights reads all of them, so it is left out where there is no journal.
+    purpose = f"{checkpoint.digest} {settings.model_dump_json()} {eigenvalues is not None}" if journal else ""
     log = Journal(journal, purpose, processes.index)
     done = log.read()
     # All are shared out, finished or not: processes read the journals at different moments, and would share out different rests.

@@ -11,8 +11,6 @@ from typing import Any
 
 # The projections of a routed expert, as live models call them. Gate and up may be fused into one tensor.
 EXPERT_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
-# Fused modules whose outputs are three equal parts: query, key, value.
-EQUAL_THIRDS = frozenset({"c_attn", "Wqkv", "qkv", "in_proj_weight"})
 # Matrices inside numbered layers that are no linear projections: positional tables, norms, the routers of expert models.
 NO_PROJECTION = re.compile(r"(^|[._])(embed\w*|\w*embeddings?|relative_attention_bias|\w*norm|router|gate)$")
 
@@ -32,7 +30,9 @@ class Family:
     expert_names: Mapping[str, str] = field(default_factory=dict)
     """A live expert's projection -> what per-expert checkpoints call it, where that differs."""
     key_value_heads: Callable[[Mapping[str, Any]], int | None] | None = None
-    """Number of key and value heads of a fused `query_key_value`, where the usual keys of config.json do not say."""
+    """Configuration -> number of key and value heads of a fused projection, where the usual keys do not say or are wrong."""
+    qkv_layout: Callable[[Mapping[str, Any]], str | None] | None = None
+    """Configuration -> layout of a fused projection (spectra/checkpoint/fused.py), where it is not that of the module's name."""
     positions_after_padding: bool = False
     """Whether the first token's position is one after the padding token's number, which leaves fewer positions to a text."""
 
@@ -43,6 +43,23 @@ def _falcon_heads(config: Mapping[str, Any]) -> int | None:
         return None
     # True is FalconConfig's own default.
     return 1 if config.get("multi_query", True) else config.get("num_attention_heads") or config.get("n_head")
+
+
+def _bigcode_heads(config: Mapping[str, Any]) -> int | None:
+    return 1 if config.get("multi_query", True) else None  # True is the default of its class
+
+
+def _mpt_heads(config: Mapping[str, Any]) -> int | None:
+    return 1 if config.get("attn_type") == "multiquery_attention" else None
+
+
+def _chatglm_heads(config: Mapping[str, Any]) -> int | None:
+    return config.get("multi_query_group_num") if config.get("multi_query_attention") else None
+
+
+def _chatglm_layout(config: Mapping[str, Any]) -> str:
+    """With shared keys all queries come first; without, each head has its three together."""
+    return "stacked" if config.get("multi_query_attention") else "grouped"
 
 
 _GPT2 = Family(conv1d=frozenset({"c_attn", "q_attn", "c_proj", "c_fc"}))
@@ -66,6 +83,11 @@ FAMILIES: dict[str, Family] = {
     "ibert": _ROBERTA,
     "xmod": _ROBERTA,
     "falcon": Family(key_value_heads=_falcon_heads),
+    # Without shared keys each head has its three together, and with one shared key that is the same as all queries first.
+    "gpt_bigcode": Family(key_value_heads=_bigcode_heads, qkv_layout=lambda _: "grouped"),
+    "mpt": Family(key_value_heads=_mpt_heads),
+    "chatglm": Family(key_value_heads=_chatglm_heads, qkv_layout=_chatglm_layout),
+    "codegen": Family(qkv_layout=lambda _: "codegen"),
     "gpt_oss": Family(experts_transposed=True, experts_interleaved=True),
     "llama4": Family(experts_transposed=True),
     "llama4_text": Family(experts_transposed=True),

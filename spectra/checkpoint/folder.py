@@ -20,10 +20,11 @@ from spectra.checkpoint.names import sort_key
 from spectra.checkpoint.tensor_files import headers, sample
 from spectra.checkpoint.tensors import Tensor
 from spectra.core.errors import InputError, first_line
-from spectra.core.files import read_json
+from spectra.core.files import read_json, require_regular
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 PICKLE_INDEX, PICKLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
+SUFFIXES = {INDEX: ".safetensors", PICKLE_INDEX: ".bin"}  # of the files that an index names
 # What a hub download needs: weights, configuration and tokenizer, and not the same weights in other formats.
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -76,6 +77,23 @@ class Checkpoint:
             digest.update(part)
         return "sha256:" + digest.hexdigest()[:32]
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the tensors."""
+        return tuple(sorted({tensor.file for tensor in self.tensors}))
+
+    @cached_property
+    def digest(self) -> str:
+        """Identifies every byte of the files of weights. Reads all of them."""
+        digest = hashlib.sha256(self.fingerprint.encode())
+        for file in self.files:
+            try:
+                with file.open("rb") as content:
+                    digest.update(hashlib.file_digest(content, "sha256").digest())
+            except OSError as error:
+                raise InputError(f"{file}: {error.strerror}") from None
+        return "sha256:" + digest.hexdigest()[:32]
+
     @cached_property
     def contents(self) -> tuple[tuple[Matrix, ...], Mapping[str, str]]:
         """Every matrix in network order, and for every tensor that holds none the reason."""
@@ -113,6 +131,7 @@ def find_model(model: str | Path) -> Path:
 
 
 def _gguf(file: Path) -> Path:
+    require_regular(file)
     if file.suffix != GGUF:
         raise InputError(f"{file}: a file; give the model's folder, or a {GGUF} file")
     if _PART.search(file.name):
@@ -165,7 +184,7 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
-    if not (folder / "config.json").is_file():
+    if not _is_there(folder / "config.json"):
         return {}
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
@@ -182,15 +201,15 @@ def _of_text(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _weight_files(folder: Path) -> list[Path]:
     """The files that hold the weights: safetensors if there are any, else torch pickles, else a GGUF file."""
-    # One format only, because a folder may hold the same weights in both. An index goes first: it says which shards belong
-    # together.
-    for index, single, pattern in ((INDEX, SINGLE, "*.safetensors"), (PICKLE_INDEX, PICKLE, "pytorch_model*.bin")):
-        if (folder / index).is_file():
+    # One format only, because a folder may hold the same weights in several. The order is that of transformers, which loads them
+    # for training: a single file goes before an index.
+    for single, index, pattern in ((SINGLE, INDEX, "*.safetensors"), (PICKLE, PICKLE_INDEX, "pytorch_model*.bin")):
+        if _is_there(folder / single):
+            return [require_regular(folder / single)]
+        if _is_there(folder / index):
             return _indexed_files(folder, index)
-        if (folder / single).is_file():
-            return [folder / single]
         if files := sorted(folder.glob(pattern)):
-            return files
+            return [require_regular(file) for file in files]
     if len(files := sorted(folder.glob(f"*{GGUF}"))) == 1:
         return [_gguf(files[0])]
     if files:
@@ -198,13 +217,29 @@ def _weight_files(folder: Path) -> list[Path]:
     raise InputError(f"{folder}: no weights: neither *.safetensors nor pytorch_model*.bin nor *{GGUF} in this folder")
 
 
+def _is_there(path: Path) -> bool:
+    """Whether a folder has an entry of this name, whatever it is: what is no file is refused and not passed over."""
+    return path.exists() or path.is_symlink()
+
+
 def _indexed_files(folder: Path, name: str) -> list[Path]:
     index = read_json(folder / name)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{folder / name}: no weight_map in the index")
+    for tensor, shard in weight_map.items():
+        # A name alone: with a folder in it an index could have any file of the machine read.
+        if not isinstance(shard, str) or not shard.endswith(SUFFIXES[name]) or Path(shard).name != shard or "\0" in shard:
+            raise InputError(
+                f"{folder / name}: tensor {tensor!r} is said to be in {_short(shard)}; a shard is a {SUFFIXES[name]} file beside the index"
+            )
     files = [folder / shard for shard in sorted(set(weight_map.values()))]
     for file in files:
-        if not file.is_file():
+        if not _is_there(file):
             raise InputError(f"{file}: missing, though {name} names it")
-    return files
+    return [require_regular(file) for file in files]
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."

@@ -4,7 +4,7 @@ Every tensor of a checkpoint becomes matrices or a reason. The rules go by name,
 configuration:
 
     2-D `weight`                      one matrix; transposed in GPT-2's family, whose Conv1D keeps (in, out)
-    fused q, k, v and gate, up        one matrix per part, split by head counts where heads are interleaved or grouped
+    fused q, k, v and gate, up        one matrix per part, split by the configuration's head counts (fused.py)
     3-D tensor of routed experts      one matrix per expert and part, under the names that per-expert checkpoints use
     convolution kernels               one spectrum, pooled over kernel positions as weightwatcher does
     8-bit codes with their scales     dequantised on reading
@@ -16,10 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from spectra.checkpoint.families import EQUAL_THIRDS, EXPERT_PROJECTIONS, family_of, per_expert_name
+from spectra.checkpoint.families import EXPERT_PROJECTIONS, family_of, per_expert_name
+from spectra.checkpoint.fused import Range, fused_parts
 from spectra.checkpoint.tensors import Tensor
-
-Range = tuple[int, int, int]  # start, stop, step, as range() takes them
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 CODES = {"F8_E4M3": "fp8", "F8_E5M2": "fp8", "I8": "int8"}
@@ -151,7 +150,7 @@ def _plain(tensor: Tensor, scale: Tensor | None, config: Mapping[str, Any]) -> l
     transposed = leaf in family_of(config).conv1d and not (scale and scale.name.endswith(".SCB"))
     d_out, d_in = tensor.shape[::-1] if transposed else tensor.shape
     whole = Matrix(name=module, module=module, shape=(d_out, d_in), tensor=tensor, transposed=transposed, scale=scale)
-    parts = fused_parts(leaf, d_out, config)
+    parts = fused_parts(leaf, d_out, d_in, config)
     if leaf == "in_proj_weight":  # torch's MultiheadAttention has no module for it
         whole = replace(whole, module=module.rpartition(".")[0] + ".in_proj", name=module.rpartition(".")[0] + ".in_proj")
     return [
@@ -162,56 +161,6 @@ def _plain(tensor: Tensor, scale: Tensor | None, config: Mapping[str, Any]) -> l
 
 def _length(ranges: Iterable[Range]) -> int:
     return sum(len(range(*part)) for part in ranges)
-
-
-def fused_parts(leaf: str, d_out: int, config: Mapping[str, Any]) -> dict[str, list[Range]]:
-    """How a fused module's outputs divide into parts; empty if it is not fused or the configuration does not fit its size.
-
-    Args:
-        leaf: the last part of the module's name.
-        d_out: its number of outputs.
-        config: the model's config.json.
-    """
-    # Halves and thirds need no configuration; all other splits need the numbers of heads.
-    if leaf == "gate_up_proj" and d_out % 2 == 0:
-        return {"gate": [(0, d_out // 2, 1)], "up": [(d_out // 2, d_out, 1)]}
-    if leaf in EQUAL_THIRDS and d_out % 3 == 0:
-        return _stacked({"q": d_out // 3, "k": d_out // 3, "v": d_out // 3})
-    heads = config.get("num_attention_heads") or config.get("n_head") or 0
-    if not heads or leaf not in ("qkv_proj", "query_key_value"):
-        return {}
-    # Where nothing is said of groups, every head has a key and a value of its own.
-    grouped = config.get("num_key_value_heads") or config.get("num_kv_heads") or heads
-    if leaf == "qkv_proj":
-        # All queries, all keys, all values (Phi-3). If the head size is not whole, no split is better than a wrong one.
-        side = d_out // (heads + 2 * grouped)
-        fits = side * (heads + 2 * grouped) == d_out
-        return _stacked({"q": heads * side, "k": grouped * side, "v": grouped * side}) if fits else {}
-    special = family_of(config).key_value_heads
-    return _by_head(d_out, heads, (special(config) if special else None) or grouped)
-
-
-def _stacked(sizes: Mapping[str, int]) -> dict[str, list[Range]]:
-    parts, start = {}, 0
-    for name, size in sizes.items():
-        parts[name] = [(start, start + size, 1)]
-        start += size
-    return parts
-
-
-def _by_head(d_out: int, heads: int, grouped: int) -> dict[str, list[Range]]:
-    """`query_key_value`: each group of heads keeps its queries, then its key, then its value (GPT-NeoX, BLOOM, Falcon)."""
-    per_group = heads // grouped
-    side = d_out // (grouped * (per_group + 2))
-    if side * grouped * (per_group + 2) != d_out:
-        return {}
-    starts = range(0, d_out, side * (per_group + 2))
-    key, value = side * per_group, side * (per_group + 1)
-    return {
-        "q": [(start, start + key, 1) for start in starts],
-        "k": [(start + key, start + value, 1) for start in starts],
-        "v": [(start + value, start + value + side, 1) for start in starts],
-    }
 
 
 def _experts(tensor: Tensor, config: Mapping[str, Any]) -> list[Matrix]:

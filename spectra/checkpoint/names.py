@@ -12,11 +12,12 @@ from itertools import pairwise
 from spectra.checkpoint.families import FAMILIES, NO_PROJECTION
 from spectra.core.errors import InputError
 
-_NUMBERS = re.compile(r"(\d+)")
+# Of nine digits at most, and no others than 0 to 9: longer "numbers" and other scripts' are letters of a name.
+_NUMBERS = re.compile(r"(?<![0-9])([0-9]{1,9})(?![0-9])")
 # Look-around, so that a substitution replaces the number and leaves the dots.
-_EXPERT = re.compile(r"(?<=experts\.)(\d+)(?=\.)")
+_EXPERT = re.compile(r"(?<=experts\.)([0-9]{1,9})(?=\.)")
 # The shortest stack wins, so the first number is the layer; a later one, such as an expert's, is part of the projection.
-_PLACE = re.compile(r"^(?P<stack>.*?)\.?(?:^|(?<=\.))(?P<layer>\d+)\.(?P<projection>.+)$")
+_PLACE = re.compile(r"^(?P<stack>.*?)\.?(?:^|(?<=\.))(?P<layer>[0-9]{1,9})\.(?P<projection>.+)$", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -77,7 +78,7 @@ def sort_key(name: str) -> tuple[object, ...]:
 
 def _natural(projection: str) -> list[object]:
     # Splitting at a captured number gives text, number, text, ...: keys never compare a text with a number.
-    return [int(part) if part.isdigit() else part for part in _NUMBERS.split(projection)]
+    return [int(part) if position % 2 else part for position, part in enumerate(_NUMBERS.split(projection))]
 
 
 def resolve(names: Iterable[str], available: Sequence[str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Files of tensors: their headers, and slices of tensors, from safetensors, GGUF or torch pickles without executing code."""
 
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,6 +97,8 @@ def sample(tensors: Iterable[Tensor]) -> Iterator[bytes]:
 def _two_rows(stored: Any, tensor: Tensor) -> bytes:
     if not tensor.shape or 0 in tensor.shape:
         return b""
+    if tensor.dtype.startswith(("F4", "F6", "F8_E8M0")):
+        raise InputError(f"{tensor.file}: tensor {tensor.name!r} has dtype {tensor.dtype}, which torch cannot read row by row")
     import torch
 
     middle = tensor.shape[0] // 2
@@ -107,6 +110,7 @@ def _two_rows(stored: Any, tensor: Tensor) -> bytes:
 def _unpickled(file: Path) -> Mapping[str, Any]:
     import torch  # only old checkpoints pay for it
 
+    _require_uncompressed(file)
     try:
         # weights_only: tensors and containers, never code. mmap: values stay on disk until sliced.
         found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
@@ -114,4 +118,31 @@ def _unpickled(file: Path) -> Mapping[str, Any]:
         raise InputError(f"{file}: not a readable torch checkpoint: {first_line(error)}") from None
     if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise InputError(f"{file}: not a state dict: it holds something other than named tensors")
+    for name, tensor in found.items():
+        _require_values(file, name, tensor)
     return found
+
+
+def _require_uncompressed(file: Path) -> None:
+    """Refuse an archive that is larger inside than outside: torch compresses nothing, and a few bytes could fill the memory."""
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            inside = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise InputError(f"{file}: not a readable torch checkpoint: {first_line(error)}") from None
+    if inside > (outside := file.stat().st_size):
+        raise InputError(f"{file}: its entries would take {inside:,} bytes, and the file has {outside:,}; torch compresses nothing")
+
+
+def _require_values(file: Path, name: object, tensor: Any) -> None:
+    """Refuse a tensor whose values are not all in the file, one by one."""
+    import torch
+
+    if not isinstance(name, str):
+        raise InputError(f"{file}: not a state dict: a tensor is named by {name!r}, which is no text")
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        raise InputError(f"{file}: tensor {name!r} is sparse, quantised by torch or without values; save it as a plain tensor")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise InputError(f"{file}: tensor {name!r} repeats its values to shape {list(tensor.shape)}; save it as a plain tensor")

@@ -77,7 +77,7 @@ class Document(Value):
         Raises:
             InputError: no such file, not JSON, another kind or version, or a field that is unknown, missing or wrong.
         """
-        data = read_json(path)
+        data = read_json(path, finite=True)
         # Kind and version before the fields: a foreign or old file would otherwise be told that some field is missing.
         expected, found = cls.model_fields["kind"].default, data.get("kind") if isinstance(data, dict) else None
         if found != expected:

@@ -4,9 +4,18 @@ A message says what is wrong, where, with which value, and what to do. It names 
 caller finds the argument of that name, and the command line shows the option instead, `--max-experts`.
 """
 
+import re
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
 
 class InputError(ValueError):
     """The user's input cannot be used. The message is one line: what, where, the value, and what to do."""
+
+
+def visible(text: str) -> str:
+    """A text with its control characters written out, lines and tabs aside: a name in a file could move the cursor."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def first_line(error: BaseException) -> str:

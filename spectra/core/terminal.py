@@ -4,6 +4,7 @@ click and rich only, so that `plan --help` starts at once.
 """
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,41 +18,75 @@ from pydantic.fields import FieldInfo
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Table
 
 from spectra.core.documents import Value
-from spectra.core.errors import InputError
+from spectra.core.errors import InputError, first_line, visible
+from spectra.core.files import read_bytes
 from spectra.core.methods import Method, OneOf
 from spectra.core.progress import Progress
 
-PATH = click.Path(path_type=Path)
 PIPED_WIDTH = 132  # characters of a line where nobody says how wide the terminal is
 _SETTING = re.compile(r"`(\w+)`")
 
 
+class PathType(click.Path):
+    """A path, as click has it, of a name that a file can have: a file of options may say anything."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what is no name."""
+        try:
+            if isinstance(value, str | os.PathLike) and b"\0" not in os.fsencode(value):
+                return super().convert(value, param, ctx)
+        except UnicodeEncodeError:
+            pass
+        self.fail(f"{value!r} is not the name of a file.", param, ctx)
+
+
+PATH = PathType(path_type=Path)
+
+
+def prepare_streams() -> None:
+    """Let whatever is printed come through: a pipe may know fewer letters than a terminal, and a stream may be closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def show(*parts: RenderableType) -> None:
-    """Print text and tables on standard output."""
-    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
+    """Print text and tables on standard output, as they are: names come from files and are never markup."""
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False, markup=False, emoji=False)
     for part in parts:
-        console.print(part)
+        console.print(_plain(part))
+
+
+def _plain(part: RenderableType) -> RenderableType:
+    if isinstance(part, Table):
+        for column in part.columns:
+            column._cells = [_plain(cell) for cell in column._cells]  # there is no public way to them
+    return visible(part) if isinstance(part, str) else part
 
 
 @contextmanager
 def progress_bar(description: str) -> Iterator[Progress]:
     """A progress bar on standard error that appears with the first report."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
     bars = Bars(*columns, console=Console(stderr=True))
     task = bars.add_task(description, total=None, note="")
 
     def report(done: int, total: int | None = None, note: str = "") -> None:
         bars.start()  # not before: input that is refused at once should not leave an empty bar
-        bars.update(task, completed=done, total=total, note=note)
+        bars.update(task, completed=done, total=total, note=visible(note))
 
     try:
         yield report
@@ -65,7 +100,7 @@ class EchoHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line."""
-        click.echo(self.format(record), err=True)
+        click.echo(visible(self.format(record)), err=True)
 
 
 def json_option(command: Callable[..., None]) -> Callable[..., None]:
@@ -239,22 +274,50 @@ def as_options(message: str, ctx: click.Context) -> str:
 
 
 def from_yaml(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> None:
-    """Take options from a YAML file, as a callback; what stands on the command line wins."""
+    """Take options from a YAML file, as a callback; what stands on the command line wins.
+
+    Every value becomes the text that would stand on the command line, so that one reading and one refusal serve both.
+    """
     if path is None:
         return
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+        # Of plain texts: 2020-13-45 is no date here, and no value is code.
+        found = yaml.load(read_bytes(path).decode("utf-8"), Loader=yaml.BaseLoader)  # noqa: S506 - it makes texts alone
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read: {first_line(error)}") from None
     if not isinstance(found, dict):
         raise InputError(f"{path}: not a mapping of options to values")
-    names = {parameter.opts[-1].lstrip("-"): str(parameter.name) for parameter in ctx.command.get_params(ctx)}
+    parameters = {parameter.opts[-1].lstrip("-"): parameter for parameter in ctx.command.get_params(ctx)}
     values = {str(name).replace("_", "-"): value for name, value in found.items()}
-    if odd := sorted(values.keys() - names.keys()):
+    if odd := sorted(values.keys() - parameters.keys()):
         raise InputError(f"{path}: unknown option {odd[0]!r}; plan {ctx.info_name} --help lists them")
-    ctx.default_map = {names[name]: value for name, value in values.items()}
+    ctx.default_map = {str(parameters[name].name): _given(path, name, value, parameters[name]) for name, value in values.items()}
+
+
+def _given(path: Path, name: str, value: object, parameter: click.Parameter) -> object:
+    """A value of a file as click takes it: a text, several for an option that may be repeated.
+
+    Raises:
+        InputError: a list or a mapping where one value stands.
+    """
+    if parameter.multiple:
+        value = [value] if isinstance(value, str) else value
+        if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+            return value
+        raise InputError(f"{path}: {name}: expected a value or a list of values, found {_shown(value)}")
+    if not isinstance(value, str):
+        raise InputError(f"{path}: {name}: expected one value, found {_shown(value)}")
+    if value in ("", "null", "~"):
+        raise InputError(f"{path}: {name}: has no value; leave the line out for the default")
+    return value
+
+
+def _shown(value: object) -> str:
+    return {list: "a list", dict: "a mapping"}.get(type(value), "nothing")
 
 
 def numbers(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> list[float] | None:

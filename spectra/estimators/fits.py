@@ -14,6 +14,7 @@ class FitStatus(StrEnum):
     NOT_FINITE = "failed: NaN or infinite values"
     TOO_FEW = "failed: fewer than 2 eigenvalues above the threshold"
     ALL_EQUAL = "failed: all eigenvalues are equal"
+    NEARLY_EQUAL = "failed: the tail's eigenvalues are equal up to rounding"
     HALF_ZERO = "failed: half of the eigenvalues are zero"
     EMPTY_WINDOW = "failed: no candidate in the window around the histogram's peak"
     NO_EXPONENT = "failed: no tail has an exponent above 1"

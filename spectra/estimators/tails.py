@@ -20,6 +20,9 @@ from spectra.estimators.fits import FitStatus, TailFit
 Floats = NDArray[np.float64]
 SMALL_SAMPLE = 20  # fewer values than this are marked
 SHORT_TAIL = 10
+# ln(largest / smallest) of a tail from which on it has an exponent. Rounding to bfloat16 spreads the equal eigenvalues of an
+# orthogonal matrix by 0.0095. What lies within has alphas of a hundred and more: no power law, and enough to move any mean.
+LEAST_SPREAD = 0.02
 NOISE = 1e-15  # relative to the largest eigenvalue and per eigenvalue: rounding of a double-precision Gram matrix
 
 # The bounds and the full distances may round one term differently, by less than 1e-15; 1e-13 is safely beyond.
@@ -138,7 +141,12 @@ def smallest_distance(sample: Tails, alphas: Floats, candidates: NDArray[np.intp
 
 
 def tail_fit(sample: Tails, start: int, alpha: float, ks: float) -> TailFit:
-    """The fit of one tail, with its standard error and a status that flags small samples and short tails."""
+    """The fit of one tail, with its standard error and a status that flags small samples and short tails.
+
+    A tail whose values are equal up to rounding, such as that of an orthogonal matrix, is a failure.
+    """
+    if sample.log_ratio[-1] - sample.log_ratio[start] < LEAST_SPREAD:
+        return failed(FitStatus.NEARLY_EQUAL)
     n_tail = int(sample.size - sample.below[start])
     # One status per fit. A small sample goes before a short tail: it is about all values, and in `clauset` changes the formula.
     small, short = sample.size < SMALL_SAMPLE, n_tail < SHORT_TAIL

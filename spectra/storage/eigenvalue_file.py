@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 
 def _metadata(checkpoint: Checkpoint, settings: AnalysisSettings) -> dict[str, str]:
     # What eigenvalues depend on. All other settings are about what is fitted to them, and may change.
-    return {"weights": checkpoint.weights, "precision": settings.precision, "content": "eigenvalues of W^T W"}
+    return {"weights": checkpoint.digest, "precision": settings.precision, "content": "eigenvalues of W^T W"}
 
 
 def save_eigenvalues(path: str | Path, checkpoint: Checkpoint, settings: AnalysisSettings, spectra: Mapping[str, Floats]) -> None:

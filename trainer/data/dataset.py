@@ -1,13 +1,13 @@
 """Dataset files: reading them, mixing several, and batches of their examples.
 
 The columns of a file say which format it has (formats.py) and so what it is for: classification, language modelling or questions.
-Reading and memory mapping are the datasets library's; what is ours is saying precisely what is wrong with a file.
+Its examples (files.py) become canonical rows, which the datasets library keeps on disk and not in memory.
 """
 
-import csv
-import json
 import math
+import tempfile
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from spectra import InputError
+from spectra.core.errors import first_line
 from trainer.data.examples import Examples, Texts
+from trainer.data.files import records
 from trainer.data.formats import FORMATS, detect
 from trainer.data.packing import CausalCollator
 from trainer.settings import Task
-
-READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 def read_texts(path: str | Path, *, evaluation: bool = False) -> Texts:
@@ -35,30 +35,40 @@ def read_texts(path: str | Path, *, evaluation: bool = False) -> Texts:
         InputError: missing, empty or malformed file (with the line), columns that fit no format, or a row that does not fit its.
     """
     path = Path(path)
-    if path.suffix not in READERS:
-        raise InputError(f"{path}: cannot tell the format from {path.suffix!r}; use {', '.join(READERS)}")
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: empty file, no examples")
-    rows = load_rows(path)
-    if len(rows) == 0:
+    # Read twice: what the columns are is known only after the last row, and a fault in the file before anything is made of it.
+    columns = list(dict.fromkeys(name for record in records(path) for name in record))
+    if not columns:
         raise InputError(f"{path}: no examples")
     try:
-        name = detect(rows.column_names, evaluation=evaluation)
+        name = detect(columns, evaluation=evaluation)
     except InputError as fault:
         raise InputError(f"{path}: {fault}") from None
-    try:
-        return Texts(path=path, format=name, rows=_canonical(rows, path, name))
-    except UnicodeDecodeError as fault:  # the reader takes any bytes, and decodes a row only when it is asked for it
-        raise InputError(_what_is_wrong(path, fault)) from None
-
-
-def _canonical(rows: Any, path: Path, name: str) -> Any:
-    # The library's cache knows a function by its name alone and would return what an older version of ours had made.
     features = datasets.Features(_feature(FORMATS[name].becomes | {"row": "int64"}))
-    options = {"remove_columns": rows.column_names, "features": features, "load_from_cache_file": False}
-    return rows.map(_checked, with_indices=True, fn_kwargs={"path": str(path), "name": name}, **options)
+    # A list would be taken for work to be shared out.
+    given = {"path": str(path), "name": name, "columns": tuple(columns)}
+    try:
+        rows = datasets.Dataset.from_generator(_rows, features=features, gen_kwargs=given, cache_dir=_new_folder())
+    except datasets.exceptions.DatasetGenerationError as error:
+        cause = error.__cause__
+        if isinstance(cause, InputError):
+            raise cause from None
+        raise InputError(f"{path}: its examples cannot be kept in {_folder().name}: {first_line(cause or error)}") from None
+    except OSError as error:
+        raise InputError(f"{path}: its examples cannot be kept in {_folder().name}: {error.strerror}") from None
+    if len(rows) == 0:
+        raise InputError(f"{path}: no examples")
+    return Texts(path=path, format=name, rows=rows)
+
+
+@cache
+def _folder() -> "tempfile.TemporaryDirectory[str]":
+    """Where this process keeps what it has read; it goes when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="loraplan-", ignore_cleanup_errors=True)
+
+
+def _new_folder() -> str:
+    # One for each reading: the library's own cache knows a file by its name, and grows without end.
+    return tempfile.mkdtemp(dir=_folder().name)
 
 
 def _feature(described: Any) -> Any:
@@ -68,73 +78,28 @@ def _feature(described: Any) -> Any:
     return datasets.List(_feature(described[0])) if isinstance(described, list) else datasets.Value(described)
 
 
-def _checked(row: Any, index: int, path: str, name: str) -> dict[str, Any]:
-    try:
-        return FORMATS[name].canonical(row) | {"row": index + 1}
-    except InputError as fault:
-        raise InputError(f"{path}: row {index + 1}: {fault}") from None
+def _rows(path: str, name: str, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """The file's canonical rows, each with its number."""
+    for number, record in enumerate(records(Path(path)), start=1):
+        try:
+            # A row need not have every column that others have.
+            found = FORMATS[name].canonical({column: record.get(column) for column in columns})
+            _require_letters(found)
+        except InputError as fault:
+            raise InputError(f"{path}: row {number}: {fault}") from None
+        yield found | {"row": number}
 
 
-def load_rows(path: Path) -> Any:
-    """Read a dataset file as it is.
-
-    Raises:
-        InputError: a file that the reader cannot make sense of, with the line where that can be told.
-    """
-    try:
-        options = _csv_options(path) if path.suffix == ".csv" else {}
-        rows = datasets.load_dataset(READERS[path.suffix], data_files=str(path), split="train", **options)
-        # A JSON column in which every text is a date has become moments, which cannot be written back as they were.
-        moments = READERS[path.suffix] == "json" and "timestamp[" in str(rows.features)
-        return datasets.Dataset.from_list(_records(path)) if moments else rows
-    # An InputError is a ValueError, and would be taken for the reader's below.
-    except InputError:
-        raise
-    except (datasets.exceptions.DatasetGenerationError, StopIteration, ValueError) as error:
-        raise InputError(_what_is_wrong(path, error)) from None
-
-
-def _records(path: Path) -> list[Any]:
-    """The examples of a JSON file: a list of them, or one on each line."""
-    text = path.read_text(encoding="utf-8-sig")
-    return list(json.loads(text) if text.lstrip().startswith("[") else map(json.loads, filter(str.strip, text.split("\n"))))
-
-
-def _csv_options(path: Path) -> dict[str, Any]:
-    """Options of datasets.load_dataset that take every CSV field as it is written: an answer of 42 and a label of NA are text.
-
-    Raises:
-        InputError: a line with more or fewer fields than the header, which the reader would shift into the wrong columns.
-    """
-    # Python's default of 128 KiB is less than a long text; this is the most that a 32-bit C long takes, as on Windows.
-    csv.field_size_limit(2**31 - 1)
-    # Spreadsheets put a byte order mark in front, which would become part of the first column's name.
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = csv.reader(file)
-        header = next(lines)
-        for fields in lines:
-            if fields and len(fields) != len(header):
-                counts = f"{len(fields)} fields under {len(header)} columns"
-                raise InputError(f"{path}:{lines.line_num}: {counts}; put fields that hold a comma in quotes")
-    # Without `keep_default_na=False` the reader takes a label NA for a missing value.
-    return {"features": datasets.Features(dict.fromkeys(header, datasets.Value("string"))), "keep_default_na": False}
-
-
-def _what_is_wrong(path: Path, error: Exception) -> str:
-    """The first bad line of a JSON-lines file, or what the reader said."""
-    # The library's messages name no line, so the file is read a second time to find it.
-    if path.suffix == ".jsonl":
-        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-            try:
-                record = json.loads(line) if line.strip() else {}
-            except UnicodeDecodeError as fault:
-                return f"{path}:{number}: not UTF-8 text (byte {fault.start} of the line)"
-            except ValueError as fault:
-                return f"{path}:{number}: not JSON: {fault}"
-            if not isinstance(record, dict):
-                return f"{path}:{number}: expected an object, one example, found {type(record).__name__}"
-    reason = str(error.__cause__ or error).strip() or "no examples"
-    return f"{path}: no examples" if "no data" in reason else f"{path}: cannot be read: {reason.splitlines()[0]}"
+def _require_letters(value: Any) -> None:
+    """Refuse halves of characters, which JSON can say and no text can hold."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"text holds half a character, {value[error.start]!r}; remove it") from None
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            _require_letters(part)
 
 
 def mix(parts: Sequence[Examples], weights: Sequence[float] | None, seed: int) -> Examples:

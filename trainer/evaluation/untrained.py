@@ -28,9 +28,8 @@ class Untrained(Value):
 
 def place_of(checkpoint: Checkpoint, file: Path, config: AdapterConfig, precision: Exact, generate: int) -> Path:
     """Where the answers to one question are kept: its name is made of everything that they depend on."""
-    files = sorted({tensor.file for tensor in checkpoint.tensors})
     # Like make, not a digest of gigabytes: weights that were replaced have another size or time.
-    stored = [(str(one.resolve()), one.stat().st_size, one.stat().st_mtime_ns) for one in files]
+    stored = [(str(one.resolve()), one.stat().st_size, one.stat().st_mtime_ns) for one in checkpoint.files]
     asked = config.model_dump(mode="json", include={"task", "labels", "seed", "max_length", "loss_on"})
     whole = [stored, checkpoint.weights, hashlib.sha256(file.read_bytes()).hexdigest(), asked, precision, generate]
     return cache_folder() / "untrained" / f"{hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:32]}.json"

@@ -88,8 +88,8 @@ def _rows(table: Table) -> list[list[tuple[str, str]]]:
 
 
 def _plain(cell: Any) -> str:
-    # Tables are made for the terminal; the page takes their words and leaves rich's markup behind.
-    return cell.plain if isinstance(cell, Text) else Text.from_markup(str(cell)).plain
+    # Tables are made for the terminal; the page takes their words and leaves rich's styles behind.
+    return cell.plain if isinstance(cell, Text) else str(cell)
 
 
 TEMPLATE = """<!doctype html>

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pytest
@@ -87,6 +88,7 @@ def test_a_corrupt_file_is_named(folder, damage):
 
 
 def test_a_missing_shard_is_named(folder):
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-7.safetensors"}}))
     with pytest.raises(InputError, match=r"model-7.safetensors: missing"):
         open_checkpoint(folder)
@@ -135,7 +137,7 @@ def test_weights_tell_two_trainings_apart_that_a_fingerprint_does_not(folder, tm
 
 def test_fused_parts_count_together_as_one_module(tmp_path):
     save_file({"layers.0.attn.c_attn.weight": torch.randn(4, 12)}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_head": 2}')
     checkpoint = open_checkpoint(tmp_path)
     assert [matrix.shape for matrix in checkpoint.contents[0]] == [(4, 4)] * 3
     assert checkpoint.modules() == {"layers.0.attn.c_attn": (12, 4)}
@@ -149,6 +151,54 @@ def test_convolutions_are_no_linear_modules(tmp_path):
 
 
 def test_an_index_without_a_map_is_named(folder):
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text('{"metadata": {}}')
     with pytest.raises(InputError, match=r"model.safetensors.index.json: no weight_map in the index"):
         open_checkpoint(folder)
+
+
+def test_of_two_formats_the_one_is_read_that_transformers_loads(folder):
+    """A single file goes before an index, whatever the index says."""
+    save_file({"layers.0.q.weight": torch.zeros(2, 2)}, folder / "model-00001-of-00001.safetensors")
+    weight_map = {"layers.0.q.weight": "model-00001-of-00001.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "pytorch_model.bin").write_bytes(b"not looked at")
+    assert [file.name for file in open_checkpoint(folder).files] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "shard", ["../outside.safetensors", "/etc/passwd", "sub/a.safetensors", "", ".", "a.bin", "a\0.safetensors", 3, None, ["a"], {"a": 1}]
+)
+def test_an_index_cannot_point_outside_its_folder(folder, shard):
+    shutil.copy(folder / "model.safetensors", folder.parent / "outside.safetensors")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"layers.0.q.weight": shard}}))
+    with pytest.raises(InputError, match=r"index.json: tensor 'layers.0.q.weight' is said to be in .*; a shard is a .safetensors file beside"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize(
+    ("put", "what"),
+    [
+        (lambda path: path.mkdir(), "a folder"),
+        (os.mkfifo, "not a regular file"),
+        (lambda path: path.symlink_to("/dev/null"), "not a regular file"),
+        (lambda path: path.symlink_to(path.name), "Too many levels of symbolic links"),
+        (lambda path: path.symlink_to("nowhere"), "No such file or directory"),
+    ],
+)
+def test_what_is_no_file_is_refused_and_not_waited_for(folder, name, put, what):
+    (folder / name).unlink(missing_ok=True)
+    put(folder / name)
+    with pytest.raises(InputError, match=rf"{name}: {what}"):
+        open_checkpoint(folder)
+
+
+def test_a_digest_is_of_every_byte(folder):
+    before = open_checkpoint(folder).digest
+    assert open_checkpoint(folder).digest == before
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    assert open_checkpoint(folder).digest != before

@@ -7,7 +7,6 @@ import transformers
 from safetensors.torch import save_file
 
 from spectra import open_checkpoint
-from spectra.checkpoint.layouts import fused_parts
 from spectra.checkpoint.reader import kernel_slices, slabs
 from tests import models
 
@@ -144,27 +143,6 @@ def test_a_scale_of_an_unknown_layout_is_named_and_its_codes_left_out(tmp_path, 
     matrices, reasons = open_checkpoint(tmp_path).contents
     assert [matrix.name for matrix in matrices] == ["layers.1.q"]
     assert reasons["layers.0.q.weight"].startswith(f"8-bit codes of shape {list(codes)} with a scale of shape {list(scale)}")
-
-
-@pytest.mark.parametrize(
-    ("leaf", "d_out", "config", "parts"),
-    [
-        ("gate_up_proj", 8, {}, {"gate": [(0, 4, 1)], "up": [(4, 8, 1)]}),
-        ("gate_up_proj", 7, {}, {}),
-        ("Wqkv", 9, {}, {"q": [(0, 3, 1)], "k": [(3, 6, 1)], "v": [(6, 9, 1)]}),
-        ("qkv_proj", 16, {"num_attention_heads": 4, "num_key_value_heads": 2},
-         {"q": [(0, 8, 1)], "k": [(8, 12, 1)], "v": [(12, 16, 1)]}),
-        ("qkv_proj", 16, {}, {}),
-        ("qkv_proj", 17, {"num_attention_heads": 4}, {}),
-        ("query_key_value", 12, {"n_head": 2},
-         {"q": [(0, 2, 1), (6, 8, 1)], "k": [(2, 4, 1), (8, 10, 1)], "v": [(4, 6, 1), (10, 12, 1)]}),
-        ("query_key_value", 8, {"model_type": "falcon", "num_attention_heads": 2, "multi_query": True},
-         {"q": [(0, 4, 1)], "k": [(4, 6, 1)], "v": [(6, 8, 1)]}),
-        ("dense", 12, {"num_attention_heads": 2}, {}),
-    ],
-)  # fmt: skip
-def test_a_fused_modules_outputs_divide_as_its_heads_do(leaf, d_out, config, parts):
-    assert fused_parts(leaf, d_out, config) == parts
 
 
 def test_without_a_configuration_what_depends_on_heads_stays_whole(tmp_path):

@@ -55,7 +55,7 @@ def test_a_file_says_whose_eigenvalues_it_holds_and_how_exact_they_are(tiny_llam
     found = load_eigenvalues(tmp_path / "kept", checkpoint, exact)
     assert {name: values.tolist() for name, values in found.items()} == {"a": [1.0, 1.0], "b": [0.0, 2.0, 4.0]}
     with safe_open(tmp_path / "kept", framework="np") as stored:
-        assert stored.metadata() == {"weights": checkpoint.weights, "precision": "exact", "content": "eigenvalues of W^T W"}
+        assert stored.metadata() == {"weights": checkpoint.digest, "precision": "exact", "content": "eigenvalues of W^T W"}
     with pytest.raises(InputError, match="kept eigenvalues have precision 'exact', not 'guarded'; choose another file"):
         load_eigenvalues(tmp_path / "kept", checkpoint, AnalysisSettings(precision="guarded"))
 

@@ -10,7 +10,7 @@ from spectra import InputError
 from tests.trainer.data.examples import answers
 from tests.trainer.examples import write_rows
 from trainer.base_model import load_tokenizer
-from trainer.data.dataset import batches, collator, load_rows, mix, read_texts
+from trainer.data.dataset import batches, collator, mix, read_texts
 from trainer.data.examples import Examples
 from trainer.data.packing import CausalCollator
 from trainer.data.tokenize import pack, tokenise
@@ -74,7 +74,7 @@ def test_bad_files_are_named_by_line(tmp_path, content, message):
 def test_unknown_formats_and_missing_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"cannot tell the format from '.xlsx'"):
         read_texts("data.xlsx")
-    with pytest.raises(InputError, match=r"nope.jsonl: no such file"):
+    with pytest.raises(InputError, match=r"nope.jsonl: No such file or directory"):
         read_texts(tmp_path / "nope.jsonl")
 
 
@@ -164,11 +164,6 @@ def test_questions_are_read_for_an_evaluation_only(tmp_path):
     assert texts.rows.to_list() == [{"prompt": "a", "choices": ["b", "c"], "answer": 1, "row": 1}]
     with pytest.raises(InputError, match=r"q\.jsonl: columns prompt, choices, answer fit no known format"):
         read_texts(path)
-
-
-def test_rows_are_read_as_they_are(tmp_path):
-    rows = [{"odd": 1, "text": "a"}, {"odd": 2, "text": "b"}]
-    assert load_rows(write_rows(tmp_path / "t.jsonl", rows)).to_list() == rows
 
 
 def test_text_that_is_not_utf8_is_named_with_its_place(tmp_path):
