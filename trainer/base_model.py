@@ -1,5 +1,6 @@
 """Loading the base model for a task, and telling its head from its body."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,15 @@ from planner.modules.attention import use_products
 from planner.modules.norms import use_fused_norms
 from spectra import Checkpoint, InputError
 from spectra.checkpoint.gguf_file import SUFFIX as GGUF
-from spectra.core.errors import first_line
+from spectra.core.files import require_regular
+from spectra.core.log import LOG
 from trainer.settings import Exact, Precision, Task
 
 BF16_UNITS = "amx_bf16", "avx512_bf16"  # of CPUs, as torch names them
+READ_BY_TRANSFORMERS = (".json", ".txt", ".model", ".jinja", ".safetensors", ".bin")
+# The memory that a configuration may ask for, by what the checkpoint has: codes of 4 bits are packed 8 to a stored number, and a
+# new head or a tied matrix adds to it.
+MOST_PER_STORED, MOST_MORE = 16, 2**24
 AUTO = {"classification": "AutoModelForSequenceClassification", "causal": "AutoModelForCausalLM"}
 
 
@@ -24,11 +30,15 @@ def load_tokenizer(location: Path) -> Any:
     Raises:
         InputError: no usable tokenizer there.
     """
+    _require_files(location)
+    place, gguf = _place(location)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(*_place(location)[0], **_place(location)[1])
+        tokenizer = transformers.AutoTokenizer.from_pretrained(*place, **gguf, trust_remote_code=False)
+        # What it makes of a text, padded, as every batch will be: a broken one fails here and not in the middle of a run.
+        tokenizer.pad({"input_ids": [tokenizer("a b")["input_ids"], [0]]}, return_tensors="pt") if tokenizer.pad_token else None
     # The libraries behind tokenizers raise many classes on a file that they cannot use, bare Exceptions among them.
     except Exception as error:
-        raise InputError(f"{location}: no usable tokenizer: {first_line(error) or type(error).__name__}") from None
+        raise InputError(f"{location}: no usable tokenizer: {_reason(location, error)}") from None
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise InputError(
@@ -36,6 +46,27 @@ def load_tokenizer(location: Path) -> Any:
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _require_files(location: Path) -> None:
+    """Refuse a pipe or a device where a model has a file, because transformers would wait for it."""
+    if location.is_dir():
+        for file in location.iterdir():
+            if file.suffix in READ_BY_TRANSFORMERS and not file.is_dir():
+                require_regular(file)
+
+
+def _reason(location: Path, error: Exception) -> str:
+    """Why transformers cannot load something, in one line."""
+    folder = location if location.is_dir() else location.parent
+    if "trust_remote_code" in str(error):
+        code = ", ".join(sorted(file.name for file in folder.glob("*.py"))) or "a module on the Hub"
+        return f"it needs code of its own ({code}), and loraplan runs no code that comes with a model"
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    # Some libraries say on the first line only that something failed, and what on the second.
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:300] or type(error).__name__
 
 
 def _place(location: Path) -> tuple[tuple[Path], dict[str, str]]:
@@ -94,18 +125,22 @@ def load_model(
     # Older releases have no such setting, and always dequantise.
     if gguf and (made := getattr(transformers, "GgufConfig", None)):
         options["quantization_config"] = made(dequantize=True)
+    _require_files(checkpoint.location)
+    _require_own_weights(checkpoint)
+    auto = getattr(transformers, AUTO[task])
     try:
-        model, loading = getattr(transformers, AUTO[task]).from_pretrained(*place, **gguf, **options, output_loading_info=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"{checkpoint.location}: cannot be loaded for {task}: {first_line(error)}") from None
+        _require_size(checkpoint, auto)
+        model, loading = auto.from_pretrained(*place, **gguf, **options, trust_remote_code=False, output_loading_info=True)
+    except InputError:
+        raise
+    # A configuration may hold anything, and so transformers may raise anything.
+    except Exception as error:
+        raise InputError(f"{checkpoint.location}: cannot be loaded for {task}: {_reason(checkpoint.location, error)}") from None
     if gguf:
         _forget_quantisation(model)
-    # transformers would give a bare encoder a random output layer and only warn; here nothing would ever train it.
-    if task == "causal" and (new := sorted(loading["missing_keys"])):
-        raise InputError(
-            f"{checkpoint.location}: no causal language model: its checkpoint lacks {new[0]!r}; add a label column to classify"
-        )
+    _require_whole(model, loading, checkpoint, task)
     _require_finite(model, checkpoint)
+    _require_runs(model, checkpoint)
     if precision == "bf16":
         _keep_head_precise(model)
     if model.config.pad_token_id is None:  # a classifier on a decoder finds the last token by it
@@ -121,6 +156,71 @@ def _forget_quantisation(model: Any) -> None:
         model.__dict__.pop(name, None)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+
+
+def _require_own_weights(checkpoint: Checkpoint) -> None:
+    """Refuse a folder from which transformers would load other weights than those that were analysed."""
+    if (adapter := checkpoint.folder / "adapter_config.json").exists() and not checkpoint.gguf:
+        raise InputError(f"{adapter}: transformers would add this adapter to the model; move it out of the model's folder")
+    if named := checkpoint.config.get("transformers_weights"):
+        raise InputError(f"{checkpoint.folder / 'config.json'}: transformers_weights {named!r} names other weights; remove it")
+
+
+def _require_size(checkpoint: Checkpoint, auto: Any) -> None:
+    """Refuse a configuration of a much larger model than the checkpoint has weights for, before any memory is taken."""
+    stored = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors)
+    layers = checkpoint.config.get("num_hidden_layers") or checkpoint.config.get("n_layer") or 0
+    if isinstance(layers, int) and layers > len(checkpoint.tensors):
+        raise InputError(
+            f"{checkpoint.location}: its configuration has {layers:,} layers, its weights {len(checkpoint.tensors):,} tensors"
+        )
+    if checkpoint.gguf:
+        return
+    config = transformers.AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    with torch.device("meta"):  # shapes without values
+        asked = sum(parameter.numel() for parameter in auto.from_config(config, trust_remote_code=False).parameters())
+    if asked > MOST_PER_STORED * stored + MOST_MORE:
+        raise InputError(f"{checkpoint.location}: its configuration asks for {asked:,} weights, and {stored:,} are stored")
+
+
+def _require_whole(model: Any, loading: dict[str, Any], checkpoint: Checkpoint, task: Task) -> None:
+    """Refuse a model of which a part outside a new head has random weights; transformers only warns."""
+    new = head(model)
+    for name in sorted({*loading["missing_keys"], *(key[0] for key in loading["mismatched_keys"])} - new.keys()):
+        if "pooler" in name.split("."):
+            # Language models are published without what a classifier pools with.
+            LOG.warning(f"{checkpoint.name}: {name!r} is not in the checkpoint; it has random weights, which stay as they are")
+            continue
+        if name not in loading["missing_keys"]:
+            raise InputError(f"{checkpoint.location}: {name!r} has another shape in the checkpoint than its configuration says")
+        if task == "causal":
+            raise InputError(
+                f"{checkpoint.location}: no causal language model: its checkpoint lacks {name!r}; add a label column to classify"
+            )
+        raise InputError(f"{checkpoint.location}: its checkpoint lacks {name!r}, which its configuration asks for")
+
+
+@torch.no_grad()
+def _require_runs(model: Any, checkpoint: Checkpoint) -> None:
+    """Refuse a model that a configuration has made unable to answer, on eight tokens."""
+    flash = "flash" in str(getattr(model.config, "_attn_implementation", ""))
+    if flash or getattr(model, "is_quantized", False) or model.device.type != "cpu":
+        return  # kernels of a GPU, which the model may not be on yet
+    training = model.training
+    try:
+        ids = torch.arange(8)[None] % int(model.config.get_text_config().vocab_size)
+        logits = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    except Exception as error:  # as above
+        if "multiple of 16 bytes" in str(error):
+            return  # torch's grouped products of narrow experts in half precision, which adapted experts do without
+        reason = _reason(checkpoint.location, error)
+        raise InputError(f"{checkpoint.location}: the model cannot run as its configuration says: {reason}") from None
+    finally:
+        model.train(training)
+    if not torch.isfinite(logits).all():
+        raise InputError(
+            f"{checkpoint.location}: the model's answers are not finite; its weights or its configuration are damaged"
+        )
 
 
 def _require_finite(model: nn.Module, checkpoint: Checkpoint) -> None:

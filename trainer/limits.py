@@ -11,6 +11,10 @@ from spectra.checkpoint.families import family_of
 from spectra.core.errors import first_line
 
 
+class DivergedError(InputError):
+    """A loss or weights that are not finite."""
+
+
 def require_length(checkpoint: Checkpoint, max_length: int) -> None:
     """Refuse texts longer than the model has positions for.
 

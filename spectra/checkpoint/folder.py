@@ -227,12 +227,12 @@ def _indexed_files(folder: Path, name: str) -> list[Path]:
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{folder / name}: no weight_map in the index")
+    ending = SUFFIXES[name]
     for tensor, shard in weight_map.items():
         # A name alone: with a folder in it an index could have any file of the machine read.
-        if not isinstance(shard, str) or not shard.endswith(SUFFIXES[name]) or Path(shard).name != shard or "\0" in shard:
-            raise InputError(
-                f"{folder / name}: tensor {tensor!r} is said to be in {_short(shard)}; a shard is a {SUFFIXES[name]} file beside the index"
-            )
+        if not isinstance(shard, str) or not shard.endswith(ending) or Path(shard).name != shard or "\0" in shard:
+            shown = f"tensor {tensor!r} is said to be in {_short(shard)}"
+            raise InputError(f"{folder / name}: {shown}; a shard is a {ending} file beside the index")
     files = [folder / shard for shard in sorted(set(weight_map.values()))]
     for file in files:
         if not _is_there(file):

@@ -131,7 +131,7 @@ def _config(file: Path, changed: int) -> Mapping[str, Any]:
     import transformers
 
     try:
-        config = transformers.AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+        config = transformers.AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
     except Exception as error:  # as above
         raise InputError(f"{file}: transformers cannot read its configuration: {_reason(error)}") from None
     found: dict[str, Any] = config.to_dict()
@@ -174,5 +174,7 @@ def _parameters(file: Path) -> list[str]:
     config = transformers.AutoConfig.for_model(**config_of(file))
     causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
     with torch.device("meta"):
-        model = (transformers.AutoModelForCausalLM if causal else transformers.AutoModel).from_config(config)
+        model = (transformers.AutoModelForCausalLM if causal else transformers.AutoModel).from_config(
+            config, trust_remote_code=False
+        )
     return list(model.state_dict())

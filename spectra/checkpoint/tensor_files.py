@@ -133,7 +133,9 @@ def _require_uncompressed(file: Path) -> None:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise InputError(f"{file}: not a readable torch checkpoint: {first_line(error)}") from None
     if inside > (outside := file.stat().st_size):
-        raise InputError(f"{file}: its entries would take {inside:,} bytes, and the file has {outside:,}; torch compresses nothing")
+        raise InputError(
+            f"{file}: its entries would take {inside:,} bytes, and the file has {outside:,}; torch compresses nothing"
+        )
 
 
 def _require_values(file: Path, name: object, tensor: Any) -> None:

@@ -94,27 +94,36 @@ def require_writable(path: str | Path) -> Path:
     Raises:
         InputError: a folder, a device, or a place below a file.
     """
-    path = Path(path)
-    if not path.name:
-        raise InputError(f"{str(path)!r} is no file name")
-    real = _resolved(path)
+    real = require_place(path)
     try:
         if real.exists() and not real.is_file():
             raise InputError(f"{path}: cannot write: {'a folder' if real.is_dir() else 'not a regular file'}")
-        # Missing folders will be made, so it is the lowest one that exists which has to allow it.
-        above = next(folder for folder in real.parents if folder.exists())
     except OSError as error:  # a name that is too long
         raise InputError(f"{path}: cannot write: {error.strerror}") from None
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise InputError(f"{path}: cannot write: {above} is {'not writable' if above.is_dir() else 'a file'}")
     return real
 
 
-def _resolved(path: Path) -> Path:
+def require_place(path: str | Path) -> Path:
+    """Refuse a place that neither a file nor a folder can be put in; a link is followed.
+
+    Returns:
+        The real path.
+
+    Raises:
+        InputError: no name, a link to itself, or a place below a file or below a folder that nothing can be written to.
+    """
+    path = Path(path)
+    if not path.name:
+        raise InputError(f"{str(path)!r} is no file name")
     try:
-        return path.resolve()
+        real = path.resolve()
+        # Missing folders will be made, so it is the lowest one that exists which has to allow it.
+        above = next(folder for folder in real.parents if folder.exists())
     except (OSError, RuntimeError, ValueError) as error:  # a link to itself is a RuntimeError, a zero byte a ValueError
         raise InputError(f"{path}: cannot write: {getattr(error, 'strerror', None) or error}") from None
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(f"{path}: cannot write: {above} is {'not writable' if above.is_dir() else 'a file'}")
+    return real
 
 
 def require_apart(outputs: Mapping[str, Path | None], inputs: Iterable[str | Path]) -> None:
@@ -127,7 +136,7 @@ def require_apart(outputs: Mapping[str, Path | None], inputs: Iterable[str | Pat
     Raises:
         InputError: the place.
     """
-    read = {_resolved(Path(path)): path for path in inputs}
+    read = {Path(os.path.realpath(path)): path for path in inputs}
     taken: dict[Path, str] = {}
     for name, path in outputs.items():
         if path is None:

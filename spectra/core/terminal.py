@@ -36,11 +36,12 @@ class PathType(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse what is no name."""
         try:
-            if isinstance(value, str | os.PathLike) and b"\0" not in os.fsencode(value):
-                return super().convert(value, param, ctx)
+            name = os.fsencode(value)
         except UnicodeEncodeError:
-            pass
-        self.fail(f"{value!r} is not the name of a file.", param, ctx)
+            name = b"\0"
+        if b"\0" in name:
+            self.fail(f"{value!r} is not the name of a file.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 PATH = PathType(path_type=Path)
@@ -284,7 +285,7 @@ def from_yaml(ctx: click.Context, _parameter: click.Parameter, path: Path | None
 
     try:
         # Of plain texts: 2020-13-45 is no date here, and no value is code.
-        found = yaml.load(read_bytes(path).decode("utf-8"), Loader=yaml.BaseLoader)  # noqa: S506 - it makes texts alone
+        found = yaml.load(read_bytes(path).decode("utf-8"), Loader=yaml.BaseLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         if isinstance(error, InputError):
             raise

@@ -1,9 +1,9 @@
 """What rebuilding a run's model takes beside its tensors."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from spectra import InputError
 from spectra.core.documents import Value
@@ -22,9 +22,9 @@ class AdapterConfig(Value):
     labels: tuple[str, ...]
     label_counts: tuple[Annotated[int, Field(ge=1)], ...]
     """Training examples per label, in the order of `labels`."""
-    max_length: int
+    max_length: Annotated[int, Field(gt=1, lt=2**31)]
     loss_on: LossOn = "completion"
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     """Seed of the head's initial weights."""
     pad_token_id: int | None
     """The tokenizer's padding token."""
@@ -36,6 +36,14 @@ class AdapterConfig(Value):
     reference: ReferenceLogits | None = None
     """What the trained model answered when it was saved."""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.label_counts) != len(self.labels) or len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"{len(self.label_counts)} label_counts for {len(set(self.labels))} different labels")
+        if (self.task == "classification") != (len(self.labels) > 1):
+            raise ValueError(f"task {self.task} with {len(self.labels)} labels")
+        return self
+
 
 def load_config(folder: str | Path) -> AdapterConfig:
     """Read a run's configuration.
@@ -44,6 +52,6 @@ def load_config(folder: str | Path) -> AdapterConfig:
         InputError: not a finished run, or a configuration that this loraplan cannot read.
     """
     path = Path(folder) / CONFIG
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{folder}: not a finished run: no {CONFIG}")
-    return AdapterConfig.checked(read_json(path), path)
+    return AdapterConfig.checked(read_json(path, finite=True), path)

@@ -8,6 +8,7 @@ import torch
 
 from spectra import InputError
 from spectra.core.documents import Value
+from trainer.run_folder import CONFIG
 from trainer.settings import Exact
 
 TOKENS = 16
@@ -48,6 +49,8 @@ def require_same_logits(model: Any, noted: ReferenceLogits | None, precisions: I
     Raises:
         InputError: they differ by more than rounding.
     """
+    if noted is not None and (found := len(reference_logits(model).logits)) != len(noted.logits):
+        raise InputError(f"{path.with_name(CONFIG)}: notes {len(noted.logits)} logits, and the loaded model has {found}")
     # Written as "not small" instead of "large", so that logits of NaN fail as well.
     if noted is not None and not (error := disagreement(reference_logits(model), noted)) <= max(
         TOLERANCE[one] for one in precisions

@@ -11,6 +11,7 @@ programs that read one scale for all modules get it right too. Saving and loadin
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from trainer.adapters.tensors import load_state, trained_state
 from trainer.base_model import head, load_model, resolved
 from trainer.layers.inject import apply_plan
 from trainer.layers.offset import offset_mixtures
+from trainer.limits import DivergedError
 from trainer.run_folder import CONFIG, PEFT_CONFIG, PLAN, WEIGHTS
 from trainer.settings import Exact, Precision
 
@@ -40,13 +42,17 @@ def save_adapters(folder: str | Path, model: Any, plan: Plan, config: AdapterCon
 
     Raises:
         InputError: a file cannot be written, or does not hold what was written.
+        DivergedError: weights or logits are not finite; nothing is written.
     """
     folder = Path(folder)
     state = trained_state(model)
     compatible = is_peft_compatible(plan)
     written = to_peft(model, state) if compatible else state
     # Before the other processes leave: a sharded model runs only if all of them do.
-    noted = config.model_copy(update={"reference": reference_logits(model)})
+    noted = config.model_copy(update={"reference": (answered := reference_logits(model))})
+    # The last step's update is seen by no loss. Nothing is written of a run that nobody could load.
+    if not all(map(math.isfinite, answered.logits)) or not all(bool(torch.isfinite(one).all()) for one in state.values()):
+        raise DivergedError("weights are not finite after the last step; lower the learning rate")
     if not is_main_process():
         return
     # The tensors first, what describes them after: a folder without configuration is no finished run.

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from spectra import InputError
 from spectra.core.errors import first_line
+from trainer.data.bounded import TakesTooLongError, bounded
 from trainer.data.formats import Message, Row
 from trainer.settings import LossOn
 
@@ -46,7 +46,10 @@ def segments(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> l
         found = [Segment(_render(row["messages"], tokenizer, False), True)]
     else:
         found = _templated(row["messages"], tokenizer)
-    return _merged(Segment(text, trained or loss_on == "all") for text, trained in found)
+    merged = _merged(Segment(text, trained or loss_on == "all") for text, trained in found)
+    if not any(segment.trained for segment in merged):
+        raise InputError("the tokenizer's chat template writes nothing of the assistant's turns; use another tokenizer")
+    return merged
 
 
 def _merged(found: Iterable[Segment]) -> list[Segment]:
@@ -98,34 +101,66 @@ def _templated(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) 
 
 def _render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, asks: bool) -> str:
     try:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asks))
-    except (TemplateError, TypeError) as error:
+        with bounded():
+            return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asks))
+    except (TakesTooLongError, MemoryError):
+        raise InputError("the tokenizer's chat template takes seconds or a gigabyte for one row; use another tokenizer") from None
+    # A template is a program, and may fail as one.
+    except Exception as error:
         raise InputError(
             f"the tokenizer's chat template refuses the messages: {first_line(error)}; change them or remove the row"
         ) from None
 
 
-def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Iterator[tuple[list[int], list[int]]]:
-    """Token ids and labels of canonical rows with `prompt` or `messages`, uncut; a label is -100 where there is no loss.
+def encode(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, loss_on: LossOn, max_length: int
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Token ids and labels of canonical rows with `prompt` or `messages`; a label is -100 where there is no loss.
 
     Args:
         rows: with their `row` numbers.
         tokenizer: the model's own.
         loss_on: see `segments`.
+        max_length: in tokens; of a text that is much longer only the beginning is tokenised, to more tokens than this.
 
     Raises:
         InputError: what `segments` says, after the number of the row.
     """
     # All rows at once, because a fast tokenizer is fast in batches.
     found = [_written(row, tokenizer, loss_on) for row in rows]
-    for row, written, parts in zip(rows, found, _tokens(found, tokenizer), strict=True):
+    begun = [_beginning(segments, letters(max_length)) for segments in found]
+    for row, whole, written, parts in zip(rows, found, begun, _tokens(begun, tokenizer), strict=True):
         lead = [] if "messages" in row and tokenizer.chat_template else _lead(tokenizer)  # a chat template writes its own
+        if written is not whole and not is_enough(sum(map(len, parts)), max_length):
+            written, parts = whole, next(_tokens([whole], tokenizer))
         # The very first label is never predicted, whatever it is; the models shift labels by one.
         ids, labels = list(lead), list(lead) if loss_on == "all" else [-100] * len(lead)
         for segment, part in zip(written, parts, strict=True):
             ids += part
             labels += part if segment.trained else [-100] * len(part)
         yield ids, labels
+
+
+def letters(max_length: int) -> int:
+    """Letters of a text that surely make more than `max_length` tokens, as a rule: more are looked at only if they do not."""
+    return 32 * max_length + 4096
+
+
+def is_enough(tokens: int, max_length: int) -> bool:
+    """Whether the beginning of a text has given enough tokens: so many more that where it was cut does not show."""
+    return tokens > max_length + 64
+
+
+def _beginning(whole: list[Segment], most: int) -> list[Segment]:
+    """The segments up to so many letters; the same list if there are no more."""
+    if sum(len(segment.text) for segment in whole) <= most:
+        return whole
+    found: list[Segment] = []
+    for segment in whole:
+        if most > 0:
+            found.append(segment._replace(text=segment.text[:most]))
+        most -= len(segment.text)
+    return found
 
 
 def _written(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> list[Segment]:
@@ -138,7 +173,7 @@ def _written(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> l
 def _lead(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The special tokens that the tokenizer puts before a text."""
     bare, framed = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
-    return list(framed[: framed.index(bare[0])])
+    return list(framed[: framed.index(bare[0])] if bare else framed)
 
 
 def _tokens(found: list[list[Segment]], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[list[int]]]:
@@ -150,7 +185,7 @@ def _tokens(found: list[list[Segment]], tokenizer: PreTrainedTokenizerBase) -> I
     # Each row's text up to and with its first, second, ... segment; a segment's tokens are what it adds to those before it.
     grown = ["".join(part.text for part in row[: count + 1]) for row in found for count in range(len(row))]
     # Not verbose, or it warns of texts above the model's length, which are cut later.
-    whole = iter(tokenizer(grown, add_special_tokens=False, verbose=False)["input_ids"])
+    whole = iter(tokenizer(grown, add_special_tokens=False, verbose=False)["input_ids"] if grown else ())
     for row in found:
         parts: list[list[int]] = []
         done: list[int] = []

@@ -97,7 +97,9 @@ def _csv(path: Path) -> Iterator[Record]:
         except csv.Error as error:
             raise InputError(f"{path}:{lines.line_num}: not CSV: {error}") from None
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}: not UTF-8 text after line {lines.line_num}: {error.reason}; save the file as UTF-8") from None
+            raise InputError(
+                f"{path}: not UTF-8 text after line {lines.line_num}: {error.reason}; save the file as UTF-8"
+            ) from None
 
 
 def _parquet(path: Path) -> Iterator[Record]:

@@ -143,14 +143,14 @@ def _multiple_choice(row: Row) -> dict[str, Any]:
     prompt, choices, answer = _needed(row, "prompt"), row["choices"], row["answer"]
     # A CSV file can hold a list only as text.
     if isinstance(choices, str) and choices.startswith("["):
-        with contextlib.suppress(ValueError):  # what is no JSON stays text, and is refused as such
+        with contextlib.suppress(ValueError, RecursionError):  # what is no JSON stays text, and is refused as such
             choices = json.loads(choices)
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(text, str) and text for text in choices):
         raise InputError(f"choices are {_shown(choices)}; give a list of at least two texts")
     if isinstance(answer, str):
         # Its text goes before its index: among the choices 1, 2, 3 an answer of "2" is the second.
-        answer = choices.index(answer) if answer in choices else int(answer) if answer.isdigit() else -1
-    if not isinstance(answer, int) or not 0 <= answer < len(choices):
+        answer = choices.index(answer) if answer in choices else int(answer) if answer.isdecimal() and len(answer) < 10 else -1
+    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
         raise InputError(f"answer is {_shown(row['answer'])}; give the index of the right choice, from 0, or its text")
     return {"prompt": prompt, "choices": choices, "answer": answer}
 

@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from spectra import InputError
-from trainer.data.chat import encode
+from trainer.data.chat import encode, is_enough, letters
 from trainer.data.examples import Examples, Texts
 from trainer.data.packing import pack_rows
 from trainer.settings import LossOn
@@ -69,11 +69,10 @@ class _Encoded(NamedTuple):
 def _classified(texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: int, labels: Sequence[str]) -> Examples:
     ids = {label: position for position, label in enumerate(labels)}
     _require_known(texts, ids)
-    full = tokenizer(list(texts.rows["text"]), truncation=True, max_length=max_length, return_overflowing_tokens=False)
-    truncated = sum(_lost(list(texts.rows["text"]), full["input_ids"], tokenizer, max_length))
+    found, cuts = _cut(list(texts.rows["text"]), tokenizer, max_length)
     targets = [ids[label] for label in texts.rows["label"]]
-    columns = {"input_ids": full["input_ids"], "attention_mask": full["attention_mask"], "labels": targets}
-    return Examples(task="classification", rows=datasets.Dataset.from_dict(columns), truncated=truncated)
+    columns = {"input_ids": found, "attention_mask": [[1] * len(tokens) for tokens in found], "labels": targets}
+    return Examples(task="classification", rows=datasets.Dataset.from_dict(columns), truncated=sum(cuts))
 
 
 def _require_known(texts: Texts, ids: dict[str, int]) -> None:
@@ -84,19 +83,27 @@ def _require_known(texts: Texts, ids: dict[str, int]) -> None:
             raise InputError(f"{texts.path}: row {number}: label {label!r} is unknown to the run; it knows {', '.join(ids)}")
 
 
-def _lost(texts: list[str], ids: list[list[int]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[bool]:
-    """For each text whether cutting took tokens; only those of exactly the maximum length are in doubt."""
-    # Tokenising every text twice only to count would double the time.
+def _cut(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[list[list[int]], list[bool]]:
+    """Token ids of every text, at most `max_length`, and whether that took tokens."""
+    most = letters(max_length)
+    begun = [text[:most] for text in texts]
+    # Of a text of megabytes only the beginning is tokenised, which takes a hundred times its size in memory.
+    if long := [position for position, text in enumerate(texts) if len(text) > most]:
+        tried = tokenizer([begun[position] for position in long], verbose=False)["input_ids"]
+        for position, tokens in zip(long, tried, strict=True):
+            if not is_enough(len(tokens), max_length):
+                begun[position] = texts[position]
+    ids = tokenizer(begun, truncation=True, max_length=max_length)["input_ids"]
+    # Tokenising every text twice only to count would double the time; those of exactly the maximum length are in doubt.
     doubtful = [position for position, tokens in enumerate(ids) if len(tokens) == max_length]
-    whole = tokenizer([texts[position] for position in doubtful], verbose=False)["input_ids"] if doubtful else []
+    whole = tokenizer([begun[position] for position in doubtful], verbose=False)["input_ids"] if doubtful else []
     longer = {position for position, tokens in zip(doubtful, whole, strict=True) if len(tokens) > max_length}
-    return [position in longer for position in range(len(texts))]
+    return ids, [position in longer for position in range(len(texts))]
 
 
 def _plain(texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Iterator[_Encoded]:
     for batch in texts.rows.iter(BATCH):
-        full = tokenizer(batch["text"], truncation=True, max_length=max_length)["input_ids"]
-        cuts = _lost(batch["text"], full, tokenizer, max_length)
+        full, cuts = _cut(batch["text"], tokenizer, max_length)
         for number, tokens, cut in zip(batch["row"], full, cuts, strict=True):
             # A single token has nothing to predict it. If cutting left only one, that is `max_length`'s fault, and it is left
             # out.
@@ -110,7 +117,7 @@ def _answers(texts: Texts, tokenizer: PreTrainedTokenizerBase, max_length: int, 
     for batch in texts.rows.iter(BATCH):
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
         try:
-            for ids, labels in encode(rows, tokenizer, loss_on):
+            for ids, labels in encode(rows, tokenizer, loss_on, max_length):
                 # Cut here and not by the tokenizer, which knows nothing of the labels.
                 cut = len(ids) > max_length
                 yield _Encoded(np.asarray(ids[:max_length], np.int32), np.asarray(labels[:max_length], np.int32), cut)

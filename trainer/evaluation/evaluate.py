@@ -61,7 +61,7 @@ def evaluate(
         raise InputError(f"`generate` {generate} is for language models, and {run} is a classifier; leave it out")
     read_state(run / WEIGHTS)  # damaged adapters are found before the untrained model is scored, which takes time
     files = [Path(data)] if isinstance(data, str | Path) else [Path(file) for file in data]
-    tasks = [_prepare(file, config, tokenizer, checkpoint, generate) for file in files]
+    tasks = [prepare_task(file, config, tokenizer, checkpoint, generate) for file in files]
     plan = Plan.load(run / PLAN)
     # One model for both: as built it is untrained, and the run's tensors are filled in afterwards.
     model = build(checkpoint, plan, config, exact := resolved(precision)).eval()
@@ -116,7 +116,7 @@ class _Task:
     """The right classes; empty for a language model."""
 
 
-def _prepare(file: Path, config: AdapterConfig, tokenizer: Any, checkpoint: Checkpoint, generate: int) -> _Task:
+def prepare_task(file: Path, config: AdapterConfig, tokenizer: Any, checkpoint: Checkpoint, generate: int) -> _Task:
     """Read and tokenise a file, refusing one that the run's model cannot answer."""
     texts = read_texts(file, evaluation=config.task == "causal")
     if texts.asks:

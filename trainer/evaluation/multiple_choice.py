@@ -18,7 +18,9 @@ from torch import Tensor
 
 from planner.modules.attention import NAME as PRODUCTS
 from planner.modules.labelled import token_losses
+from spectra import InputError
 from spectra.core.log import LOG
+from trainer.data.chat import is_enough, letters
 from trainer.data.examples import Texts
 from trainer.evaluation.batching import by_length, tokens_at_a_time
 from trainer.evaluation.metrics import Answers
@@ -55,8 +57,18 @@ def questions_of(texts: Texts, tokenizer: Any, max_length: int) -> list[Question
         texts: a file of questions.
         tokenizer: the model's own.
         max_length: in tokens, of a prompt and one choice; of longer prompts the beginning is cut.
+
+    Raises:
+        InputError: a prompt or a choice of which the tokenizer makes nothing.
     """
-    return [_question(row, tokenizer, max_length) for row in texts.rows]
+    found = []
+    for row in texts.rows:
+        question = _question(row, tokenizer, max_length)
+        if not all(question.choices) or not all(question.prompts):
+            what = "a choice" if all(question.prompts) else "the prompt"
+            raise InputError(f"{texts.path}: row {row['row']}: the tokenizer makes no token of {what}; change or remove it")
+        found.append(question)
+    return found
 
 
 def _question(row: Any, tokenizer: Any, max_length: int) -> Question:
@@ -74,7 +86,11 @@ def _pair(prompt: str, choice: str, tokenizer: Any, max_length: int) -> tuple[li
     bare = prompt.rstrip()
     # Spaces at the prompt's end go with the choice, as tokenizers expect; where neither brings one, there is one between them.
     joined = prompt[len(bare) :] + choice if bare != prompt or choice[:1].isspace() else " " + choice
-    before, whole = tokenizer(bare)["input_ids"], tokenizer(bare + joined)["input_ids"]
+    # Of a prompt of megabytes only the end is looked at, if it is long enough.
+    end = bare[-letters(max_length) :]
+    if end != bare and is_enough(len(tokenizer(end, verbose=False)["input_ids"]), max_length):
+        bare = end
+    before, whole = (tokenizer(text, verbose=False)["input_ids"] for text in (bare, bare + joined))
     # Some tokenizers close every text with a token of their own, which must not stand between the two.
     begins = whole[: len(before)] == before
     after = whole[len(before) :] if begins else tokenizer(joined, add_special_tokens=False)["input_ids"]

@@ -6,15 +6,19 @@ where it stopped and any run can be looked at.
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from planner import Plan
 from spectra import InputError, open_checkpoint
-from spectra.core.files import read_json, write_atomic
+from spectra.core.files import read_bytes, read_json, write_atomic
+from spectra.core.locks import held
 from spectra.core.progress import Progress, silent
 from spectra.report import ModelInfo
 from trainer.data.dataset import read_texts
+from trainer.data.split import split
+from trainer.evaluation.evaluate import prepare_task
 from trainer.evaluation.metrics import METRICS
 from trainer.report import Evaluation
 from trainer.settings import TrainSettings
@@ -24,6 +28,9 @@ from trainer.study.report import POOLED, STUDY, Candidate, Result, StudyReport
 from trainer.study.statistics import differences
 from trainer.study.study import Study
 from trainer.study.sweep import best_rates, checked_rates, sweep_jobs
+from trainer.training.growth import schedule
+from trainer.training.loop import arguments
+from trainer.training.prepare import prepare
 
 MANIFEST = "manifest.json"
 """Model, data and settings that the study was begun with; one that continues has to match them."""
@@ -83,6 +90,12 @@ def compare(
         rates=checked_rates(rates, settings),
         processes=processes or workers(),
     )
+    _require_trainable(study)
+    with held(study.output, "compares plans in this folder"):
+        return _compared(study, progress)
+
+
+def _compared(study: Study, progress: Progress) -> StudyReport:
     _claim(study)
     # The sweep is over before the first run that counts, because the rates are among these runs' settings.
     trials = sweep_jobs(study)
@@ -97,6 +110,32 @@ def _require_names(tests: Sequence[str | Path]) -> None:
     stems = [Path(file).stem for file in tests]
     if odd := next((stem for stem in stems if stems.count(stem) > 1 or stem == POOLED), None):
         raise InputError(f"`tests`: a task is named after its file, and {odd!r} is not a name for one task; rename the file")
+
+
+def _require_trainable(study: Study) -> None:
+    """Check everything that the runs will, before the study's folder is claimed.
+
+    Raises:
+        InputError: a plan, a file or a setting that does not fit the others.
+    """
+    if study.output.resolve() == study.checkpoint.folder.resolve():
+        raise InputError(f"{study.output}: the folder of the model itself; choose another for the study")
+    files = [Path(file) for file in study.data]
+    # The data and the settings are the same for all plans, so the largest stands for them.
+    largest = max(study.candidates.values(), key=lambda plan: plan.parameters)
+    run = prepare(largest, study.checkpoint, files, None, None, study.settings)
+    steps = arguments(study.output, study.settings, len(run.examples.rows), evaluates=False).max_steps
+    if study.settings.grow:
+        schedule(steps)
+        for name, plan in study.candidates.items():
+            if not any(site.routed or len(site.ranks) > 1 for site in plan.sites):
+                raise InputError(f"`grow`: plan {name!r} adapts neither routed experts nor mixtures: nothing can grow")
+    if study.rates:
+        with tempfile.TemporaryDirectory() as folder:
+            for file in files:
+                split(file, Path(folder))
+    for file in study.tests:
+        prepare_task(Path(file), run.config, run.tokenizer, study.checkpoint, 0)
 
 
 def _report(study: Study, own: Mapping[str, float], found: Sequence[tuple[Job, Evaluation]]) -> StudyReport:
@@ -153,7 +192,7 @@ def _claim(study: Study) -> None:
         InputError: the folder holds runs of another model, data or settings, or another plan of the same name.
     """
     # By content, so that files may move; paths are not compared.
-    digests = [[hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in group] for group in (study.data, study.tests)]
+    digests = [[hashlib.sha256(read_bytes(file)).hexdigest() for file in group] for group in (study.data, study.tests)]
     begun = {
         "model": study.checkpoint.weights,
         "data": digests[0],
@@ -165,8 +204,10 @@ def _claim(study: Study) -> None:
     # ROOM/PLAN/RUN/study-evaluation.json, the room being that of the runs or of the sweep: names of plans with a result.
     finished = [run.parts[-3] for run in output.glob("*/*/*/study-evaluation.json")]
     # Before the first result nothing is lost by starting over with other settings.
-    held = read_json(path) if path.exists() and finished else begun
-    if odd := [what for what in begun if held.get(what) != begun[what]]:
+    noted = read_json(path) if path.exists() and finished else begun
+    if not isinstance(noted, dict):
+        raise InputError(f"{path}: notes nothing about the study; choose another folder")
+    if odd := [what for what in begun if noted.get(what) != begun[what]]:
         raise InputError(f"{output}: holds a study with other {odd[0]}; choose another folder")
     for name, plan in study.candidates.items():
         there = study.plan_file(name)

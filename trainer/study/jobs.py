@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -10,7 +11,8 @@ from threading import Thread
 from typing import Any
 
 from planner import Plan
-from spectra.core.log import warnings_only
+from spectra import InputError
+from spectra.core.log import LOG, warnings_only
 from trainer.quiet import quiet_libraries
 from trainer.report import Evaluation
 from trainer.run_folder import EVALUATION
@@ -55,16 +57,37 @@ def threads(processes: int) -> int:
 
 
 def run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Evaluation | None]]:
-    """All runs, those first that are already there; None for a trial that diverged."""
+    """All runs, those first that are already there; None for a trial that diverged.
+
+    Raises:
+        InputError: a run that cannot be trained, or a worker that was killed though it was alone.
+    """
     todo = []
     for job in jobs:
-        if job.result.is_file():
+        if job.result.exists():
             yield job, Evaluation.load(job.result)
         else:
             todo.append(job)
     if processes == 1:
         yield from ((job, _run(job)) for job in todo)
         return
+    # The kernel kills for want of memory. With one worker killed a pool can do nothing more, so the rest gets a smaller one.
+    for at_a_time in range(processes, 0, -1):
+        done = set()
+        try:
+            for job, evaluation in _in_workers(todo, at_a_time):
+                done.add(job.folder)
+                yield job, evaluation
+            return
+        except BrokenProcessPool:
+            todo = [job for job in todo if job.folder not in done]
+            LOG.warning(f"a worker was killed, perhaps for want of memory; going on with {max(1, at_a_time - 1)} at a time")
+    raise InputError(
+        f"{todo[0].folder}: its process was killed, though it ran alone; is there memory for one run? Repeat the command"
+    )
+
+
+def _in_workers(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Evaluation | None]]:
     # A forked process can use neither CUDA nor torch's threads if its parent has begun to.
     context = get_context("spawn")
     # Workers have no numbers of their own; each takes one device out of the queue when it starts.
@@ -72,7 +95,7 @@ def run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Evaluati
     for slot in range(processes):
         devices.put(slot % max(1, _gpus()))  # more runs than GPUs share them
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(devices,)) as pool:
-        running = {pool.submit(_run, job): job for job in todo}
+        running = {pool.submit(_run, job): job for job in jobs}
         try:
             for future in as_completed(running):
                 yield running[future], future.result()
@@ -113,7 +136,7 @@ def _run(job: Job) -> Evaluation | None:
     import torch
 
     from trainer.evaluation.evaluate import evaluate
-    from trainer.training.loop import DivergedError
+    from trainer.limits import DivergedError
     from trainer.training.train import train
 
     # Put back afterwards, because with one process at a time this is the caller's own.

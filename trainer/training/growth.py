@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
@@ -27,6 +27,7 @@ from planner.plan import Note
 from planner.strategies.demand import GAMMA
 from spectra import InputError
 from spectra.checkpoint.names import resolve
+from spectra.checkpoint.tensor_files import opened
 from spectra.core.distributed import decided_by_main
 from spectra.core.files import read_json, write_atomic
 from trainer.layers.inject import lora_alpha_of
@@ -220,7 +221,9 @@ class Growth(TrainerCallback):
 
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint."""
-        ranks, tensors = read_json(folder / RANKS), load_file(folder / STATE)
+        ranks = read_json(folder / RANKS)
+        with opened(folder / STATE, "pt") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
         for name, growing in self.groups.items():
             # Before the tensors of the checkpoint are read: without the ranks nobody could say what is an expert's in them.
             growing.group.ranks = list(ranks[name])

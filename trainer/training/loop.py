@@ -1,6 +1,5 @@
 """The loop of a run: transformers.Trainer with the routers' losses, small checkpoints and a callback that monitors it."""
 
-import json
 import math
 import re
 from collections.abc import Callable
@@ -18,9 +17,11 @@ from spectra.core.files import write_atomic
 from spectra.core.progress import Progress
 from trainer.adapters.tensors import load_state, trained_state
 from trainer.layers.inject import router_state_of
+from trainer.limits import DivergedError
 from trainer.report import EvaluationPoint, LogPoint, RouterHealth
-from trainer.run_folder import CHECKPOINTS, SIZES, WEIGHTS
+from trainer.run_folder import CHECKPOINTS, WEIGHTS
 from trainer.settings import TrainSettings
+from trainer.training.claim import seal
 from trainer.training.growth import Growth
 from trainer.training.sharding import averaged, is_sharded
 
@@ -94,10 +95,6 @@ def _require_logger(name: str) -> None:
     packages = LOGGERS.get(name, ())
     if packages and not any(find_spec(package) for package in packages):
         raise InputError(f"`report_to` {name!r}: not installed; run: pip install {packages[0]}")
-
-
-class DivergedError(InputError):
-    """A loss that is not finite."""
 
 
 class AdapterTrainer(Trainer):
@@ -238,6 +235,10 @@ class MonitorCallback(TrainerCallback):
         """Keep the best, and give up when patience is at its end."""
         # The Trainer has logged the evaluation at hand already; it is the last of these.
         losses = [point.loss for point in evaluations(state.log_history)]
+        if not math.isfinite(losses[-1]):
+            raise DivergedError(
+                f"held-out loss is {losses[-1]} at step {state.global_step}; lower the learning rate ({args.learning_rate})"
+            )
         since_best = len(losses) - 1 - losses.index(min(losses))
         if since_best == 0:
             # On every process: losses are gathered, so all agree, and saving a sharded model takes all of them.
@@ -246,14 +247,12 @@ class MonitorCallback(TrainerCallback):
             control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark the checkpoint as whole, with the sizes of its files."""
+        """Mark the checkpoint as whole, with the hashes of its files."""
         # Each process writes the state of its own random numbers.
         wait_for_all()
         if state.is_world_process_zero:
-            # Written last, after the Trainer's files and growth's: a checkpoint without it was cut short.
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-            write_atomic(folder / SIZES, json.dumps(sizes, indent=1) + "\n")
+            # Last, after the Trainer's files and growth's: a checkpoint without it was cut short.
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 def _label_count(inputs: dict[str, Any]) -> int:

@@ -9,6 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from planner.modules.checkpointing import recompute
 from planner.plan import TrainingHints
 from spectra import Checkpoint, InputError, open_checkpoint
 from spectra.core.files import read_json
+from spectra.core.locks import held
 from spectra.core.log import warnings_only
 from spectra.core.progress import Progress, silent
 from spectra.report import ModelInfo
@@ -28,14 +30,14 @@ from trainer.adapters.store import build, save_adapters
 from trainer.base_model import head
 from trainer.data.dataset import collator
 from trainer.data.split import split
+from trainer.limits import DivergedError
 from trainer.report import GrowthHistory, RateSearch, RunReport
 from trainer.run_folder import BEST, HISTORY, MANIFEST, REPORT
 from trainer.settings import MixtureSettings, TrainSettings
-from trainer.training.claim import claim, step_of, tidy
+from trainer.training.claim import claim, step_of, taken_up, tidy
 from trainer.training.growth import Growth
 from trainer.training.loop import (
     AdapterTrainer,
-    DivergedError,
     MonitorCallback,
     arguments,
     collapsed,
@@ -112,7 +114,11 @@ def _with_rate(
 ) -> tuple[TrainSettings, RateSearch | None]:
     """The settings with the rate of the run that was begun, or else with one that is searched for now."""
     if begun is not None and (begun / MANIFEST).is_file():
-        return settings.model_copy(update={"learning_rate": read_json(begun / MANIFEST)["learning_rate"]}), None
+        noted = read_json(begun / MANIFEST)
+        rate = noted.get("learning_rate") if isinstance(noted, dict) else None
+        if not isinstance(rate, float):
+            raise InputError(f"{begun / MANIFEST}: notes no learning rate; choose another folder")
+        return settings.model_copy(update={"learning_rate": rate}), None
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise InputError("`learning_rate` auto is searched for by one process; find it in one, then give it to several")
     started = time.monotonic()
@@ -152,9 +158,24 @@ def _with_rate(
 def _fit(
     run: Run, output: Path, resume: bool, progress: Progress, base: Any = None, search: RateSearch | None = None
 ) -> tuple[RunReport, Any]:
-    """Claim the folder, build, train, report and save."""
+    """Build, claim the folder, train, report and save, with the folder held for this run alone."""
+    _require_own_folder(output, run.checkpoint)
+    made = arguments(output, run.settings, len(run.examples.rows), run.evaluation is not None)
+    # One of several processes holds it for all of them, which share the folder.
+    with held(output, "trains in this folder") if made.process_index == 0 else nullcontext():
+        return _fit_held(run, output, resume, progress, made, base, search)
+
+
+def _require_own_folder(output: Path, checkpoint: Checkpoint) -> None:
+    """Refuse the model's own folder: transformers would take the run's adapters for a part of the model."""
+    if output.resolve() == checkpoint.folder.resolve():
+        raise InputError(f"{output}: the folder of the model itself; choose another for the run")
+
+
+def _fit_held(
+    run: Run, output: Path, resume: bool, progress: Progress, made: TrainingArguments, base: Any, search: RateSearch | None
+) -> tuple[RunReport, Any]:
     plan, settings = run.plan, run.settings
-    made = arguments(output, settings, len(run.examples.rows), run.evaluation is not None)
     built = build(run.checkpoint, plan, run.config, run.config.precision, base)
     if settings.gradient_checkpointing:
         recompute(built)
@@ -165,12 +186,12 @@ def _fit(
     # The main process writes the manifest or refuses before any other looks; one for all machines, which share the folder.
     with made.main_process_first(local=False):
         last = claim(output, run, resume, made.process_index == 0)
-    if last and (output / REPORT).is_file():  # the run is finished
+    if resume and (output / REPORT).is_file():  # the run is finished, whatever is left of its checkpoints
         return RunReport.load(output / REPORT), built
     keep_best = partial(save_adapters, output / BEST, plan=plan, config=run.config)
     trainer = _trainer(run, built, made, growth, MonitorCallback(built, progress, settings.patience, keep_best))
     begun = time.monotonic()
-    with tidy(output):
+    with tidy(output), taken_up(last, lambda: trainer.state.global_step):
         if last and step_of(last) >= made.max_steps:  # transformers would train one step more
             trainer.restore(last)
         else:
@@ -178,8 +199,6 @@ def _fit(
     report = _report(run, trainer, math.nan if last else time.monotonic() - begun, search)
     if growth:
         plan = growth.finish(plan, settings.alpha)
-        if trainer.is_world_process_zero():
-            GrowthHistory(events=tuple(growth.history)).save(output / HISTORY)
     if search:
         # The others too, because a rate holds for what it was found with.
         beside = {name: getattr(settings, name) for name in ("lr_ratio", "alpha", "init")}
@@ -188,6 +207,8 @@ def _fit(
         plan = plan.model_copy(update={"training": hints})
     save_adapters(output, trainer.model, plan, run.config)
     if trainer.is_world_process_zero():
+        if growth:
+            GrowthHistory(events=tuple(growth.history)).save(output / HISTORY)
         # Last of all: a folder with a report counts as finished.
         report.save(output / REPORT)
     return report, trainer.model

@@ -167,13 +167,16 @@ def test_of_two_formats_the_one_is_read_that_transformers_loads(folder):
 
 
 @pytest.mark.parametrize(
-    "shard", ["../outside.safetensors", "/etc/passwd", "sub/a.safetensors", "", ".", "a.bin", "a\0.safetensors", 3, None, ["a"], {"a": 1}]
+    "shard",
+    ["../outside.safetensors", "/etc/passwd", "sub/a.safetensors", "", ".", "a.bin", "a\0.safetensors", 3, None, ["a"], {"a": 1}],
 )
 def test_an_index_cannot_point_outside_its_folder(folder, shard):
     shutil.copy(folder / "model.safetensors", folder.parent / "outside.safetensors")
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"layers.0.q.weight": shard}}))
-    with pytest.raises(InputError, match=r"index.json: tensor 'layers.0.q.weight' is said to be in .*; a shard is a .safetensors file beside"):
+    with pytest.raises(
+        InputError, match=r"index.json: tensor 'layers.0.q.weight' is said to be in .*; a shard is a .safetensors file beside"
+    ):
         open_checkpoint(folder)
 
 

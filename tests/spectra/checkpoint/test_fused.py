@@ -27,31 +27,35 @@ def by_group(groups, queries):
     return {"q": table[:, :-2].ravel().tolist(), "k": table[:, -2].ravel().tolist(), "v": table[:, -1].ravel().tolist()}
 
 
+FOUR = {"num_attention_heads": 4, "hidden_size": 12}
+BIGCODE = {"model_type": "gpt_bigcode", "n_head": 4, "n_embd": 12}
+MPT = {"model_type": "mpt", "n_heads": 4, "d_model": 12}
+FALCON, CHATGLM = FOUR | {"model_type": "falcon"}, FOUR | {"model_type": "chatglm", "kv_channels": 3}
 # Each row is what the code of the named model does with the outputs; four heads of three, a width of twelve.
 TABLE = [
     ("c_attn", {"model_type": "gpt2", "n_head": 4, "n_embd": 12}, split(12, 12, 12)),
-    ("c_attn", {"model_type": "gpt_bigcode", "n_head": 4, "n_embd": 12, "multi_query": True}, split(12, 3, 3)),
-    ("c_attn", {"model_type": "gpt_bigcode", "n_head": 4, "n_embd": 12}, split(12, 3, 3)),
-    ("c_attn", {"model_type": "gpt_bigcode", "n_head": 4, "n_embd": 12, "multi_query": False}, by_group(4, 1)),
-    ("c_attn", {"model_type": "qwen", "num_attention_heads": 4, "hidden_size": 12, "kv_channels": 3}, split(12, 12, 12)),
+    ("c_attn", BIGCODE | {"multi_query": True}, split(12, 3, 3)),
+    ("c_attn", BIGCODE, split(12, 3, 3)),
+    ("c_attn", BIGCODE | {"multi_query": False}, by_group(4, 1)),
+    ("c_attn", FOUR | {"model_type": "qwen", "kv_channels": 3}, split(12, 12, 12)),
     ("Wqkv", {"model_type": "dbrx", "n_heads": 4, "d_model": 12, "attn_config": {"kv_n_heads": 2}}, split(12, 6, 6)),
-    ("Wqkv", {"model_type": "mpt", "n_heads": 4, "d_model": 12}, split(12, 12, 12)),
-    ("Wqkv", {"model_type": "mpt", "n_heads": 4, "d_model": 12, "attn_config": {"attn_type": "multiquery_attention"}}, split(12, 3, 3)),
-    ("Wqkv", {"model_type": "modernbert", "num_attention_heads": 4, "hidden_size": 12}, split(12, 12, 12)),
-    ("W_pack", {"model_type": "baichuan", "num_attention_heads": 4, "hidden_size": 12}, split(12, 12, 12)),
-    ("qkv_proj", {"model_type": "phi3", "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 12}, split(12, 6, 6)),
-    ("qkv_proj", {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 3, "hidden_size": 12}, split(12, 3, 3)),
-    ("wqkv", {"model_type": "internlm2", "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 12}, by_group(2, 2)),
-    ("query_key_value", {"model_type": "persimmon", "num_attention_heads": 4, "hidden_size": 12}, by_group(4, 1)),
+    ("Wqkv", MPT, split(12, 12, 12)),
+    ("Wqkv", MPT | {"attn_config": {"attn_type": "multiquery_attention"}}, split(12, 3, 3)),
+    ("Wqkv", FOUR | {"model_type": "modernbert"}, split(12, 12, 12)),
+    ("W_pack", FOUR | {"model_type": "baichuan"}, split(12, 12, 12)),
+    ("qkv_proj", FOUR | {"model_type": "phi3", "num_key_value_heads": 2}, split(12, 6, 6)),
+    ("qkv_proj", FOUR | {"num_key_value_heads": 1, "head_dim": 3}, split(12, 3, 3)),
+    ("wqkv", FOUR | {"model_type": "internlm2", "num_key_value_heads": 2}, by_group(2, 2)),
+    ("query_key_value", FOUR | {"model_type": "persimmon"}, by_group(4, 1)),
     ("query_key_value", {"model_type": "bloom", "n_head": 4, "hidden_size": 12}, by_group(4, 1)),
-    ("query_key_value", {"model_type": "falcon", "num_attention_heads": 4, "hidden_size": 12}, split(12, 3, 3)),
-    ("query_key_value", {"model_type": "falcon", "num_attention_heads": 4, "hidden_size": 12, "multi_query": False}, by_group(4, 1)),
-    ("query_key_value", {"model_type": "falcon", "num_attention_heads": 4, "hidden_size": 12, "num_kv_heads": 2, "new_decoder_architecture": True}, by_group(2, 2)),
-    ("query_key_value", {"model_type": "chatglm", "num_attention_heads": 4, "hidden_size": 12, "multi_query_attention": True, "multi_query_group_num": 2, "kv_channels": 3}, split(12, 6, 6)),
-    ("query_key_value", {"model_type": "chatglm", "num_attention_heads": 4, "hidden_size": 12}, by_group(4, 1)),
+    ("query_key_value", FALCON, split(12, 3, 3)),
+    ("query_key_value", FALCON | {"multi_query": False}, by_group(4, 1)),
+    ("query_key_value", FALCON | {"num_kv_heads": 2, "new_decoder_architecture": True}, by_group(2, 2)),
+    ("query_key_value", CHATGLM | {"multi_query_attention": True, "multi_query_group_num": 2}, split(12, 6, 6)),
+    ("query_key_value", CHATGLM, by_group(4, 1)),
     ("qkv", {"num_attention_heads": 7, "hidden_size": 99}, split(12, 12, 12)),  # a tower of images beside a text model
     ("in_proj_weight", {}, split(12, 12, 12)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("leaf", "config", "rows"), TABLE)

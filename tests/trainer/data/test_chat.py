@@ -87,7 +87,7 @@ def test_rows_are_encoded_uncut_with_labels_where_the_loss_counts():
 
 def test_a_refused_row_is_named_by_its_number():
     with pytest.raises(InputError, match="row 7: the tokenizer's chat template refuses the messages"):
-        list(encode([TALK | {"row": 7}], words(REFUSES), "completion"))
+        list(encode([TALK | {"row": 7}], words(REFUSES), "completion", 64))
 
 
 def test_no_segment_is_empty():

@@ -5,20 +5,56 @@ import json
 import pytest
 
 from spectra import InputError
-from trainer.run_folder import CHECKPOINTS, MANIFEST, SIZES
-from trainer.training.claim import step_of, tidy
+from trainer.run_folder import CHECKPOINTS, HASHES, MANIFEST, WEIGHTS
+from trainer.training.claim import is_whole, seal, step_of, taken_up, tidy
 
 
 def checkpoint(output, step, content=b"1234"):
     folder = output / CHECKPOINTS / f"checkpoint-{step}"
     folder.mkdir(parents=True)
+    (folder / WEIGHTS).write_bytes(content)
     (folder / "state").write_bytes(content)
-    (folder / SIZES).write_text(json.dumps({"state": len(content)}))
+    seal(folder)
     return folder
 
 
 def test_checkpoints_are_told_apart_by_their_step(tmp_path):
     assert sorted(map(step_of, (checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)))) == [9, 10]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (WEIGHTS, b"12345"), (WEIGHTS, b"1235"), ("state", b"\0\0\0\0"), ("state", None), (HASHES, b"[]"), (HASHES, b"{}"),
+        (HASHES, b'"text"'), (HASHES, None), (HASHES, b'{"adapter_model.safetensors": 4}'), (HASHES, b"\xff"),
+        (HASHES, json.dumps({"../../outside": "0"}).encode()),
+    ],
+)  # fmt: skip
+def test_a_damaged_checkpoint_is_passed_over_whatever_its_size(tmp_path, name, content):
+    folder = checkpoint(tmp_path, 3)
+    assert is_whole(folder)
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    assert not is_whole(folder)
+
+
+def test_what_fails_before_a_checkpoints_first_step_is_the_checkpoints_fault(tmp_path):
+    folder = checkpoint(tmp_path, 3)
+    with (
+        pytest.raises(InputError, match=r"checkpoint-3: cannot be gone on from: bad state; remove it to go on"),
+        taken_up(folder, lambda: 3),
+    ):
+        raise KeyError("bad state") from None
+    for last, done in ((folder, 4), (None, 0)):
+        with pytest.raises(ValueError, match="ours"), taken_up(last, lambda done=done: done):
+            raise ValueError("ours")
+
+
+def test_too_little_memory_is_one_line(tmp_path):
+    (tmp_path / "x").touch()
+    with pytest.raises(InputError, match="out of memory: lower `batch_size`"), tidy(tmp_path):
+        raise MemoryError
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

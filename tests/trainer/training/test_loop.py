@@ -1,5 +1,6 @@
 """The loop's pieces: the Trainer's arguments, the monitor, what a log becomes, notes on collapsed routers."""
 
+import hashlib
 import json
 import math
 from types import SimpleNamespace
@@ -12,11 +13,11 @@ from spectra import InputError
 from trainer import MixtureSettings, TrainSettings
 from trainer.layers.mixture import MixtureLinear
 from trainer.layers.router_state import RouterState
+from trainer.limits import DivergedError
 from trainer.report import EvaluationPoint, LogPoint, RouterHealth
-from trainer.run_folder import CHECKPOINTS, SIZES, WEIGHTS
+from trainer.run_folder import CHECKPOINTS, HASHES, WEIGHTS
 from trainer.training.loop import (
     AdapterTrainer,
-    DivergedError,
     MonitorCallback,
     arguments,
     collapsed,
@@ -120,16 +121,16 @@ def test_routing_is_recorded_in_the_steps_that_are_logged():
     assert [step + 1 for step, seen in enumerate(recorded) if seen] == [4, 8, 10]
 
 
-def test_a_checkpoint_is_marked_whole_with_the_sizes_of_its_files(tmp_path):
+def test_a_checkpoint_is_marked_whole_with_the_hashes_of_its_files(tmp_path):
     made, _, _ = monitor()
     folder = tmp_path / "checkpoint-3"
     folder.mkdir()
-    (folder / "weights").write_bytes(b"12345")
+    (folder / WEIGHTS).write_bytes(b"12345")
     other = SimpleNamespace(**vars(state()) | {"is_world_process_zero": False})
     made.on_save(SimpleNamespace(output_dir=str(tmp_path)), other, None)
-    assert not (folder / SIZES).exists()
+    assert not (folder / HASHES).exists()
     made.on_save(SimpleNamespace(output_dir=str(tmp_path)), state(), None)
-    assert json.loads((folder / SIZES).read_text()) == {"weights": 5}
+    assert json.loads((folder / HASHES).read_text()) == {WEIGHTS: hashlib.sha256(b"12345").hexdigest()}
 
 
 def test_a_log_becomes_a_curve_and_evaluations():
@@ -155,6 +156,13 @@ def test_a_collapsed_router_is_a_note():
     found = collapsed((health(0.01, 0.98, 0.01), health(0.05, 0.95, site="layers.1.q")))
     (note,) = found
     assert note.startswith("the router of layers.0.q has collapsed: expert 1 carries 98%; a `balance_loss` of 0.01 or `router`")
+
+
+def test_a_held_out_loss_that_is_not_finite_ends_the_run():
+    made, _, kept = monitor()
+    with pytest.raises(DivergedError, match=r"held-out loss is nan at step 3; lower the learning rate"):
+        made.on_evaluate(SimpleNamespace(learning_rate=0.1), state(losses=(1.0, math.nan)), None, model=1)
+    assert not kept
 
 
 @pytest.mark.parametrize("saves", [True, False])

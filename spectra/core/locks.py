@@ -1,0 +1,55 @@
+"""One process at a time in a place: the second one is told which process is there, and a killed one holds nothing any more.
+
+The operating system holds the lock for as long as the process lives (filelock), so none is ever stale. The lock is a hidden file
+beside what it is about, because the folder itself may not be there yet.
+"""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from spectra.core.errors import InputError
+from spectra.core.files import require_place
+
+
+@contextmanager
+def held(path: str | Path, doing: str) -> Iterator[None]:
+    """Hold a file or folder while the block runs.
+
+    Args:
+        path: what nobody else is to write meanwhile; it need not exist.
+        doing: what this process does there, for the other's message, such as `trains in this folder`.
+
+    Raises:
+        InputError: another process holds it, or nothing can be written there.
+    """
+    real = require_place(path)
+    file = real.with_name(f".{real.name}.lock")
+    lock = FileLock(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise InputError(f"{path}: {_holder(file)} {doing}; wait for it to end, or choose another place") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot write: {error.strerror}") from None
+    try:
+        with suppress(OSError):  # a full disk: the lock holds without a name
+            file.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        # Before it is let go: whoever waits then finds that the file has gone, and makes a new one.
+        with suppress(OSError):
+            file.unlink()
+        lock.release()
+
+
+def _holder(file: Path) -> str:
+    try:
+        return file.read_text(errors="replace").strip()[:200] or "another process"
+    except OSError:
+        return "another process"
