@@ -63,11 +63,16 @@ class Cli(click.Group):
                 formatter.write_dl([(str(command.name), command.get_short_help_str(90)) for command in commands], col_max=12)
 
 
-@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Cli, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(package_name="loraplan")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Plan how many LoRA experts, of what ranks, each layer of a model gets; train exactly that; see whether it paid."""
     prepare_streams()
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
     quiet_bitsandbytes()
     # `plan demo` comes here again for each of its commands, and a second handler would print every line twice.
     if not LOG.handlers:

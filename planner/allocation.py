@@ -1,5 +1,6 @@
 """`planner.allocate`: evidence and a budget in, a Plan out."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -77,6 +78,8 @@ def _problem(budget: str, evidence: Evidence, settings: AllocationSettings) -> P
     strategy = settings.strategy
     demand = STRATEGIES[strategy.name].run(evidence, strategy.settings)
     demand = _upper(demand, evidence, settings.depth)
+    if not all(map(math.isfinite, demand.weights)):
+        raise InputError(f"strategy {strategy.name!r} finds weights that are not finite; a value of the reports is too large")
     if not any(demand.weights):
         raise InputError(f"strategy {strategy.name!r} wants nothing at any site of {evidence.model.name}")
     problem = Problem(evidence=evidence, demand=demand, limit=_limit(budget, evidence), settings=settings)

@@ -8,7 +8,7 @@ from planner.exporters import EXPORTERS
 from planner.settings import AllocationSettings
 from planner.solver.budget import BUDGET_FORMS
 from spectra import InputError
-from spectra.core.files import require_writable, write_atomic
+from spectra.core.files import require_apart, write_atomic
 from spectra.core.terminal import PATH, Name, SettingsCommand, json_option, show
 
 
@@ -37,8 +37,10 @@ def allocate(
     import planner
     from planner.views.tables import plan_summary, plan_table
     from spectra import load_spectra, open_checkpoint
+    from spectra.checkpoint.folder import files_of
 
-    require_writable(output)
+    given = [budget] if budget.endswith(".json") else []
+    require_apart({"output": output}, [*filter(None, [spectra]), *sensitivity, *given, *(files_of(model) if model else [])])
     plan = planner.allocate(
         budget,
         settings,
@@ -85,6 +87,7 @@ def export(plan: Path, form: str, output: Path | None) -> None:
     from planner import Plan
     from planner import export as convert
 
+    require_apart({"output": output}, [plan])
     text = convert(Plan.load(plan), form)
     if output is None:
         click.echo(text, nl=False)

@@ -13,8 +13,8 @@ from spectra.checkpoint.names import expert_index, resolve
 from spectra.core.documents import Document, Measured, Value
 from spectra.report import ModelInfo
 
-Rank = Annotated[int, Field(ge=1)]
-Side = Annotated[int, Field(ge=1)]
+Rank = Annotated[int, Field(ge=1, lt=2**31)]
+Side = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class PlannedSite(Value):

@@ -10,7 +10,7 @@ from planner.strategies.demand import Granularity
 from spectra.core.documents import Value
 from spectra.core.methods import Choice, OneOf
 
-Whole = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class AllocationSettings(Value):
@@ -20,11 +20,11 @@ class AllocationSettings(Value):
     """Rule that says how much every module wants capacity."""
     expert_rank: Whole | None = None
     """Rank that one LoRA expert grows to before the next is added. Default 8, or less if the budget is tight."""
-    max_experts: Whole | None = None
+    max_experts: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Maximum number of LoRA experts per module; 1 is plain LoRA without routers. Default 8; under `uniform` and `combined` 1, unless an expert's rank is given or the budget is in experts."""  # noqa: E501
     top_k: Whole = 2
     """Experts that a token uses, where there are as many."""
-    min_rank: Annotated[int, Field(ge=0)] | None = None
+    min_rank: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Minimum total rank per module. Default 1; 0 for routed experts under `combined`. With 0, a module may be left without an adapter, except under proportional strategies."""  # noqa: E501
     max_rank: Whole | None = None
     """Maximum total rank per module. Default 8 times what the budget affords on average."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from spectra.core.files import require_writable
+from spectra.core.files import require_apart
 from spectra.core.terminal import PATH, SettingsCommand, json_option, progress_bar, show
 from spectra.settings import AnalysisSettings
 
@@ -30,24 +30,29 @@ def analyze(
 
     Example: plan analyze all-MiniLM-L6-v2 -o spectra.json
     """
+    from contextlib import nullcontext
+
     from spectra import analyze as run
+    from spectra.checkpoint.folder import files_of
     from spectra.core.distributed import is_main_process
+    from spectra.core.locks import held
     from spectra.storage.csv_table import to_csv
     from spectra.storage.journal import remove
     from spectra.views.tables import overview
 
-    for path in filter(None, (output, csv, eigenvalues)):
-        require_writable(path)
+    require_apart({"output": output, "csv": csv, "eigenvalues": eigenvalues}, files_of(model))
     journal = output.with_name(f".{output.name}.journal")
-    with progress_bar("spectra") as progress:
-        report = run(model, settings, journal=journal, eigenvalues=eigenvalues, device=device, progress=progress)
-    if not is_main_process():  # under torchrun one process writes and prints for all
-        return
-    report.save(output)
-    if csv:
-        to_csv(report, csv)
-    # Not earlier: until the files are written, the journal is what an interrupted analysis goes on from.
-    remove(journal)
+    # Under torchrun one process holds the place for all, writes and prints.
+    with held(output, "analyses into this file") if is_main_process() else nullcontext():
+        with progress_bar("spectra") as progress:
+            report = run(model, settings, journal=journal, eigenvalues=eigenvalues, device=device, progress=progress)
+        if not is_main_process():
+            return
+        report.save(output)
+        if csv:
+            to_csv(report, csv)
+        # Not earlier: until the files are written, the journal is what an interrupted analysis goes on from.
+        remove(journal)
     if as_json:
         click.echo(report.to_json(), nl=False)
     else:

@@ -59,7 +59,7 @@ class SiteSpectrum(TailFit):
     """The module's name in the checkpoint, without `.weight`, and the part where a module fuses several matrices."""
     module: str
     """The linear module that holds the matrix."""
-    shape: tuple[int, int]
+    shape: tuple[Annotated[int, Field(ge=1, lt=2**31)], Annotated[int, Field(ge=1, lt=2**31)]]
     """(d_out, d_in)."""
     n_eigenvalues: int
     n_cut: int

@@ -16,13 +16,13 @@ class AnalysisSettings(Value):
     """Estimator whose exponent a site reports as its alpha. The report holds those of clauset and hill in any case."""
     precision: Literal["exact", "guarded"] = "exact"
     """Precision of the eigenvalues. `exact`: float64. `guarded`: float32 where the fit provably does not change (clauset and hill), float64 elsewhere."""  # noqa: E501
-    bootstrap: Annotated[int, Field(ge=0)] = 0
+    bootstrap: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Number of resamples for an interval of alpha; 0 for none."""
-    subsamples: Annotated[int, Field(ge=0)] = 0
+    subsamples: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Number of random submatrices for the variation of alpha within the matrix. Each costs a decomposition."""
-    goodness: Annotated[int, Field(ge=0)] = 0
+    goodness: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Number of replicas for the goodness-of-fit p-value of the Clauset fit; 0 for none."""
     compare: bool = False
     """Compare the power law with other distributions of the same tail."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed for resampling. Every matrix has a random stream of its own, so their order does not matter."""

@@ -5,10 +5,10 @@ from typing import get_args
 
 import click
 
-from spectra.core.files import require_writable, write_atomic
+from spectra.core.files import require_apart, write_atomic
 from spectra.core.terminal import PATH, SettingsCommand, from_yaml, json_option, numbers, progress_bar, show
 from trainer.data.formats import formats_help
-from trainer.run_folder import EVALUATION
+from trainer.run_folder import EVALUATION, OWN
 from trainer.settings import Precision, ProbeSettings, TrainSettings
 
 MODEL = {"required": True, "help": "Base model, a folder or a Hub id."}
@@ -31,10 +31,11 @@ def probe(model: str, files: tuple[Path, ...], output: Path, device: str, as_jso
     # Imports stand inside the commands: what loads torch is loaded only by the command that needs it.
     from planner.views.tables import sensitivity_tables, stability_lines, trial_run_lines
     from spectra import open_checkpoint
+    from spectra.checkpoint.folder import files_of
     from trainer.probing import measure
     from trainer.quiet import quiet_libraries
 
-    require_writable(output)
+    require_apart({"output": output}, [*files, *files_of(model)])
     checkpoint = open_checkpoint(model)
     quiet_libraries()
     report = measure(checkpoint, files, settings, device=device, stage=progress_bar)
@@ -129,11 +130,14 @@ def evaluate(
 
     Example: plan evaluate run --data test.jsonl
     """
+    from spectra.checkpoint.folder import files_of
     from trainer import evaluate as measure
     from trainer.quiet import quiet_libraries
     from trainer.views.tables import evaluation_tables
 
-    require_writable(output or run / EVALUATION)
+    require_apart(
+        {"output": output or run / EVALUATION}, [*data, *(run / name for name in OWN), *(files_of(base) if base else [])]
+    )
     quiet_libraries()
     with progress_bar("evaluating") as progress:
         result = measure(run, data, base=base, generate=generate, precision=precision, progress=progress)
@@ -263,7 +267,7 @@ def report(sources: tuple[Path, ...], output: Path) -> None:
     """
     from trainer.views.html import page
 
-    require_writable(output)
+    require_apart({"output": output}, [source for source in sources if source.is_file()])
     write_atomic(output, page(sources))
     show(f"wrote {output}")
 

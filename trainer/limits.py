@@ -8,6 +8,7 @@ import torch
 
 from spectra import Checkpoint, InputError
 from spectra.checkpoint.families import family_of
+from spectra.core.distributed import require_device as require_kind
 from spectra.core.errors import first_line
 
 
@@ -85,6 +86,7 @@ def require_device(device: str) -> None:
     Raises:
         InputError: what torch says about it.
     """
+    require_kind(device)
     try:
         torch.empty(0, device=device)
     # A torch built without CUDA raises AssertionError, one that finds no GPU RuntimeError.

@@ -1,7 +1,9 @@
 """Reports of training, growth and evaluation. Loads no torch."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
 
 from spectra.core.documents import Document, Measured, Value
 from spectra.report import ModelInfo
@@ -168,4 +170,15 @@ class GrowthHistory(Document):
     """Every event of a run."""
 
     kind: Literal["growth"] = "growth"
-    events: tuple[GrowthEvent, ...]
+    events: Annotated[tuple[GrowthEvent, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _one_set_of_experts(self) -> Self:
+        sizes = {group: len(ranks) for group, ranks in self.events[0].ranks.items()}
+        for event in self.events:
+            for what in ("ranks", "shares", "saliency"):
+                # Before anything was observed a group has no shares.
+                found = {group: len(values) or sizes.get(group) for group, values in getattr(event, what).items()}
+                if found != sizes:
+                    raise ValueError(f"step {event.step}: {what} are of other experts than those of step {self.events[0].step}")
+        return self

@@ -12,6 +12,8 @@ BEST = "best"
 """Folder of the adapters that scored best during the run."""
 MANIFEST = "manifest.json"
 """Plan, data and settings that the run was begun with; a resumed one has to match them."""
+OWN = (WEIGHTS, PEFT_CONFIG, CONFIG, PLAN, REPORT, HISTORY, MANIFEST)
+"""What a run has written itself, and no command may write over."""
 CHECKPOINTS = "checkpoints"
 HASHES = "hashes.json"
 """In a checkpoint: the hashes of its files, written last, by which a whole one is known."""

@@ -40,11 +40,11 @@ class TrainSettings(MixtureSettings):
 
     epochs: Annotated[float, Field(gt=0, le=100_000)] = 3.0
     """Passes over the training data."""
-    max_steps: Annotated[int, Field(ge=0)] = 0
+    max_steps: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Optimiser steps; 0 means as many as the epochs take."""
-    batch_size: Annotated[int, Field(gt=0)] = 32
+    batch_size: Annotated[int, Field(gt=0, lt=2**31)] = 32
     """Examples per optimiser step, over all processes and accumulated passes."""
-    accumulation: Annotated[int, Field(gt=0)] = 1
+    accumulation: Annotated[int, Field(gt=0, lt=2**31)] = 1
     """Passes that a step is split into, to save memory."""
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = 1e-3
     """Peak learning rate; `auto` tries five in short runs first, which costs about half a run."""
@@ -54,7 +54,7 @@ class TrainSettings(MixtureSettings):
     """Share of the steps over which the learning rate rises."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """AdamW's weight decay."""
-    max_length: Annotated[int, Field(gt=1)] = 128
+    max_length: Annotated[int, Field(gt=1, lt=2**31)] = 128
     """Tokens per text; longer texts lose their end, and the run reports how many."""
     loss_on: LossOn = "completion"
     """Part of conversations and prompts that the loss counts: the answers, or everything. Plain text always counts whole."""
@@ -66,9 +66,9 @@ class TrainSettings(MixtureSettings):
     """Recompute activations in the backward pass instead of keeping them: slower, less memory."""
     schedule: Literal["linear", "cosine"] = "linear"
     """How the learning rate falls to zero after the warm-up."""
-    evaluations: Annotated[int, Field(gt=0)] = 10
+    evaluations: Annotated[int, Field(gt=0, lt=2**31)] = 10
     """Number of times that the evaluation file is scored during a run."""
-    patience: Annotated[int, Field(ge=0)] = 0
+    patience: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Stop after this many evaluations without a better loss; 0 means never."""
     grow: bool = False
     """Let experts start with half of their mean rank and earn the rest (DR-LoRA)."""
@@ -100,9 +100,9 @@ class TrainSettings(MixtureSettings):
 class ProbeSettings(Value):
     """Settings of `plan probe`."""
 
-    samples: Annotated[int, Field(ge=1)] = 128
+    samples: Annotated[int, Field(ge=1, lt=2**31)] = 128
     """Examples per task."""
-    max_length: Annotated[int, Field(ge=2)] = 128
+    max_length: Annotated[int, Field(ge=2, lt=2**31)] = 128
     """Tokens per text."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed for sampling examples and for a new classification head."""
@@ -110,9 +110,9 @@ class ProbeSettings(Value):
     """Precision of frozen weights and matrix products; `auto` is bf16 where the hardware has units for it."""
     gradient_checkpointing: bool = False
     """Recompute activations instead of keeping them: slower, less memory."""
-    trial_steps: Annotated[int, Field(ge=0)] | None = None
+    trial_steps: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Steps of a trial run that measures which modules' adapters reduce the loss; 0 leaves it out. Default 30 for a language model, 0 for a classifier."""  # noqa: E501
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
     """Learning rate of the trial run; use the one that you will train with."""
-    batch_size: Annotated[int, Field(gt=0)] = 16
+    batch_size: Annotated[int, Field(gt=0, lt=2**31)] = 16
     """Examples per step of the trial run."""

@@ -18,6 +18,9 @@ def field_of(statistic: Statistic) -> str:
     return statistic.replace("-", "_")
 
 
+Side = Annotated[int, Field(ge=1, lt=2**31)]
+
+
 class Estimate(Value):
     """A mean over examples and its standard error; the error is NaN with a single example."""
 
@@ -79,7 +82,7 @@ class SiteSensitivity(Value):
     """
 
     name: str
-    shape: tuple[int, int]
+    shape: tuple[Side, Side]
     """(d_out, d_in)."""
     squared_gradient: tuple[Estimate, ...]
     """sum G^2: the trace of the empirical Fisher matrix, LoRA-SMoE's signal."""

@@ -14,6 +14,7 @@ BUDGET_FORMS = (
 )
 _NUMBER = re.compile(r"(?P<number>\d+(\.\d+)?(e\d+)?)\s*(?P<unit>|k|M|G|B|%|experts?)", re.IGNORECASE)
 _RANK = re.compile(r"(?P<match>match\s+)?rank\s*=?\s*(?P<rank>\d+)(\s+everywhere)?", re.IGNORECASE)
+MOST, MOST_EXPERTS = 10**15, 10**6  # parameters and experts; beyond, nothing but a slip of the keyboard is meant
 _SCALES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 
 
@@ -26,6 +27,14 @@ class BudgetLimit:
     amount: int
     match_rank: int = 0
     """If positive: spend the least whose plan reaches the objective of this rank everywhere. The amount is at first its cost."""
+
+
+def _amount(text: str, number: float, most: int = MOST) -> int:
+    """A whole number that no budget exceeds."""
+    if not number <= most:
+        shown = text if len(text) <= 40 else f"{text[:37]}..."
+        raise InputError(f"budget {shown!r} is more than {most:,}, which no model has a use for")
+    return int(number)
 
 
 def site_cost(shape: tuple[int, int], ranks: Sequence[int]) -> int:
@@ -55,20 +64,21 @@ def parse_budget(text: str, *, parameters: int, rank_cost: int) -> BudgetLimit:
         InputError: not one of these forms, or nothing to spend.
     """
     if found := _RANK.fullmatch(text.strip()):
-        rank = int(found["rank"])
+        rank = _amount(text, float(found["rank"]))
         limit = BudgetLimit(request=text, unit="parameters", amount=rank * rank_cost, match_rank=rank if found["match"] else 0)
         whole = True
     elif found := _NUMBER.fullmatch(text.strip().replace(",", "").replace("_", "")):
         number, unit = float(found["number"]), found["unit"].lower()
         if unit.startswith("expert"):
-            limit = BudgetLimit(request=text, unit="experts", amount=int(number))
+            limit = BudgetLimit(request=text, unit="experts", amount=_amount(text, number, MOST_EXPERTS))
         else:
             amount = number / 100 * parameters if unit == "%" else number * _SCALES[unit]
-            limit = BudgetLimit(request=text, unit="parameters", amount=int(amount))
+            limit = BudgetLimit(request=text, unit="parameters", amount=_amount(text, amount))
         # 1.5M and 0.25% are amounts; a bare number counts parameters or experts, and has to be whole.
         whole = unit in _SCALES.keys() - {""} or unit == "%" or number.is_integer()
     else:
-        raise InputError(f"budget {text!r} cannot be read; write {BUDGET_FORMS}")
+        shown = text if len(text) <= 80 else f"{text[:77]}..."
+        raise InputError(f"budget {shown!r} cannot be read; write {BUDGET_FORMS}")
     if not whole or limit.amount < 1:
         raise InputError(f"budget {text!r} is not a positive whole number of {limit.unit}; write {BUDGET_FORMS}")
     return limit

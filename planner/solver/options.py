@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from planner.evidence.evidence import SiteEvidence
-from planner.solver.budget import site_cost
 from planner.solver.knapsack import ItemTable, OptionSet
 from planner.solver.problem import Problem
 from planner.strategies.demand import utility
 from spectra import InputError
 
+Indices = NDArray[np.intp]
 DEFAULT_EXPERT_RANK = 8  # what AlphaLoRA, LoRA-SMoE and MoLA train with
 MOST_EXPERTS = 8  # by default
 CEILING = 8  # by default no site gets more than this many times the affordable mean rank
@@ -35,10 +36,21 @@ class ExpertSplit:
         """
         if total == 0:
             return ()
-        # As many experts as the rank fills, rounded up. The rank is divided in units of the multiple, the larger experts first.
-        count = 1 if expert is not None else min(self.max_experts, -(-total // self.expert_rank))
+        count = 1 if expert is not None else int(self.experts(np.array(total)))
+        # The rank is divided in units of the multiple, the larger experts first.
         units, larger = divmod(total // self.multiple, count)
         return ((units + 1) * self.multiple,) * larger + (units * self.multiple,) * (count - larger)
+
+    def experts(self, totals: Indices) -> Indices:
+        """How many experts each total rank has: as many as it fills, rounded up."""
+        found: Indices = np.minimum(self.max_experts, -(-totals // self.expert_rank))
+        return found
+
+    def costs(self, shape: tuple[int, int], totals: Indices, expert: int | None = None) -> Indices:
+        """`site_cost` of the ranks of every total."""
+        counts = np.minimum(totals, 1) if expert is not None else self.experts(totals)
+        found: Indices = totals * sum(shape) + np.where(counts > 1, counts, 0) * shape[1]
+        return found
 
 
 def expert_split(problem: Problem) -> ExpertSplit:
@@ -109,5 +121,6 @@ def _item_table(problem: Problem, sites: Sequence[SiteEvidence], split: ExpertSp
             f"site {sites[0].name!r}: no rank is at least {least}, at most {most} and a multiple of {multiple};"
             " change `min_rank`, `max_rank` or `rank_multiple`"
         )
-    costs = [sum(site_cost(site.shape, split.ranks(total, site.expert)) for site in sites) for total in totals]
+    ranks = np.array(totals)
+    costs = sum(split.costs(site.shape, ranks, site.expert) for site in sites)
     return ItemTable(np.array(costs, dtype=float), utility(problem.utility, np.array(totals, dtype=float))), totals

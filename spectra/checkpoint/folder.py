@@ -27,6 +27,11 @@ PICKLE_INDEX, PICKLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
 SUFFIXES = {INDEX: ".safetensors", PICKLE_INDEX: ".bin"}  # of the files that an index names
 # What a hub download needs: weights, configuration and tokenizer, and not the same weights in other formats.
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]
+# What a model's folder holds of the model itself; people keep reports beside it.
+MODEL_FILES = (
+    "*.safetensors", "*.bin", "*.gguf", "*.py", "*.model", "*.txt", "*.jinja", "*config.json", "*index.json", "tokenizer*.json",
+    "vocab*.json", "special_tokens_map.json", "added_tokens.json", "preprocessor*.json",
+)  # fmt: skip
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HUB_FILE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)/(?P<file>[\w./-]+\.gguf)")
 _PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
@@ -128,6 +133,14 @@ def find_model(model: str | Path) -> Path:
     if not _HUB_ID.fullmatch(str(model)):
         raise InputError(f"{model}: no such folder")
     return _snapshot(str(model))
+
+
+def files_of(model: str | Path) -> list[Path]:
+    """Every file of a local model, which nothing may be written over; none for a Hub id."""
+    path = Path(model)
+    if path.is_dir():
+        return [file for pattern in MODEL_FILES for file in path.glob(pattern)]
+    return [path] if path.exists() else []
 
 
 def _gguf(file: Path) -> Path:

@@ -1,12 +1,14 @@
 """Sharing work among the processes of `torchrun`; alone, a process does everything itself and loads no torch."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from spectra.core.errors import InputError
 
+_DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 T = TypeVar("T")
 V = TypeVar("V")
 
@@ -31,8 +33,8 @@ class Processes:
         Raises:
             InputError: a CUDA device was asked for and there is none.
         """
-        # torchrun calls the index RANK and the count WORLD_SIZE.
-        index, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        require_device(device)
+        index, count = _of_torchrun("RANK", 0), _of_torchrun("WORLD_SIZE", 1)
         if device.startswith("cuda"):
             device = _cuda(device)
         owned = False
@@ -60,6 +62,24 @@ class Processes:
             torch.distributed.barrier()
             torch.distributed.destroy_process_group()
         return {name: value for part in parts for name, value in part.items()}
+
+
+def require_device(device: str) -> None:
+    """Refuse a device that is not `cpu` or a CUDA device.
+
+    Raises:
+        InputError: the device.
+    """
+    if not _DEVICE.fullmatch(device):
+        raise InputError(f"device {device!r}: choose cpu, cuda, or one of several GPUs such as cuda:1")
+
+
+def _of_torchrun(name: str, alone: int) -> int:
+    """A number that torchrun sets for each of its processes."""
+    value = os.environ.get(name, str(alone))
+    if not value.isdecimal():
+        raise InputError(f"environment variable {name} is {value!r}, not a number; torchrun sets it, unset it otherwise")
+    return int(value)
 
 
 def is_main_process() -> bool:
@@ -91,6 +111,8 @@ def _cuda(device: str) -> str:
 
     if not torch.cuda.is_available():
         raise InputError(f"device {device!r}: this torch finds no CUDA device; use device 'cpu'")
+    if device != "cuda" and int(device.partition(":")[2]) >= torch.cuda.device_count():
+        raise InputError(f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     # nccl moves objects through the current device, which would be the first GPU in every process.

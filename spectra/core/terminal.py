@@ -318,7 +318,7 @@ def _given(path: Path, name: str, value: object, parameter: click.Parameter) -> 
 
 
 def _shown(value: object) -> str:
-    return {list: "a list", dict: "a mapping"}.get(type(value), "nothing")
+    return "a list" if isinstance(value, list) else "a mapping" if isinstance(value, dict) else repr(value)
 
 
 def numbers(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> list[float] | None:

@@ -52,7 +52,7 @@ def subsample_variation(W: Floats, alpha: Callable[[Floats], float], subsamples:
 
 def _submatrices(W: Floats, count: int, rng: np.random.Generator) -> Iterator[Floats]:
     for _ in range(count):
-        rows, columns = (np.sort(rng.choice(side, max(2, int(KEPT * side)), replace=False)) for side in W.shape)
+        rows, columns = (np.sort(rng.choice(side, min(side, max(2, int(KEPT * side))), replace=False)) for side in W.shape)
         yield W[np.ix_(rows, columns)]
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from spectra.core.errors import InputError, first_line
 from spectra.core.files import write_atomic
 from spectra.views.layer_grid import Panel
 
@@ -70,15 +72,37 @@ def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:
         The two paths.
     """
     paths = []
-    formats: tuple[tuple[str, dict[str, Any]], ...] = (  # without version and date, or the bytes would change
-        ("png", {"dpi": 200, "metadata": {"Software": None}}),
-        ("svg", {"metadata": {"Date": None}}),
-    )
-    for suffix, options in formats:
+    for suffix, content in rendered(figure).items():
+        paths.append(Path(folder) / f"{name}.{suffix}")
+        write_atomic(paths[-1], content)
+    return paths
+
+
+def rendered(figure: Figure) -> dict[str, bytes]:
+    """A figure as PNG and SVG, by suffix; the same figure gives the same bytes."""
+    formats: dict[str, dict[str, Any]] = {  # without version and date, or the bytes would change
+        "png": {"dpi": 200, "metadata": {"Software": None}},
+        "svg": {"metadata": {"Date": None}},
+    }
+    found = {}
+    for suffix, options in formats.items():
         content = BytesIO()
         with style():  # some settings, such as the SVG's salt, are read only here
             figure.savefig(content, format=suffix, bbox_inches="tight", **options)
-        path = Path(folder) / f"{name}.{suffix}"
-        write_atomic(path, content.getvalue())
-        paths.append(path)
-    return paths
+        found[suffix] = content.getvalue()
+    return found
+
+
+@contextmanager
+def drawing(what: str | Path) -> Iterator[None]:
+    """Around matplotlib: values that are no measurements, such as 1e300, make it fail in many ways.
+
+    Raises:
+        InputError: what cannot be drawn, and why.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, ArithmeticError, MemoryError, np.linalg.LinAlgError) as error:
+        raise InputError(f"{what}: its values cannot be drawn: {first_line(error)}") from None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from planner import Plan
 from spectra import InputError
 from spectra.checkpoint.tensor_files import opened
+from spectra.core.errors import first_line
 from trainer.adapters.peft import from_peft, is_peft_compatible
 from trainer.layers.expert_lora import expert_loras
 from trainer.layers.offset import offset_mixtures, restore_start
@@ -55,7 +56,10 @@ def load_state(path: Path, model: nn.Module, plan: Plan | None = None) -> None:
     """
     stored: Mapping[str, Tensor] = read_state(path)
     if plan is not None and is_peft_compatible(plan):
-        stored = from_peft(model, stored)
+        try:
+            stored = from_peft(model, stored)
+        except (RuntimeError, IndexError, ValueError) as error:  # tensors of other dimensions
+            raise InputError(f"{path}: its tensors have other shapes than the plan says: {first_line(error)}") from None
     # The model's own parameters, and copies where experts are padded: what those stand for is filled below.
     wanted = _trained(model)
     if odd := sorted(stored.keys() ^ wanted.keys()):

@@ -134,8 +134,8 @@ def _require_trainable(study: Study) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for file in files:
                 split(file, Path(folder))
-    for file in study.tests:
-        prepare_task(Path(file), run.config, run.tokenizer, study.checkpoint, 0)
+    for test in study.tests:
+        prepare_task(Path(test), run.config, run.tokenizer, study.checkpoint, 0)
 
 
 def _report(study: Study, own: Mapping[str, float], found: Sequence[tuple[Job, Evaluation]]) -> StudyReport:

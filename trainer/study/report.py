@@ -1,9 +1,9 @@
 """StudyReport: what `plan compare` writes, and what it says in plain words. Loads no torch."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from spectra.core.documents import Document, Measured, Value
 from spectra.report import ModelInfo
@@ -72,6 +72,22 @@ class StudyReport(Document):
     candidates: Annotated[tuple[Candidate, ...], Field(min_length=2)]
     results: tuple[Result, ...]
     differences: tuple[Difference, ...]
+
+    @model_validator(mode="after")
+    def _every_candidate_on_every_task(self) -> Self:
+        if self.metric not in METRICS:
+            raise ValueError(f"metric {self.metric!r} is not one of {', '.join(METRICS)}")
+        names = [candidate.name for candidate in self.candidates]
+        if len(set(names)) < len(names) or BASELINE not in names:
+            raise ValueError(f"candidates must have names of their own, and one must be {BASELINE}")
+        for task in dict.fromkeys(one.task for one in self.differences):
+            if sorted(one.candidate for one in self.differences if one.task == task) != sorted(names):
+                raise ValueError(f"task {task!r} does not have one difference for each candidate")
+        if not self.differences:
+            raise ValueError("no differences")
+        if odd := next((one for one in self.differences if one.low > one.high), None):
+            raise ValueError(f"{odd.candidate} on {odd.task}: low {odd.low} is above high {odd.high}")
+        return self
 
 
 def sentence(report: StudyReport) -> str:

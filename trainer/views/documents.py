@@ -16,7 +16,7 @@ from planner.views.tables import plan_summary, plan_table, sensitivity_tables, s
 from spectra import InputError, SpectraReport, load_spectra
 from spectra.checkpoint.names import resolve
 from spectra.core.documents import Document
-from spectra.core.files import read_json
+from spectra.core.files import read_json, write_atomic
 from spectra.views.tables import overview
 from trainer.report import Evaluation, GrowthHistory, RunReport
 from trainer.run_folder import EVALUATION, HISTORY, PLAN, REPORT
@@ -154,9 +154,9 @@ def find_document(source: str | Path) -> tuple[str, Path]:
     # A table of alphas, from `analyze --csv` or weightwatcher, stands for a spectra report.
     if path.suffix == ".csv":
         return "spectra", path
-    data = read_json(path)
+    data = read_json(path, finite=True)
     kind = data.get("kind") if isinstance(data, dict) else None
-    if kind not in DOCUMENTS:
+    if not isinstance(kind, str) or kind not in DOCUMENTS:
         known = ", ".join(name for name in DOCUMENTS if name != "run")
         raise InputError(f"{path}: a file of kind {kind!r} cannot be shown; give one of kind {known}, or a run's folder")
     # A run is its folder, whichever of the two was given.
@@ -172,20 +172,33 @@ def draw(sources: Sequence[str | Path], folder: str | Path) -> Iterator[Path]:
     Raises:
         InputError: a path that holds nothing to draw.
     """
-    from spectra.views.figures import save_figure
+    from spectra.views.figures import drawing, rendered
     from spectra.views.plots import comparison_figure
 
     found = [find_document(source) for source in sources]  # all of them, before the first figure is drawn
     names = _names([path for _, path in found])
-    for name, (kind, path) in zip(names, found, strict=True):
-        for ending, figure in DOCUMENTS[kind].figures(path):
-            yield from save_figure(figure, folder, f"{name}-{ending}")
+    # All figures before the first file: of documents that cannot be drawn nothing is left.
+    made = [figure for name, (kind, path) in zip(names, found, strict=True) for figure in _drawn(name, kind, path)]
     reports: list[tuple[str, SpectraReport]] = [
         (name, load_spectra(path)) for name, (kind, path) in zip(names, found, strict=True) if kind == "spectra"
     ]
     for (name, one), (others_name, other) in pairwise(reports):
         if resolve(one.by_name(), list(other.by_name())):  # two models of one architecture, not just two models
-            yield from save_figure(comparison_figure(one, other), folder, f"{name}-{others_name}-comparison")
+            with drawing(f"{name} and {others_name}"):
+                made.append((f"{name}-{others_name}-comparison", rendered(comparison_figure(one, other))))
+    for name, contents in made:
+        for suffix, content in contents.items():
+            path = Path(folder) / f"{name}.{suffix}"
+            write_atomic(path, content)
+            yield path
+
+
+def _drawn(name: str, kind: str, path: Path) -> list[tuple[str, dict[str, bytes]]]:
+    """Name and files of each of a document's figures."""
+    from spectra.views.figures import drawing, rendered
+
+    with drawing(path):
+        return [(f"{name}-{ending}", rendered(figure)) for ending, figure in DOCUMENTS[kind].figures(path)]
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -12,12 +12,19 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
-from spectra.views.figures import style
+from spectra.views.figures import drawing, style
 from trainer.run_folder import PLAN
 from trainer.study.report import STUDY
 from trainer.views.documents import DOCUMENTS, find_document
 
-Part = Figure | Table | str
+
+class _Image(str):
+    """A figure as SVG, in letters."""
+
+    __slots__ = ()
+
+
+Part = _Image | Table | str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +59,10 @@ def _sections(source: Path) -> Iterator[Section]:
     """A document's section, followed by those of the documents that belong to it."""
     kind, path = find_document(source)
     view = DOCUMENTS[kind]
-    figures = tuple(figure for _, figure in view.figures(path))
-    yield Section(title=_title(kind, path), parts=("\n".join(view.text(path)), *figures, *view.tables(path)))
+    with drawing(path):
+        figures = tuple(_Image(_embedded(figure)) for _, figure in view.figures(path))
+        parts: tuple[Part, ...] = ("\n".join(view.text(path)), *figures, *view.tables(path))
+    yield Section(title=_title(kind, path), parts=parts)
     for part in view.parts(path):
         yield from _sections(part)
 
@@ -66,8 +75,8 @@ def _title(kind: str, path: Path) -> str:
 
 def _shown(part: Part) -> dict[str, Any]:
     """A part in the template's terms."""
-    if isinstance(part, Figure):
-        return {"image": _embedded(part)}
+    if isinstance(part, _Image):
+        return {"image": part}
     if isinstance(part, Table):
         return {"table": part, "heads": [_plain(column.header) for column in part.columns], "rows": _rows(part)}
     return {"lines": [_plain(line) for line in part.splitlines()]}

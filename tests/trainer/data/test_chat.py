@@ -7,6 +7,7 @@ import pytest
 from spectra import InputError
 from tests.trainer.data.examples import CHATML, REFUSES, REWRITES, TALK, bytewise, trained, turns, words
 from tests.trainer.examples import write_rows
+from trainer.data.bounded import bounded
 from trainer.data.chat import Segment, encode, segments
 from trainer.data.dataset import read_texts
 from trainer.data.tokenize import tokenise
@@ -78,7 +79,7 @@ def test_segments_are_whole_and_alternate():
 def test_rows_are_encoded_uncut_with_labels_where_the_loss_counts():
     tokenizer = words()
     (one, other) = encode([{"row": 1, "prompt": "the", "completion": " file"}, {"row": 2, "prompt": "a", "completion": " list"}],
-                          tokenizer, "completion")  # fmt: skip
+                          tokenizer, "completion", 64)  # fmt: skip
     assert tokenizer.decode(one[0]) == "<s> the file </s>"
     assert one[1][:2] == [-100, -100]
     assert one[1][2:] == one[0][2:]
@@ -94,3 +95,46 @@ def test_no_segment_is_empty():
     found = segments({"messages": turns("a", "b")}, bytewise(), "completion")
     assert [part.text for part in found] == ["### Instruction:\na\n\n### Response:\n", "b</s>"]
     assert segments({"messages": turns("a", "b")}, bytewise(), "all") == [Segment("".join(part.text for part in found), True)]
+
+
+@pytest.mark.parametrize("text", ["the file " * 5000, "the " + " " * 90_000 + "file", "thefile" * 9000])
+def test_of_a_very_long_row_only_the_beginning_is_tokenised_and_to_the_same_tokens(text):
+    row, length = {"row": 1, "prompt": "read", "completion": text}, 32
+    for tokenizer in (words(), bytewise()):
+        ((ids, labels),) = encode([row], tokenizer, "completion", length)
+        ((whole, whole_labels),) = encode([row], tokenizer, "completion", len(text))  # so long that nothing is left out
+        assert (ids[:length], labels[:length]) == (whole[:length], whole_labels[:length])
+        assert len(ids) > length or len(ids) == len(whole)
+
+
+NOTHING = "{% for message in messages %}{% endfor %}"
+
+
+@pytest.mark.parametrize("template", [NOTHING, "{% if add_generation_prompt %}{% endif %}", "x"])
+def test_a_template_that_writes_no_answer_is_refused(template):
+    with pytest.raises(InputError, match=r"writes nothing of the assistant's turns|rewrites earlier turns"):
+        segments(TALK, bytewise(template), "completion")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 1 / 0 }}",
+        "{{ messages.nope.nope }}",
+        "{% for i in range(10**7) %}x{% endfor %}",
+        "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",
+    ],
+)
+def test_a_template_that_fails_is_one_line(template):
+    with pytest.raises(InputError, match="the tokenizer's chat template refuses the messages: ") as caught:
+        segments(TALK, bytewise(template), "completion")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ 'a' * (10**10) }}", "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"]
+)
+def test_a_template_that_fills_the_memory_or_never_ends_is_one_line(template, monkeypatch):
+    monkeypatch.setattr("trainer.data.chat.bounded", lambda: bounded(0.5, 2**28))
+    with pytest.raises(InputError, match="the tokenizer's chat template takes seconds or a gigabyte for one row"):
+        segments(TALK, bytewise(template), "completion")

@@ -141,8 +141,8 @@ def test_a_study_comes_with_its_plans(study):
 
 @pytest.fixture
 def unwritten(monkeypatch):
-    """Figures are made and named but not written, which takes longest."""
-    monkeypatch.setattr("spectra.views.figures.save_figure", lambda figure, folder, name: [f"{type(figure).__name__} {name}"])
+    """Figures are made and named but not drawn, which takes longest."""
+    monkeypatch.setattr("spectra.views.figures.rendered", lambda figure: {"figure": type(figure).__name__.encode()})
 
 
 def test_figures_are_written_as_png_and_svg(plan_file, tmp_path):
@@ -154,14 +154,14 @@ def test_figures_are_written_as_png_and_svg(plan_file, tmp_path):
 def test_figures_have_the_documents_name(plan_file, study, lora_plan, tmp_path, unwritten):
     run = write_run(tmp_path / "grown", lora_plan, history=HISTORY_OF_TWO)
     names = ["mine-allocation", "grown-training", *(f"grown-growth-{what}" for what in GROWTH), "study-differences"]
-    assert list(draw([plan_file, run, study], tmp_path)) == [f"Figure {name}" for name in names]
+    assert list(draw([plan_file, run, study], tmp_path)) == [tmp_path / f"{name}.figure" for name in names]
 
 
 def test_documents_of_one_name_are_told_apart_by_their_folders(lora_plan, tmp_path, unwritten):
     for folder in ("a", "b"):
         lora_plan.save(tmp_path / folder / "plan.json")
     drawn = list(draw([tmp_path / folder / "plan.json" for folder in ("a", "b")], tmp_path))
-    assert drawn == ["Figure a-plan-allocation", "Figure b-plan-allocation"]
+    assert drawn == [tmp_path / "a-plan-allocation.figure", tmp_path / "b-plan-allocation.figure"]
 
 
 def test_no_figure_replaces_another(lora_plan, tmp_path, unwritten):
@@ -181,7 +181,7 @@ def test_neighbouring_spectra_of_one_architecture_are_compared(llama_reports, tm
     for name, one in {"one": report, "two": other, "three": strange}.items():
         one.save(tmp_path / f"{name}.json")
     drawn = list(draw([tmp_path / f"{name}.json" for name in ("one", "two", "three")], tmp_path))
-    assert [name for name in drawn if "comparison" in name] == ["Figure one-two-comparison"]
+    assert [path.stem for path in drawn if "comparison" in path.stem] == ["one-two-comparison"]
 
 
 def test_nothing_is_drawn_where_one_of_several_paths_cannot_be(plan_file, tmp_path):
