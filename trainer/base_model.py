@@ -12,7 +12,7 @@ from planner.modules.attention import use_products
 from planner.modules.norms import use_fused_norms
 from spectra import Checkpoint, InputError
 from spectra.checkpoint.gguf_file import SUFFIX as GGUF
-from spectra.core.files import require_regular
+from spectra.core.files import read_json, require_regular
 from spectra.core.log import LOG
 from trainer.settings import Exact, Precision, Task
 
@@ -21,6 +21,8 @@ READ_BY_TRANSFORMERS = (".json", ".txt", ".model", ".jinja", ".safetensors", ".b
 # The memory that a configuration may ask for, by what the checkpoint has: codes of 4 bits are packed 8 to a stored number, and a
 # new head or a tied matrix adds to it.
 MOST_PER_STORED, MOST_MORE = 16, 2**24
+MOST_LABELS = 2**20  # transformers makes a list of as many as a configuration says
+TRIED: tuple[dict[str, Any], ...] = ({}, {"add_special_tokens": False}, {"truncation": True, "max_length": 4})
 AUTO = {"classification": "AutoModelForSequenceClassification", "causal": "AutoModelForCausalLM"}
 
 
@@ -34,8 +36,6 @@ def load_tokenizer(location: Path) -> Any:
     place, gguf = _place(location)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(*place, **gguf, trust_remote_code=False)
-        # What it makes of a text, padded, as every batch will be: a broken one fails here and not in the middle of a run.
-        tokenizer.pad({"input_ids": [tokenizer("a b")["input_ids"], [0]]}, return_tensors="pt") if tokenizer.pad_token else None
     # The libraries behind tokenizers raise many classes on a file that they cannot use, bare Exceptions among them.
     except Exception as error:
         raise InputError(f"{location}: no usable tokenizer: {_reason(location, error)}") from None
@@ -45,6 +45,13 @@ def load_tokenizer(location: Path) -> Any:
                 f"{location}: the tokenizer has neither a padding nor an end-of-text token; set pad_token in its files"
             )
         tokenizer.pad_token = tokenizer.eos_token
+    try:
+        # What will be asked of it: a broken one fails here, and not in the middle of a run.
+        parts = [tokenizer(["a b", "a"], verbose=False, **how)["input_ids"] for how in TRIED]
+        tokenizer.pad({"input_ids": parts[0]}, return_tensors="pt")
+        tokenizer.batch_decode(parts[0], skip_special_tokens=True)
+    except Exception as error:  # as above
+        raise InputError(f"{location}: its tokenizer fails on a text: {_reason(location, error)}") from None
     return tokenizer
 
 
@@ -54,6 +61,10 @@ def _require_files(location: Path) -> None:
         for file in location.iterdir():
             if file.suffix in READ_BY_TRANSFORMERS and not file.is_dir():
                 require_regular(file)
+        config = read_json(location / "config.json") if (location / "config.json").exists() else {}
+        labels = config.get("num_labels") if isinstance(config, dict) else None
+        if isinstance(labels, int) and labels > MOST_LABELS:
+            raise InputError(f"{location / 'config.json'}: num_labels {labels:,} is more than any model has")
 
 
 def _reason(location: Path, error: Exception) -> str:
@@ -204,7 +215,8 @@ def _require_whole(model: Any, loading: dict[str, Any], checkpoint: Checkpoint, 
 def _require_runs(model: Any, checkpoint: Checkpoint) -> None:
     """Refuse a model that a configuration has made unable to answer, on eight tokens."""
     flash = "flash" in str(getattr(model.config, "_attn_implementation", ""))
-    if flash or getattr(model, "is_quantized", False) or model.device.type != "cpu":
+    quantised = getattr(model, "is_quantized", False) and torch.cuda.is_available()
+    if flash or quantised or model.device.type != "cpu":
         return  # kernels of a GPU, which the model may not be on yet
     training = model.training
     try:

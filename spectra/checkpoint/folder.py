@@ -250,7 +250,17 @@ def _indexed_files(folder: Path, name: str) -> list[Path]:
     for file in files:
         if not _is_there(file):
             raise InputError(f"{file}: missing, though {name} names it")
-    return [require_regular(file) for file in files]
+        require_regular(file)
+        _require_inside(file, folder, name)
+    return files
+
+
+def _require_inside(file: Path, folder: Path, index: str) -> None:
+    """Refuse a shard that is a link out of the folder, but for the links that the Hub's cache is made of."""
+    real, folder = file.resolve(), folder.resolve()
+    blobs = folder.parent.parent / "blobs"  # beside snapshots/REVISION
+    if real.parent != folder and not (folder.parent.name == "snapshots" and real.parent == blobs):
+        raise InputError(f"{file}: named by {index}, and a link to {real}, outside the folder; copy the file")
 
 
 def _short(value: object) -> str:

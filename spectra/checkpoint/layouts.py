@@ -172,6 +172,8 @@ def _experts(tensor: Tensor, config: Mapping[str, Any]) -> list[Matrix]:
     experts, d_out, d_in = tensor.shape
     if family.experts_transposed:
         d_out, d_in = d_in, d_out
+    if leaf == "gate_up_proj" and d_out % 2:
+        return []
     parts = {leaf: [(0, d_out, 1)]}
     if leaf == "gate_up_proj" and family.experts_interleaved:
         parts = {"gate_proj": [(0, d_out, 2)], "up_proj": [(1, d_out, 2)]}

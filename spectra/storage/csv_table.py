@@ -118,6 +118,6 @@ def _number(where: str, text: str) -> float:
 
 def _side(where: str, text: str) -> int:
     number = _number(where, text)
-    if not number.is_integer() or number < 1:
+    if not number.is_integer() or not 1 <= number < 2**31:
         raise InputError(f"{where}: {text!r} is not the side of a matrix")
     return int(number)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from planner import Plan, require_match
 from spectra import Checkpoint, InputError, open_checkpoint
@@ -73,7 +73,7 @@ def save_adapters(folder: str | Path, model: Any, plan: Plan, config: AdapterCon
     write_atomic(folder / CONFIG, noted.model_dump_json(indent=2) + "\n")
     plan.save(folder / PLAN)
     # Now, while the tensors are still in memory.
-    back = load_file(folder / WEIGHTS)
+    back = load((folder / WEIGHTS).read_bytes())
     if back.keys() != written.keys() or not all(torch.equal(back[name], written[name]) for name in back):
         raise InputError(
             f"{folder / WEIGHTS}: reading it back gives other values than were written; the disk is not to be trusted"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from planner import Plan
 from spectra import InputError, open_checkpoint
-from spectra.core.files import read_bytes, read_json, write_atomic
+from spectra.core.files import read_bytes, read_json, require_place, write_atomic
 from spectra.core.locks import held
 from spectra.core.progress import Progress, silent
 from spectra.report import ModelInfo
@@ -118,7 +118,7 @@ def _require_trainable(study: Study) -> None:
     Raises:
         InputError: a plan, a file or a setting that does not fit the others.
     """
-    if study.output.resolve() == study.checkpoint.folder.resolve():
+    if require_place(study.output) == study.checkpoint.folder.resolve():
         raise InputError(f"{study.output}: the folder of the model itself; choose another for the study")
     files = [Path(file) for file in study.data]
     # The data and the settings are the same for all plans, so the largest stands for them.
@@ -165,7 +165,10 @@ def _report(study: Study, own: Mapping[str, float], found: Sequence[tuple[Job, E
 def metric_of(evaluations: Sequence[Evaluation]) -> str:
     """What a study compares: the first metric of the table that every task of every run has."""
     tasks = [task.trained for evaluation in evaluations for task in evaluation.tasks]
-    return next(name for name, metric in METRICS.items() if metric.compared and all(name in task for task in tasks))
+    shared = [name for name, metric in METRICS.items() if metric.compared and all(name in task for task in tasks)]
+    if not shared:
+        raise InputError("the runs of this study have no score in common; remove their study-evaluation.json to repeat them")
+    return shared[0]
 
 
 def _results(job: Job, evaluation: Evaluation, metric: str) -> list[Result]:

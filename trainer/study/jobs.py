@@ -65,7 +65,7 @@ def run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Evaluati
     todo = []
     for job in jobs:
         if job.result.exists():
-            yield job, Evaluation.load(job.result)
+            yield job, _kept(job)
         else:
             todo.append(job)
     if processes == 1:
@@ -85,6 +85,13 @@ def run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Evaluati
     raise InputError(
         f"{todo[0].folder}: its process was killed, though it ran alone; is there memory for one run? Repeat the command"
     )
+
+
+def _kept(job: Job) -> Evaluation:
+    found = Evaluation.load(job.result)
+    if [task.name for task in found.tasks] != [Path(test).stem for test in job.tests]:
+        raise InputError(f"{job.result}: has the scores of other tasks; remove it to repeat the run")
+    return found
 
 
 def _in_workers(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Evaluation | None]]:

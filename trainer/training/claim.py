@@ -13,6 +13,7 @@ from spectra import InputError
 from spectra.core.distributed import is_main_process
 from spectra.core.errors import first_line
 from spectra.core.files import read_json, write_atomic
+from trainer.limits import DivergedError
 from trainer.run_folder import CHECKPOINTS, HASHES, MANIFEST, REPORT, WEIGHTS
 from trainer.training.prepare import Run
 
@@ -75,15 +76,17 @@ def _sha256(path: Path) -> str:
 
 @contextmanager
 def tidy(output: Path) -> Iterator[None]:
-    """Say in one line that the disk or the memory is full, and leave nothing of a run that failed before its first checkpoint."""
+    """Say in one line that the disk or the memory is full, and leave nothing of a run that is lost."""
     try:
         yield
     # Ctrl-C included: a run that was interrupted before its first checkpoint can be started again with the same command.
     except BaseException as error:
-        if is_main_process() and not any(is_whole(path) for path in output.glob(f"{CHECKPOINTS}/checkpoint-*")):
+        # Nothing of a run that diverged is of use either: gone on from, it would diverge again.
+        lost = isinstance(error, DivergedError) or not any(is_whole(path) for path in output.glob(f"{CHECKPOINTS}/checkpoint-*"))
+        if is_main_process() and lost:
             shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
             (output / MANIFEST).unlink(missing_ok=True)
-            if not any(output.iterdir()):
+            if output.is_dir() and not any(output.iterdir()):
                 output.rmdir()
         if isinstance(error, RuntimeError) and "inline_container" in str(error):  # torch's way to say that a write failed
             raise InputError(f"{output / CHECKPOINTS}: a checkpoint cannot be written; is the disk full?") from None

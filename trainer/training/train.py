@@ -21,7 +21,7 @@ from planner import Plan
 from planner.modules.checkpointing import recompute
 from planner.plan import TrainingHints
 from spectra import Checkpoint, InputError, open_checkpoint
-from spectra.core.files import read_json
+from spectra.core.files import read_json, require_place
 from spectra.core.locks import held
 from spectra.core.log import warnings_only
 from spectra.core.progress import Progress, silent
@@ -168,7 +168,7 @@ def _fit(
 
 def _require_own_folder(output: Path, checkpoint: Checkpoint) -> None:
     """Refuse the model's own folder: transformers would take the run's adapters for a part of the model."""
-    if output.resolve() == checkpoint.folder.resolve():
+    if require_place(output) == checkpoint.folder.resolve():
         raise InputError(f"{output}: the folder of the model itself; choose another for the run")
 
 
@@ -191,12 +191,25 @@ def _fit_held(
     keep_best = partial(save_adapters, output / BEST, plan=plan, config=run.config)
     trainer = _trainer(run, built, made, growth, MonitorCallback(built, progress, settings.patience, keep_best))
     begun = time.monotonic()
-    with tidy(output), taken_up(last, lambda: trainer.state.global_step):
-        if last and step_of(last) >= made.max_steps:  # transformers would train one step more
-            trainer.restore(last)
-        else:
-            trainer.train(resume_from_checkpoint=str(last) if last else None)
-    report = _report(run, trainer, math.nan if last else time.monotonic() - begun, search)
+    with tidy(output):
+        with taken_up(last, lambda: trainer.state.global_step):
+            if last and step_of(last) >= made.max_steps:  # transformers would train one step more
+                trainer.restore(last)
+            else:
+                trainer.train(resume_from_checkpoint=str(last) if last else None)
+        report = _report(run, trainer, math.nan if last else time.monotonic() - begun, search)
+        plan = _trained_plan(plan, settings, growth, search)
+        save_adapters(output, trainer.model, plan, run.config)
+    if trainer.is_world_process_zero():
+        if growth:
+            GrowthHistory(events=tuple(growth.history)).save(output / HISTORY)
+        # Last of all: a folder with a report counts as finished.
+        report.save(output / REPORT)
+    return report, trainer.model
+
+
+def _trained_plan(plan: Plan, settings: TrainSettings, growth: Growth | None, search: RateSearch | None) -> Plan:
+    """The plan with the ranks that it grew and the learning rate that was found for it."""
     if growth:
         plan = growth.finish(plan, settings.alpha)
     if search:
@@ -205,13 +218,7 @@ def _fit_held(
         found = f"successive halving, {search.steps} steps in all"
         hints = TrainingHints(learning_rate=search.learning_rate, found=found, **beside)
         plan = plan.model_copy(update={"training": hints})
-    save_adapters(output, trainer.model, plan, run.config)
-    if trainer.is_world_process_zero():
-        if growth:
-            GrowthHistory(events=tuple(growth.history)).save(output / HISTORY)
-        # Last of all: a folder with a report counts as finished.
-        report.save(output / REPORT)
-    return report, trainer.model
+    return plan
 
 
 def _trainer(

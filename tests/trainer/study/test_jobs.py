@@ -58,7 +58,7 @@ def test_one_run_per_gpu(monkeypatch):
 
 def test_what_is_finished_is_read_and_not_repeated(job):
     job = replace(job, plan="nowhere.json")  # repeating it would fail
-    done = evaluation_of(t={"loss": 1.0})
+    done = evaluation_of(text={"loss": 1.0})
     done.save(job.result)
     assert list(run_all([job], 1)) == list(run_all([job], 2)) == [(job, done)]
 

@@ -45,7 +45,7 @@ def test_what_fails_before_a_checkpoints_first_step_is_the_checkpoints_fault(tmp
         pytest.raises(InputError, match=r"checkpoint-3: cannot be gone on from: bad state; remove it to go on"),
         taken_up(folder, lambda: 3),
     ):
-        raise KeyError("bad state") from None
+        raise TypeError("bad state")
     for last, done in ((folder, 4), (None, 0)):
         with pytest.raises(ValueError, match="ours"), taken_up(last, lambda done=done: done):
             raise ValueError("ours")
