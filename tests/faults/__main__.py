@@ -5,6 +5,7 @@ case again.
 """
 
 import argparse
+import contextlib
 import importlib
 import os
 import pkgutil
@@ -38,18 +39,10 @@ def main():
     os.environ.update(HF_HOME=str(folder / "hub"), LORAPLAN_CACHE=str(folder / "cache"), TMPDIR=str(folder))
     tempfile.tempdir = str(folder)
     began = time.monotonic()
-    _warm()
-    from tests.faults import families, fixtures
+    warm()
+    from tests.faults import families
 
-    families.GIVEN = folder / "given"
-    if not families.GIVEN.exists():
-        sys.stdout.flush()
-        if os.fork() == 0:  # in a child, because the parent must have no threads when it forks
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            fixtures.make(families.GIVEN)
-            os._exit(0)
-        assert os.wait()[1] == 0, "the fixtures cannot be made"
+    families.GIVEN = made(folder / "given")
     seeds = asked.seed or ["0"]
     each = -(-asked.cases // len(seeds))
     todo = [(seed, number) for number in range(each) for seed in seeds][: asked.cases]
@@ -73,7 +66,23 @@ def main():
     sys.exit(failures > 0)
 
 
-def _warm():
+def made(folder):
+    """The folder of valid inputs, made if it is not there."""
+    from tests.faults import fixtures
+
+    if not folder.exists():
+        sys.stdout.flush()
+        if os.fork() == 0:  # in a child, because the parent must have no threads when it forks
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            with contextlib.suppress(SystemExit):
+                fixtures.make(folder)
+                os._exit(0)
+            os._exit(1)
+        assert os.wait()[1] == 0, "the fixtures cannot be made"
+    return folder
+
+
+def warm():
     """Import whatever a case may, so that a forked child starts at once; nothing here starts a thread."""
     warnings.simplefilter("ignore")
     import bitsandbytes  # noqa: F401

@@ -178,6 +178,6 @@ ENTRIES = {
         "x",
         [2.5],
         [1] * 70,
-    ],  # fmt: skip
+    ],
     "data_offsets": lambda entry, size: [[size, size + 64], [-8, 0], entry["data_offsets"][::-1], [0, 8], [0], None, "x"],
 }
