@@ -7,6 +7,7 @@ from pydantic import Field
 
 from spectra.checkpoint.folder import Checkpoint
 from spectra.core.documents import Document, Measured, Value
+from spectra.core.errors import InputError
 from spectra.estimators.fits import TailFit
 from spectra.metrics import Metrics
 from spectra.settings import AnalysisSettings
@@ -88,7 +89,13 @@ class ModelInfo(Value):
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Self:
-        """Identify the model of a checkpoint."""
+        """Identify the model of a checkpoint.
+
+        Raises:
+            InputError: none of its tensors holds weights.
+        """
+        if not checkpoint.parameters:
+            raise InputError(f"{checkpoint.folder}: no weights: none of its {len(checkpoint.tensors)} tensors holds any")
         return cls(name=checkpoint.name, parameters=checkpoint.parameters, fingerprint=checkpoint.fingerprint)
 
 

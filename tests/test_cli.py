@@ -136,7 +136,7 @@ def test_the_options_of_every_command():
         "compare": sorted(
             {*training, "--data", "--json", "--lr-sweep", "--model", "--no-baselines", "--output", "--processes", "--seeds",
              "--test"}
-            - {"--seed", "--evaluations", "--patience"}
+            - {"--seed", "--evaluations", "--patience", "--shard"}
         ),
         "demo": ["--classifier", "--output"],
         "evaluate": ["--data", "--generate", "--json", "--model", "--output", "--precision"],

@@ -166,8 +166,8 @@ def merge(run: Path, output: Path, base: str | None) -> None:
     show(f"wrote {fold(run, output, base=base)}; logits are those of the run")
 
 
-# Seeds are the study's own, and no file is scored during its runs.
-@click.command(cls=SettingsCommand, settings=TrainSettings, without=("seed", "evaluations", "patience"))
+# Seeds and processes are the study's own, and no file is scored during its runs.
+@click.command(cls=SettingsCommand, settings=TrainSettings, without=("seed", "evaluations", "patience", "shard"))
 @click.argument("plans", type=PATH, nargs=-1, required=True)
 @click.option("--model", **MODEL)  # type: ignore[arg-type]
 @click.option("--data", type=PATH, multiple=True, required=True, help="Training file; repeat for a mixture of tasks.")

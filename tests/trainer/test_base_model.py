@@ -1,5 +1,8 @@
 """Loading a base model for a task: its head, its precision, and what cannot be loaded."""
 
+import io
+import json
+import os
 import shutil
 
 import pytest
@@ -119,3 +122,83 @@ def test_bf16_is_used_where_a_processor_has_units_for_it(unit, monkeypatch):
     assert has_bf16_units() == (unit in BF16_UNITS)
     monkeypatch.delattr(torch.cpu, "get_capabilities")  # an older torch
     assert not has_bf16_units()
+
+
+EVIL = "import pathlib\npathlib.Path({mark!r}).touch()\nclass Evil: pass\n"
+PARTS = ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForSequenceClassification")
+
+
+@pytest.mark.parametrize("answer", ["y\n" * 9, "n\n", ""])
+@pytest.mark.parametrize("what", ["model", "tokenizer"])
+def test_code_that_comes_with_a_model_is_never_run_whatever_stands_on_the_input(tiny_llama, tmp_path, monkeypatch, what, answer):
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    folder, mark = shutil.copytree(tiny_llama, tmp_path / "model"), tmp_path / "RUN"
+    (folder / "evil.py").write_text(EVIL.format(mark=str(mark)))
+    if what == "model":
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"model_type": "evil", "auto_map": dict.fromkeys(PARTS, "evil.Evil")}
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(
+            InputError, match=r"it needs code of its own \(evil\.py\), and loraplan runs no code that comes with a model"
+        ):
+            load_model(open_checkpoint(folder), "causal", (), seed=0)
+    else:
+        settings = {"auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}, "tokenizer_class": "Evil"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        with pytest.raises(InputError, match=r"no usable tokenizer|neither a padding"):
+            load_tokenizer(folder)
+    assert not mark.exists()
+
+
+def changed(folder, to, **values):
+    """A copy of a model's folder with other values in its configuration."""
+    copy = shutil.copytree(folder, to)
+    config = json.loads((copy / "config.json").read_text()) | values
+    (copy / "config.json").write_text(json.dumps(config))
+    return open_checkpoint(copy)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"hidden_size": "32"}, "cannot be loaded for causal: "),
+        ({"num_hidden_layers": 10**6}, r"its configuration has 1,000,000 layers, its weights \d+ tensors"),
+        ({"vocab_size": 10**12}, r"its configuration asks for [\d,]+ weights, and [\d,]+ are stored"),
+        ({"num_hidden_layers": 3}, "no causal language model: its checkpoint lacks 'model.layers.2"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "cannot be loaded for causal: "),
+        ({"rms_norm_eps": "x"}, "cannot be loaded for causal: |cannot run as its configuration says: "),
+        (
+            {"transformers_weights": "other.safetensors"},
+            "transformers_weights 'other.safetensors' names other weights; remove it",
+        ),
+    ],
+)
+def test_a_configuration_that_is_not_the_models_is_one_line(tiny_llama, tmp_path, values, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_model(changed(tiny_llama, tmp_path / "model", **values), "causal", (), seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_classifiers_body_is_whole_or_refused(tmp_path):
+    """transformers would give what is missing, or of another shape, random weights that nothing ever trains."""
+    saved(tmp_path / "bert", "bert")
+    with pytest.raises(InputError, match=r"its checkpoint lacks 'bert\.encoder\.layer\.2"):
+        load_model(changed(tmp_path / "bert", tmp_path / "deeper", num_hidden_layers=3), "classification", LABELS, seed=0)
+    with pytest.raises(InputError, match=r"'bert\.embeddings\.word_embeddings\.weight' has another shape in the checkpoint"):
+        load_model(changed(tmp_path / "bert", tmp_path / "wider", vocab_size=99), "classification", LABELS, seed=0)
+
+
+def test_an_adapter_in_the_models_folder_is_named(tiny_llama, tmp_path):
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="transformers would add this adapter to the model; move it out of the model's folder"):
+        load_model(open_checkpoint(folder), "causal", (), seed=0)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+def test_a_pipe_in_the_models_folder_is_not_waited_for(tiny_llama, tmp_path, name):
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(InputError, match=f"{name}: not a regular file"):
+        load_tokenizer(folder)

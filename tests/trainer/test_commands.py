@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -130,3 +131,44 @@ def test_show_prints_any_document_and_where_two_plans_differ(plan_command, here,
     assert Plan.load(here / "less.json").parameters == size
     assert re.search(r"1 x|1 x 2|2 x 1 +- +-2", plan_command("show", "uniform.json", "less.json").output)
     assert "give one" in plan_command("show", "uniform.json", "less.json", "--json", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("analyze", "own", "-o", "own/model.safetensors"),
+        ("analyze", "own", "-o", "own/config.json"),
+        ("analyze", "own", "-o", "a.json", "--csv", "a.json"),
+        ("analyze", "own", "-o", "a.json", "--keep-eigenvalues", "./a.json"),
+        ("analyze", "own", "-o", "link.json"),
+        ("probe", "own", "--data", "train.jsonl", "-o", "train.jsonl"),
+        ("allocate", "--spectra", "spectra.json", "--budget", "1%", "-o", "spectra.json"),
+        ("allocate", "--model", "own", "--strategy", "uniform", "--budget", "uniform.json", "-o", "uniform.json"),
+        ("export", "uniform.json", "--format", "yaml", "-o", "uniform.json"),
+        ("report", "uniform.json", "-o", "uniform.json"),
+    ],
+)
+def test_no_output_replaces_an_input_or_another_output(here, tmp_path, monkeypatch, plan_command, arguments):
+    shutil.copytree(here / "model", tmp_path / "own")
+    for name in ("train.jsonl", "spectra.json", "uniform.json"):
+        shutil.copy(here / name, tmp_path)
+    (tmp_path / "link.json").symlink_to("own/tokenizer.json")
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    message = plan_command(*arguments, code=1).stderr
+    assert "would replace" in message or "is also the file of" in message
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_the_models_own_folder_is_no_place_for_a_run(here, tmp_path, plan_command):
+    shutil.copytree(here / "model", tmp_path / "own")
+    arguments = ("uniform.json", "--model", tmp_path / "own", "--data", "train.jsonl", "--max-steps", 1, "-o", tmp_path / "own")
+    assert "the folder of the model itself; choose another for the run" in plan_command("train", *arguments, code=1).stderr
+    assert not (tmp_path / "own" / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize("name", ["plan[v2].json", "[/x].json", "a[bold].json"])
+def test_names_with_brackets_are_names(here, tmp_path, plan_command, name):
+    made = plan_command("allocate", "--model", "model", "--strategy", "uniform", "--budget", "rank 1", "-o", tmp_path / name)
+    assert name in "".join(made.stdout.split("\n"))
+    assert (tmp_path / name).is_file()

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from planner.modules.linear import add_to_weight
 from spectra import InputError
+from spectra.core.errors import first_line
+from spectra.core.files import require_place
 from trainer.adapters.config import load_config
 from trainer.adapters.reference_logits import TOLERANCE, disagreement, reference_logits
 from trainer.adapters.store import find_base, load_adapters
@@ -35,7 +36,7 @@ def merge(run: str | Path, output: str | Path, *, base: str | Path | None = None
         InputError: a mixture with a router, an output that exists, or logits that changed by more than rounding.
     """
     output = Path(output)
-    if output.exists():
+    if require_place(output).exists():
         raise InputError(f"{output}: already exists; choose another folder")
     # In single precision, whatever the run's was: folded into half precision, small updates would be lost.
     model = load_adapters(run, base)
@@ -50,8 +51,11 @@ def merge(run: str | Path, output: str | Path, *, base: str | Path | None = None
         model.save_pretrained(beside)
         load_tokenizer(find_base(load_config(run), base).location).save_pretrained(beside)
         beside.rename(output)
-    except (OSError, SafetensorError) as fault:
-        raise InputError(f"{output}: cannot write: {getattr(fault, 'strerror', None) or fault}") from None
+    except InputError:
+        raise
+    # transformers, tokenizers and safetensors each have errors of their own for a disk or a name that they cannot write to.
+    except Exception as fault:
+        raise InputError(f"{output}: cannot write: {getattr(fault, 'strerror', None) or first_line(fault)}") from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return output

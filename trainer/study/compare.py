@@ -16,10 +16,12 @@ from spectra.core.files import read_bytes, read_json, require_place, write_atomi
 from spectra.core.locks import held
 from spectra.core.progress import Progress, silent
 from spectra.report import ModelInfo
+from trainer.base_model import load_model
 from trainer.data.dataset import read_texts
 from trainer.data.split import split
 from trainer.evaluation.evaluate import prepare_task
 from trainer.evaluation.metrics import METRICS
+from trainer.layers.inject import locate
 from trainer.report import Evaluation
 from trainer.settings import TrainSettings
 from trainer.study.candidates import candidates_of
@@ -73,6 +75,8 @@ def compare(
     settings = settings or TrainSettings()
     if settings.learning_rate == "auto":
         raise InputError("`learning_rate` auto is for a single run; `rates` chooses one for every plan of a study")
+    if settings.shard:
+        raise InputError("`shard` splits the weights of one run among processes; the runs of a study are processes of their own")
     if settings.patience:
         raise InputError(
             f"`patience` {settings.patience}: the runs of a study watch no evaluation file, so none would stop early"
@@ -134,6 +138,10 @@ def _require_trainable(study: Study) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for file in files:
                 split(file, Path(folder))
+    made = run.config
+    model = load_model(study.checkpoint, made.task, made.labels, made.seed, made.pad_token_id, made.precision)
+    for plan in study.candidates.values():
+        locate(model, plan, made.mixture)
     for test in study.tests:
         prepare_task(Path(test), run.config, run.tokenizer, study.checkpoint, 0)
 
