@@ -5,15 +5,19 @@ beside what it is about, because the folder itself may not be there yet.
 """
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from spectra.core.errors import InputError
 from spectra.core.files import require_place
+
+_PARTIAL = re.compile(r"^\..+(?<!\.journal)\.[0-9]+$")  # a journal's number is its process's among several
 
 
 @contextmanager
@@ -40,12 +44,22 @@ def held(path: str | Path, doing: str) -> Iterator[None]:
     try:
         with suppress(OSError):  # a full disk: the lock holds without a name
             file.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        _remove_partial(real)
         yield
     finally:
         # Before it is let go: whoever waits then finds that the file has gone, and makes a new one.
         with suppress(OSError):
             file.unlink()
         lock.release()
+
+
+def _remove_partial(real: Path) -> None:
+    """Remove what a process that was killed was writing there (`write_atomic`): nobody else is writing now."""
+    inside = real.rglob(".*") if real.is_dir() else ()
+    for path in [*real.parent.glob(f".{escape(real.name)}.*"), *inside]:
+        if _PARTIAL.search(path.name) and path.is_file():
+            with suppress(OSError):
+                path.unlink()
 
 
 def _holder(file: Path) -> str:

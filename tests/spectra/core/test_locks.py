@@ -66,3 +66,14 @@ def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
     for name in ("file/run", "loop", "a" * 300):
         with pytest.raises(InputError, match="cannot write"), held(tmp_path / name, "works there"):
             pass
+
+
+def test_what_a_killed_process_was_writing_goes_and_a_journal_stays(tmp_path):
+    (tmp_path / "run" / "deep").mkdir(parents=True)
+    partial = [tmp_path / ".run.123", tmp_path / "run" / ".run.json.45", tmp_path / "run" / "deep" / ".plan.json.6"]
+    kept = [tmp_path / ".run.journal.0", tmp_path / ".other.json.7", tmp_path / "run" / ".hidden", tmp_path / "run" / "a.1"]
+    for path in (*partial, *kept):
+        path.touch()
+    with held(tmp_path / "run", "works there"):
+        assert not any(path.exists() for path in partial)
+        assert all(path.exists() for path in kept)
