@@ -30,6 +30,9 @@ CLASSES = {
     "study": StudyReport,
 }
 EXACT, TRAINED = 1e-6, 1e-2  # relative; of what is computed, and of what comes out of training
+# Fields that come out of training, and those of comparisons where two laws fit a few values alike: sums that nearly cancel, which
+# processors of different makers round to quite different numbers.
+OWN = {"loss_reduction": TRAINED, "ratio": 1e-3, "normalised_ratio": 0.3, "iid_p": 0.05}
 AFTER_TRAINING = ("run-", "grown-", "evaluation", "study")
 
 
@@ -38,7 +41,7 @@ def assert_alike(ours, golden, rel, where):
     if isinstance(golden, dict):
         assert ours.keys() == golden.keys(), where
         for key in golden.keys() - {"made_from", "version"}:  # hashes of other documents
-            assert_alike(ours[key], golden[key], rel, f"{where}.{key}")
+            assert_alike(ours[key], golden[key], max(rel, OWN.get(key, 0.0)), f"{where}.{key}")
     elif isinstance(golden, list):
         assert len(ours) == len(golden), where
         for number, (one, other) in enumerate(zip(ours, golden, strict=True)):

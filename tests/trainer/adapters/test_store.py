@@ -6,7 +6,7 @@ import shutil
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 
 from planner import Plan
 from spectra import InputError, open_checkpoint
@@ -87,7 +87,7 @@ def test_a_disk_that_gives_back_other_values_is_noticed(tiny_llama, llama_plan, 
     checkpoint = open_checkpoint(tiny_llama)
     config = config_for(checkpoint)
     model = moved(build(checkpoint, llama_plan, config))
-    monkeypatch.setattr(store, "load_file", lambda path: {name: tensor + 1 for name, tensor in load_file(path).items()})
+    monkeypatch.setattr(store, "load", lambda content: {name: tensor + 1 for name, tensor in load(content).items()})
     with pytest.raises(InputError, match="reading it back gives other values than were written; the disk is not to be trusted"):
         save_adapters(tmp_path / "run", model, llama_plan, config)
 
