@@ -30,8 +30,8 @@ class Watch:
             self.notes.append((process.memory_info().rss, process.num_fds(), (now - self.before) / EVERY))
             self.before = now
 
-    def assert_flat(self):
-        """The last quarter beside the second: by then everything is warm."""
+    def assert_flat(self, kept=0):
+        """The last quarter beside the second, when everything is warm; `kept` bytes of each piece of work may stay."""
         quarter = len(self.notes) // 4
         early, late = self.notes[quarter : 2 * quarter], self.notes[-quarter:]
         medians = [[statistics.median(part) for part in zip(*notes, strict=True)] for notes in (early, late)]
@@ -40,7 +40,7 @@ class Watch:
             f"memory {memory[0] / 2**20:.1f} -> {memory[1] / 2**20:.1f} MiB, handles {handles[0]:.0f} -> {handles[1]:.0f}, "
             f"{1e3 * seconds[0]:.2f} -> {1e3 * seconds[1]:.2f} ms each"
         )
-        assert memory[1] < 1.02 * memory[0]
+        assert memory[1] < 1.02 * memory[0] + kept * COUNT / 2
         assert handles[1] == handles[0]
 
 
@@ -61,4 +61,4 @@ def test_ten_thousand_matrices(tmp_path):
     watch = Watch()
     report = spectra.analyze(tmp_path, journal=tmp_path / ".journal", progress=watch)
     assert len(report.sites) == COUNT
-    watch.assert_flat()
+    watch.assert_flat(kept=8192)  # its entry in the report
