@@ -52,7 +52,12 @@ def read_json(path: str | Path, *, finite: bool = False) -> Any:
     try:
         text = read_bytes(path).decode("utf-8")
         hooks: dict[str, Any] = {"parse_constant": _refused, "parse_float": _float, "parse_int": _int} if finite else {}
-        return json.loads(text, **hooks)
+        found = json.loads(text, **hooks)
+        if finite and "\\ud" in text.lower():  # halves of characters, which JSON can say and no text can hold
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path}: a text holds half a character, {error.object[error.start]!r}; remove it") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except json.JSONDecodeError as error:

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from spectra import InputError
-from spectra.core.files import read_json, require_writable, write_atomic
+from spectra.core.files import read_json, require_apart, require_writable, write_atomic
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -70,3 +70,43 @@ def test_what_cannot_be_read_is_named_with_its_place(tmp_path, content, message)
 def test_json_is_read_as_it_stands(tmp_path):
     (tmp_path / "x.json").write_text('{"a": [1, null]}')
     assert read_json(tmp_path / "x.json") == {"a": [1, None]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": NaN}', "number NaN is not JSON; what is unknown is written as null"),
+        ('{"a": 1e400}', r"number 1e400 is not JSON"),
+        ('{"a": ' + "9" * 400 + "}", r"number 9{12}\.\.\. of 400 digits is too large"),
+        ('{"a": ' + "9" * 5000 + "}", r"number 9{12}\.\.\. of 5000 digits is too large"),
+        ('{"a": "\\ud800"}', r"a text holds half a character, '\\ud800'; remove it"),
+        ("[" * 100_000, "brackets are nested too deeply to be read|not JSON"),
+    ],
+)
+def test_documents_are_strict_json(tmp_path, text, message):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        read_json(tmp_path / "a.json", finite=True)
+    assert str(caught.value).startswith(str(tmp_path / "a.json"))
+    (tmp_path / "a.json").write_text('{"a": "\\ud83d\\ude00", "b": 1e308, "c": 9223372036854775807}')
+    assert read_json(tmp_path / "a.json", finite=True) == {"a": "😀", "b": 1e308, "c": 2**63 - 1}
+
+
+def test_what_other_programs_wrote_may_be_looser(tmp_path):
+    (tmp_path / "a.json").write_text('{"model_max_length": 1000000000000000019884624838656, "eps": Infinity}')
+    assert read_json(tmp_path / "a.json") == {"model_max_length": 1000000000000000019884624838656, "eps": float("inf")}
+    (tmp_path / "a.json").write_text('{"a": ' + "9" * 5000 + "}")
+    with pytest.raises(InputError, match="holds a whole number of thousands of digits"):
+        read_json(tmp_path / "a.json")
+
+
+def test_outputs_are_kept_apart_from_inputs_and_from_each_other(tmp_path):
+    (tmp_path / "in").write_text("read")
+    (tmp_path / "link").symlink_to("in")
+    (tmp_path / "twin").hardlink_to(tmp_path / "in")
+    require_apart({"output": tmp_path / "out", "csv": None}, [tmp_path / "in"])
+    for name in ("in", "link", "twin", "./in"):
+        with pytest.raises(InputError, match=r"`output` .*: would replace .*in, which is read"):
+            require_apart({"output": tmp_path / name}, [tmp_path / "in"])
+    with pytest.raises(InputError, match=r"`csv` .*: is also the file of `output`"):
+        require_apart({"output": tmp_path / "a", "csv": tmp_path / "b" / ".." / "a"}, [])
