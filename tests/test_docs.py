@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shlex
+from importlib.metadata import version
 from pathlib import Path
 
 import jsonschema
@@ -37,6 +38,7 @@ def script(name):
     return module
 
 
+@pytest.mark.skipif(version("pydantic") < "2.14", reason="older versions word a schema otherwise")
 def test_the_plan_format_is_that_of_the_code():
     made = script("plan_format")
     assert (DOCS / "reference/plan-format.md").read_text() == made.page(), "run: make pages"

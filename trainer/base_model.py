@@ -221,6 +221,8 @@ def _require_runs(model: Any, checkpoint: Checkpoint) -> None:
     training = model.training
     try:
         ids = torch.arange(8)[None] % int(model.config.get_text_config().vocab_size)
+        with torch.random.fork_rng(devices=[]):  # dropout draws, and a run's own draws are not to be moved
+            model.train()(input_ids=ids, attention_mask=torch.ones_like(ids))
         logits = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     except Exception as error:  # as above
         if "multiple of 16 bytes" in str(error):

@@ -27,4 +27,6 @@ def recompute(model: nn.Module) -> list[GradientCheckpointingLayer]:
     for layer in layers:
         layer.gradient_checkpointing = True
         layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+    if hasattr(model, "config"):
+        model.config.use_cache = False  # a layer computed again would find its own keys in the cache
     return layers

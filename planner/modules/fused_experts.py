@@ -78,7 +78,7 @@ def run_experts(module: Any, hidden: Tensor, index: Tensor, weights: Tensor, wat
         # The family's own function, because some do more than activate and multiply (gpt-oss clamps).
         inner = module._apply_gate(up) if module.has_gate else module.act_fn(up)
         out = watch(expert, "down_proj", token, inner, _project(module, expert, "down_proj", inner))
-        if module.has_post_expert_norm:
+        if getattr(module, "has_post_expert_norm", False):  # newer than the oldest transformers that we support
             out = module.post_expert_norm(out)
         # Routing weights may be of higher precision than the hidden states; transformers rounds at the same place.
         total = total.index_add(0, token, (out * weights[token, slot, None]).to(total.dtype))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
@@ -26,6 +26,10 @@ from spectra.core.files import read_bytes
 from spectra.core.methods import Method, OneOf
 from spectra.core.progress import Progress
 
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # which takes no parameter before click 8.4
 PIPED_WIDTH = 132  # characters of a line where nobody says how wide the terminal is
 _SETTING = re.compile(r"`(\w+)`")
 
@@ -109,7 +113,7 @@ def json_option(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of tables.")(command)
 
 
-class Name(click.ParamType[Any]):
+class Name(ParamType):
     """A name in a table, which is looked up when the option is: a method added at run time can be chosen at once."""
 
     name = "name"
@@ -129,7 +133,7 @@ class Name(click.ParamType[Any]):
         return value
 
 
-class NumberOrWord(click.ParamType[Any]):
+class NumberOrWord(ParamType):
     """A number, or one of a few words that stand in its place."""
 
     name = "number"

@@ -241,7 +241,7 @@ def experts_forward(module: Any, hidden: Tensor, index: Tensor, weights: Tensor)
         up = _projected(module, lora, up_tensor, x, expert_S, offsets)
         inner = module._apply_gate(up) if module.has_gate else module.act_fn(up)
         out = _projected(module, lora, "down_proj", inner, expert_S, offsets)
-    if module.has_post_expert_norm:
+    if getattr(module, "has_post_expert_norm", False):  # newer than the oldest transformers that we support
         out = module.post_expert_norm(out)
     out = out * weights.reshape(-1)[order, None]
     # Back to the tokens' order by a gather with the inverse permutation and a sum over k, as transformers does: index_add would
