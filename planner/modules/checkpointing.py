@@ -1,6 +1,7 @@
 """Gradient checkpointing without reentrance, for any transformers model and without its deprecated switches."""
 
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -27,6 +28,7 @@ def recompute(model: nn.Module) -> list[GradientCheckpointingLayer]:
     for layer in layers:
         layer.gradient_checkpointing = True
         layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
-    if hasattr(model, "config"):
-        model.config.use_cache = False  # a layer computed again would find its own keys in the cache
+    config: Any = getattr(model, "config", None)
+    if config is not None:
+        config.use_cache = False  # a layer computed again would find its own keys in the cache
     return layers
