@@ -30,9 +30,9 @@ CLASSES = {
     "study": StudyReport,
 }
 EXACT, TRAINED = 1e-6, 1e-2  # relative; of what is computed, and of what comes out of training
-# Fields that come out of training, and those of comparisons where two laws fit a few values alike: sums that nearly cancel, which
-# processors of different makers round to quite different numbers.
-OWN = {"loss_reduction": TRAINED, "ratio": 1e-2, "normalised_ratio": 2.0, "iid_p": 1.0}
+# Where two laws fit a few values alike their comparison is a sum that nearly cancels, which processors of different makers round
+# differently: by up to 0.2 of its standard deviation between an Intel and an AMD machine. A p-value moves by no more than that.
+CANCELLED = 0.25
 AFTER_TRAINING = ("run-", "grown-", "evaluation", "study")
 
 
@@ -41,13 +41,16 @@ def assert_alike(ours, golden, rel, where):
     if isinstance(golden, dict):
         assert ours.keys() == golden.keys(), where
         for key in golden.keys() - {"made_from", "version"}:  # hashes of other documents
-            assert_alike(ours[key], golden[key], max(rel, OWN.get(key, 0.0)), f"{where}.{key}")
+            own = TRAINED if key == "loss_reduction" else 0.0  # comes out of training, whatever document it is in
+            assert_alike(ours[key], golden[key], max(rel, own), f"{where}.{key}")
     elif isinstance(golden, list):
         assert len(ours) == len(golden), where
         for number, (one, other) in enumerate(zip(ours, golden, strict=True)):
             assert_alike(one, other, rel, f"{where}[{number}]")
     elif isinstance(golden, float):
-        assert math.isclose(ours, golden, rel_tol=rel, abs_tol=rel / 10), f"{where}: {ours} instead of {golden}"
+        field = where.rpartition(".")[2] if ".comparisons[" in where else ""
+        least = {"ratio": 1e-5, "normalised_ratio": CANCELLED, "iid_p": CANCELLED}.get(field, rel / 10)
+        assert math.isclose(ours, golden, rel_tol=rel, abs_tol=least), f"{where}: {ours} instead of {golden}"
     else:
         assert ours == golden, where
 

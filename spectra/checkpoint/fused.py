@@ -49,7 +49,9 @@ def grouped(heads: Heads) -> Parts:
 
 def codegen(heads: Heads) -> Parts:
     """CodeGen's four blocks, of the four machines that it was trained on: queries, values, keys of a quarter of the heads."""
-    part = heads.queries * heads.size // 4
+    part, odd = divmod(heads.queries * heads.size, 4)
+    if odd or heads.keys != heads.queries:
+        return {}
     starts = [block * 3 * part for block in range(4)]
     return {name: [(s + n * part, s + (n + 1) * part, 1) for s in starts] for name, n in (("q", 0), ("k", 2), ("v", 1))}
 

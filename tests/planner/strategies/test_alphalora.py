@@ -75,3 +75,29 @@ def test_without_spectra_there_is_no_rule():
 def test_other_exponents_are_refused(beta):
     with pytest.raises(InputError, match="strategy alphalora: beta: "):
         AllocationSettings.checked({"strategy": {"name": "alphalora", "settings": {"beta": beta}}}, "settings")
+
+
+def test_an_orthogonal_matrix_moves_no_plan(tmp_path):
+    """Its layer is planned by its other matrices, as if it were not there."""
+    import numpy as np
+    import torch
+    from safetensors.torch import save_file
+
+    import spectra
+    from planner import AllocationSettings, allocate
+
+    draws = np.random.default_rng(0)
+    tensors = {
+        f"layers.{layer}.{name}.weight": torch.from_numpy(0.1 * draws.standard_t(3, (64, 64))).float()
+        for layer in range(4)
+        for name in ("q_proj", "k_proj")
+    }
+    plans = []
+    for name in ("orthogonal", "constant"):  # the second was always a named failure
+        odd = torch.linalg.qr(torch.randn(64, 64))[0].contiguous() if name == "orthogonal" else torch.eye(64)
+        folder = tmp_path / name
+        folder.mkdir()
+        save_file(tensors | {"layers.2.q_proj.weight": odd}, folder / "model.safetensors")
+        settings = AllocationSettings(strategy="alphalora", expert_rank=4)
+        plans.append(allocate("16 experts", settings, spectra=spectra.analyze(folder)))
+    assert [site.ranks for site in plans[0].sites] == [site.ranks for site in plans[1].sites]

@@ -85,6 +85,7 @@ def test_codegen_keeps_four_blocks_of_queries_values_and_keys():
         ("qkv_proj", 36, 12, {"num_attention_heads": True}),
         ("qkv_proj", 36, 12, {"num_attention_heads": [4], "attn_config": 5}),
         ("query_key_value", 36, 12, {"model_type": "falcon", "num_attention_heads": 4, "hidden_size": 12}),
+        ("qkv_proj", 6, 2, {"model_type": "codegen", "n_head": 2, "n_embd": 2}),  # not four blocks
         ("dense", 36, 12, {"num_attention_heads": 4, "hidden_size": 12}),
         ("gate_up_proj", 7, 12, {}),
         ("in_proj_weight", 7, 12, {}),

@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
+import torch
 
+from spectra.estimators import ESTIMATORS
+from spectra.estimators.clauset import clauset
 from spectra.estimators.fits import FitStatus
 from spectra.estimators.tails import (
     above_noise,
@@ -85,3 +88,20 @@ def test_noise_is_relative_to_the_largest_eigenvalue_and_to_their_number():
     assert above_noise(x[1:]).tolist() == [4.1e-15, 1.0]
     assert above_noise(x).tolist() == [1.0]  # five eigenvalues: 5e-15
     assert above_noise(np.array([])).size == 0
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("size", [12, 64, 256])
+def test_an_orthogonal_matrix_has_no_exponent_however_it_was_rounded(dtype, size):
+    """Its alpha was 3 million, by the spread that rounding gives to equal eigenvalues."""
+    draws = torch.Generator().manual_seed(size)
+    W = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=draws))[0].to(getattr(torch, dtype)).double()
+    spectrum = torch.linalg.eigvalsh(W.T @ W).numpy()
+    for name, estimator in ESTIMATORS.items():
+        if not estimator.windowed:
+            assert np.isnan(estimator.fit(spectrum).alpha), name
+
+
+def test_twelve_nearly_equal_eigenvalues_have_no_exponent():
+    assert clauset(1 + 1e-6 * np.arange(12)).status is FitStatus.NEARLY_EQUAL
+    assert clauset(1 + 0.5 * np.arange(12)).alpha > 1

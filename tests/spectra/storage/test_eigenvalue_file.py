@@ -27,7 +27,7 @@ def test_kept_eigenvalues_cost_no_new_decomposition(minilm, spectra_report, tmp_
 def test_kept_eigenvalues_of_another_model_are_refused(minilm, tiny_llama, tmp_path):
     kept = tmp_path / "eigenvalues.safetensors"
     spectra.analyze(tiny_llama, eigenvalues=kept)
-    with pytest.raises(InputError, match="kept eigenvalues have weights"):
+    with pytest.raises(InputError, match=r"kept eigenvalues have weights"):
         spectra.analyze(minilm, eigenvalues=kept)
 
 
@@ -44,7 +44,7 @@ def test_other_weights_of_the_same_architecture_are_another_model(tiny_llama, tm
     spectra.analyze(tiny_llama, journal=tmp_path / "journal", eigenvalues=tmp_path / "kept")
     again = spectra.analyze(other, journal=tmp_path / "journal")
     assert again.to_json() == spectra.analyze(other).to_json()
-    with pytest.raises(InputError, match="kept eigenvalues have weights"):
+    with pytest.raises(InputError, match=r"kept eigenvalues have weights"):
         spectra.analyze(other, eigenvalues=tmp_path / "kept")
 
 
@@ -64,3 +64,16 @@ def test_an_unreadable_file_is_named(tiny_llama, tmp_path):
     (tmp_path / "kept").write_bytes(b"nothing")
     with pytest.raises(InputError, match="kept: not a readable safetensors file"):
         load_eigenvalues(tmp_path / "kept", open_checkpoint(tiny_llama), AnalysisSettings())
+
+
+def test_eigenvalues_of_weights_that_changed_anywhere_are_refused(tiny_llama, tmp_path):
+    """Also where neither the first nor the middle row of a tensor is touched."""
+    import shutil
+
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    save_eigenvalues(tmp_path / "kept", open_checkpoint(folder), AnalysisSettings(), {"a": np.ones(2)})
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-3] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=r"kept eigenvalues have weights .*; choose another file"):
+        load_eigenvalues(tmp_path / "kept", open_checkpoint(folder), AnalysisSettings())

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from spectra import InputError
 from tests.trainer.study.examples import QUICK, evaluation_of
 from trainer import Evaluation
 from trainer.run_folder import EVALUATION, WEIGHTS
@@ -90,6 +91,31 @@ def test_workers_find_what_one_process_finds(job, tmp_path):
     together = {found.folder: evaluation for found, evaluation in run_all(two, 2)}
     assert together.keys() == {found.folder for found in two}
     assert all(evaluation == alone[str(tmp_path / "alone")] for evaluation in together.values())
+
+
+def killed_once(job):
+    """A worker's work: the first to do it is killed by the kernel."""
+    mark = Path(job.folder)
+    if not mark.exists():
+        mark.mkdir(parents=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return evaluation_of(text={"loss": 1.0})
+
+
+def killed_always(job):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.training
+def test_a_study_outlives_a_killed_worker(job, monkeypatch, caplog):
+    monkeypatch.setattr("trainer.study.jobs._run", killed_once)
+    ((same, evaluation),) = run_all([job], 2)
+    assert same is job
+    assert evaluation.trained == {"loss": 1.0}
+    assert "a worker was killed, perhaps for want of memory; going on with 1 at a time" in caplog.text
+    monkeypatch.setattr("trainer.study.jobs._run", killed_always)
+    with pytest.raises(InputError, match="its process was killed, though it ran alone; is there memory for one run"):
+        list(run_all([job], 2))
 
 
 @pytest.mark.training

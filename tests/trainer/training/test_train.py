@@ -13,6 +13,7 @@ from tests.trainer.examples import SHORT as QUICK
 from tests.trainer.examples import kill_at, newest_checkpoint, uniform, write_rows
 from trainer import RunReport, TrainSettings, evaluate, load_adapters, train
 from trainer.layers.mixture import mixtures
+from trainer.limits import DivergedError
 from trainer.run_folder import BEST, CHECKPOINTS, PLAN, REPORT, WEIGHTS
 
 pytestmark = pytest.mark.training
@@ -371,4 +372,13 @@ def test_several_processes_cannot_search_for_a_rate(llama_plan, tiny_llama, sent
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="`learning_rate` auto is searched for by one process"):
         train(llama_plan, tiny_llama, sentences, tmp_path / "run", TrainSettings(learning_rate="auto"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e38])
+def test_weights_that_stop_being_finite_at_the_last_step_leave_nothing(tiny_llama, llama_plan, sentences, tmp_path, rate):
+    """No loss sees the last update."""
+    settings = SHORT.model_copy(update={"max_steps": 1, "warmup": 0.0, "learning_rate": rate})
+    with pytest.raises(DivergedError, match="lower the learning rate"):
+        train(llama_plan, tiny_llama, sentences, tmp_path / "run", settings)
     assert not (tmp_path / "run").exists()
