@@ -263,3 +263,34 @@ def test_a_gpu_without_the_kernel_is_told_and_gets_the_loop(monkeypatch):
     with pytest.warns(UserWarning, match="Tesla V100 has no grouped products: experts run one by one, slowly"):
         assert not _has_kernel(torch.device("cuda"))
     assert _has_kernel(torch.device("cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", models.MOE_FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gpu_agrees_with_the_cpu(family, dtype):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    found = []
+    hidden, index = torch.randn(37, 32), torch.stack([torch.randperm(4)[:2] for _ in range(37)])
+    shares = torch.rand(37, 2)
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        # On the CPU in double precision, of the very weights that the GPU holds.
+        experts = experts_of(make(family, dtype)).to(device, torch.float64 if device == "cpu" else dtype)
+        lora = ExpertLora(experts, {"gate_proj": [4, 0, 2, 3], "down_proj": [1, 5, 2, 3]}, lora_alpha=3.0)
+        torch.manual_seed(1)
+        for part, ranks in (("gate_proj", [4, 0, 2, 3]), ("down_proj", [1, 5, 2, 3])):
+            for expert, rank in enumerate(ranks):
+                for factor in (lora.A[part].data[expert, :rank], lora.B[part].data[expert, :, :rank]):
+                    factor.copy_((torch.randn(factor.shape) / 8).to(dtype))
+        adapt(experts, lora)
+        of = {"device": device, "dtype": experts.down_proj.dtype}
+        given = hidden.to(dtype).to(**of).requires_grad_()
+        y = experts(given, index.to(device), shares.to(dtype).to(**of))
+        y.double().square().sum().backward()
+        found.append([y, given.grad, *(factors[part].grad for factors in (lora.A, lora.B) for part in lora.A)])
+    for ours, theirs in zip(*found, strict=True):
+        # A tolerance of the whole tensor: rounding in bf16 is relative to what was added up.
+        error = torch.linalg.norm(theirs.cpu().double() - ours.double()) / torch.linalg.norm(ours.double())
+        assert error < (1e-4 if dtype == torch.float32 else 3e-2), float(error)

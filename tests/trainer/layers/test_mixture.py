@@ -206,3 +206,28 @@ def test_mixtures_compile_without_a_graph_break(router):
     x = torch.randn(4, 5, 16)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x) if router != "sira" else compiled.eval()(x), layer.eval()(x))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("top_k", [1, 2, 4])
+@pytest.mark.parametrize("router", ROUTERS)
+def test_the_gpu_agrees_with_the_cpu(router, top_k):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    torch.manual_seed(0)
+    base = nn.Linear(96, 80)
+    layer = MixtureLinear(base, (3, 0, 8, 5), top_k, settings=MixtureSettings(router=router))
+    nn.init.normal_(layer.B)
+    layer.eval()  # no expert dropout, whose draws differ between the devices
+    other = copy.deepcopy(layer).cuda()
+    x, weights = torch.randn(2, 33, 96), torch.randn(2, 33, 80)
+    found = []
+    for module, device in ((layer, "cpu"), (other, "cuda")):
+        given = x.to(device).detach().requires_grad_()
+        y = module(given)
+        (y * weights.to(device)).sum().backward()
+        found.append([y, given.grad, *(one.grad for one in (module.A, module.B, module.router))])
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(theirs.cpu(), ours, rtol=1e-4, atol=1e-4)
