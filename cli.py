@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from planner.commands import allocate, check, export
-from spectra import InputError
+from spectra import InputError, __version__
 from spectra.commands import analyze
 from spectra.core.errors import visible
 from spectra.core.log import LOG
@@ -66,7 +66,7 @@ class Cli(click.Group):
 @click.group(
     cls=Cli, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
 )
-@click.version_option(package_name="loraplan")
+@click.version_option(__version__)
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """Plan how many LoRA experts, of what ranks, each layer of a model gets; train exactly that; see whether it paid."""

@@ -43,14 +43,14 @@ def pefts(model: Any, plan: planner.Plan) -> Any:
     return peft.get_peft_model(model, config)
 
 
-def trainer_of(model: Any, options: argparse.Namespace, folder: str) -> transformers.Trainer:
+def trainer_of(model: Any, options: argparse.Namespace, folder: str, autocast: bool) -> transformers.Trainer:
     """The same Trainer for both."""
     ids = torch.randint(5, 4000, (64, options.length)).tolist()
     rows = datasets.Dataset.from_dict({"input_ids": ids, "labels": ids, "attention_mask": [[1] * options.length] * 64})
     arguments = transformers.TrainingArguments(
         output_dir=folder, max_steps=options.steps, per_device_train_batch_size=options.batch, report_to="none",
         disable_tqdm=True, save_strategy="no", logging_strategy="no", use_cpu=options.device == "cpu",
-        bf16=options.device == "cuda",
+        bf16=autocast,
         dataloader_pin_memory=False,
     )  # fmt: skip
     made = transformers.Trainer(model=model, args=arguments, train_dataset=rows)
@@ -92,7 +92,8 @@ def main() -> None:
                 from planner.modules.checkpointing import recompute
 
                 recompute(model)
-            made[name] = trainer_of(model, options, str(Path(folder) / name))
+            # Ours needs no autocast: adapters compute in the precision of the base.
+            made[name] = trainer_of(model, options, str(Path(folder) / name), options.device == "cuda" and name == "peft")
             seconds(made[name])
         for _ in range(options.rounds):
             times = {name: seconds(one) for name, one in made.items()}

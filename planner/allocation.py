@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from planner.solver.options import ExpertSplit, expert_split, option_sets
 from planner.solver.problem import Problem
 from planner.strategies import STRATEGIES, Demand
 from planner.strategies.demand import utility
-from spectra import Checkpoint, InputError, SpectraReport
+from spectra import Checkpoint, InputError, SpectraReport, __version__
 
 Ranks = list[tuple[int, ...]]  # of every site, one number per expert
 MATCHED = 1e-9  # relative, against rounding
@@ -220,7 +219,7 @@ def _plan(problem: Problem, ranks: Sequence[tuple[int, ...]], made_from: tuple[S
         model=evidence.model,
         strategy=settings.strategy.name,
         settings=settings,
-        version=version("loraplan"),
+        version=__version__,
         made_from=made_from,
         budget=Budget(request=limit.request, unit=limit.unit, limit=limit.amount, spent=spent, parameters=parameters),
         optimum=_optimum(problem, solution),

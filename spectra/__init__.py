@@ -8,6 +8,8 @@ from spectra.report import SpectraReport
 from spectra.settings import AnalysisSettings
 from spectra.storage.csv_table import load_spectra
 
+__version__ = "0.1.0"  # the only place; a checkout that nobody installed knows it too
+
 __all__ = [
     "ESTIMATORS",
     "AnalysisSettings",

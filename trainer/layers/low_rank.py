@@ -39,8 +39,8 @@ class AdaptedLinear(torch.autograd.Function):
     ) -> Tensor:
         """Return (T, d_out)."""
         ctx.whole = seen_TI is None
-        scaled_TR = _keep(ctx, x_TI if seen_TI is None else seen_TI, A_RI, B_OR, columns, W_OI)
         B_OR = B_OR.to(x_TI.dtype)
+        scaled_TR = _keep(ctx, x_TI if seen_TI is None else seen_TI, A_RI, B_OR, columns, W_OI)
         if x_TI.itemsize < 4:
             y_TO = (scaled_TR @ B_OR.T).addmm_(x_TI, W_OI.T)
             return y_TO if bias_O is None else y_TO.add_(bias_O)
@@ -64,8 +64,9 @@ class LowRankUpdate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y_TO: Tensor, x_TI: Tensor, A_RI: Tensor, B_OR: Tensor, columns: Tensor) -> Tensor:
         """Return (T, d_out)."""
+        B_OR = B_OR.to(y_TO.dtype)
         scaled_TR = _keep(ctx, x_TI.to(y_TO.dtype), A_RI, B_OR, columns)
-        return torch.addmm(y_TO, scaled_TR, B_OR.to(y_TO.dtype).T)
+        return torch.addmm(y_TO, scaled_TR, B_OR.T)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
