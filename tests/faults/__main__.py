@@ -49,12 +49,9 @@ def main():
     if asked.number is not None:
         todo = [(seed, asked.number) for seed in seeds]
     print(f"{len(todo)} cases in {folder}", flush=True)
-    workers = [os.fork() for _ in range(asked.processes - 1)]
-    mine = workers.index(0) + 1 if 0 in workers else 0
-    if mine:
-        workers = []
+    mine = next((number for number in range(1, asked.processes) if os.fork() == 0), 0)  # a child stops here and forks no more
     failures, counts = _run(todo[mine :: asked.processes], asked.only, folder, mine)
-    for _ in workers:
+    for _ in range(0 if mine else asked.processes - 1):
         failures += os.waitstatus_to_exitcode(os.wait()[1])
     if mine:
         os._exit(min(failures, 100))
