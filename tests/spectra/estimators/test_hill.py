@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from spectra.estimators.fits import FitStatus
 from spectra.estimators.hill import hill
+from spectra.estimators.tails import LEAST_SPREAD
 from tests.reference.hill import reference_median
 from tests.spectra.examples import rank_deficient, spectrum
 
@@ -13,6 +14,9 @@ from tests.spectra.examples import rank_deficient, spectrum
 @given(st.integers(4, 80), st.integers(4, 80), st.integers(0, 999))
 def test_hill_equals_the_published_formula(n, m, seed):
     x = spectrum(n, m, seed)
+    if np.log(x.max() / np.sort(x)[len(x) // 2]) < LEAST_SPREAD:  # two values that happen to lie side by side
+        assert hill(x).status is FitStatus.NEARLY_EQUAL
+        return
     assert hill(x).alpha == pytest.approx(reference_median(x), rel=1e-10)
 
 

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from spectra.estimators.fits import FitStatus
 from spectra.estimators.peak import peak, peak_meant
+from spectra.estimators.tails import LEAST_SPREAD
 from tests.reference.hill import reference_peak
 from tests.spectra.examples import rank_deficient, spectrum
 
@@ -16,6 +17,8 @@ def test_peak_equals_the_published_formula(n, m, seed, meant):
     reference, ours = reference_peak(x, meant), peak(x, meant)
     if reference is None:
         assert ours.status is FitStatus.EMPTY_WINDOW
+    elif ours.status is FitStatus.NEARLY_EQUAL:
+        assert reference > 1 + 1 / LEAST_SPREAD  # values that happen to lie side by side
     else:
         assert ours.alpha == pytest.approx(reference, rel=1e-9)
 

@@ -27,7 +27,9 @@ def test_no_module_and_no_text_stands_in_both_files(corpus):
 
 def test_every_chapter_is_in_both_files(corpus):
     train, test = (rows(path) for path in corpus)
-    assert {row["label"] for row in train} == {row["label"] for row in test} == set(demo.CHAPTERS)
+    there = {chapter for chapter, names in demo.CHAPTERS.items() if any(any(docstrings.sources(name)) for name in names.split())}
+    assert len(there) >= len(demo.CHAPTERS) - 1  # a distribution may leave tkinter out
+    assert {row["label"] for row in train} == {row["label"] for row in test} == there
     assert len(train) > 2000
     assert 0.15 < len(test) / (len(train) + len(test)) < 0.4
 
