@@ -3,16 +3,19 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 
 import numpy as np
 
 from planner.evidence.evidence import Evidence, gather
+from planner.modules.chosen import chosen_modules
 from planner.notes import notes
 from planner.plan import Budget, Optimum, Plan, PlannedSite, Source
 from planner.sensitivity.report import SensitivityReport
 from planner.settings import AllocationSettings
 from planner.solver.apportion import largest_remainder, released_rounding
 from planner.solver.budget import BudgetLimit, parse_budget
+from planner.solver.grown import grown_ranks
 from planner.solver.knapsack import Solution, reaches, solve
 from planner.solver.options import ExpertSplit, expert_split, option_sets
 from planner.solver.problem import Problem
@@ -21,6 +24,7 @@ from planner.strategies.demand import utility
 from spectra import Checkpoint, InputError, SpectraReport, __version__
 
 Ranks = list[tuple[int, ...]]  # of every site, one number per expert
+NUMBERS = ("expert_rank", "max_experts", "min_rank", "max_rank", "rank_multiple", "granularity")  # of ranks and experts
 MATCHED = 1e-9  # relative, against rounding
 
 
@@ -60,6 +64,7 @@ def allocate(
         [1, 2]
     """
     settings = settings or AllocationSettings()
+    settings = _with_estimator(settings, spectra)
     evidence = gather(spectra, sensitivity, model, estimator=settings.estimator, statistic=settings.statistic)
     problem = _problem(budget, evidence, settings)
     split = expert_split(problem)
@@ -72,16 +77,60 @@ def allocate(
     return _plan(replace(problem, settings=settings.model_copy(update=used)), ranks, made_from, solution)
 
 
+def _with_estimator(settings: AllocationSettings, spectra: SpectraReport | None) -> AllocationSettings:
+    """The settings, with the estimator that the strategy's authors use where none was asked for."""
+    name = settings.strategy.name
+    published = getattr(settings.strategy.settings, "published_estimator", None)
+    if published is None or settings.estimator is not None or spectra is None or spectra.settings is None:
+        return settings  # a table of alphas knows one only
+    if any(published not in site.fits for site in spectra.sites):
+        known = ", ".join(spectra.sites[0].fits)
+        raise InputError(
+            f"strategy {name!r} takes alphas by {published!r}, as its authors do; the report holds {known}: run plan analyze"
+            f" with `precision` exact again, or choose another `estimator`"
+        )
+    return settings.model_copy(update={"estimator": published})
+
+
+def _demand(evidence: Evidence, settings: AllocationSettings, asked: Sequence[bool]) -> Demand:
+    """What the strategy wants of the modules that were asked for, and nothing of the others."""
+    strategy = settings.strategy
+    part = replace(evidence, sites=tuple(compress(evidence.sites, asked)))
+    demand = STRATEGIES[strategy.name].run(part, strategy.settings)
+    weights, experts = iter(demand.weights), iter(demand.experts or ())
+    return replace(
+        demand,
+        weights=tuple(next(weights) if one else 0.0 for one in asked),
+        experts=demand.experts and tuple(next(experts) if one else 0 for one in asked),
+    )
+
+
+def _require_effect(settings: AllocationSettings, demand: Demand) -> None:
+    """Refuse settings that change nothing about what this strategy does."""
+    given = {name for name in NUMBERS if getattr(settings, name) != AllocationSettings.model_fields[name].default}
+    name = settings.strategy.name
+    if demand.growth is not None and (idle := sorted(given)):
+        raise InputError(
+            f"`{idle[0]}` has no effect on strategy {name!r}, whose ranks are grown; see `growth_start`, `growth_most`"
+        )
+    counted = demand.experts is not None or demand.released_rounding
+    if counted and (idle := sorted(given & {"max_experts", "min_rank", "max_rank", "rank_multiple", "granularity"})):
+        raise InputError(f"`{idle[0]}` has no effect with `parity`, which takes the counts of experts as released")
+
+
 def _problem(budget: str, evidence: Evidence, settings: AllocationSettings) -> Problem:
     """Ask the strategy, read the budget, and refuse what cannot go together."""
     strategy = settings.strategy
-    demand = STRATEGIES[strategy.name].run(evidence, strategy.settings)
-    demand = _upper(demand, evidence, settings.depth)
+    asked = [True] * len(evidence.sites)
+    if settings.modules is not None:
+        asked = chosen_modules([site.name for site in evidence.sites], settings.modules)
+    demand = _upper(_demand(evidence, settings, asked), evidence, settings.depth)
+    _require_effect(settings, demand)
     if not all(map(math.isfinite, demand.weights)):
         raise InputError(f"strategy {strategy.name!r} finds weights that are not finite; a value of the reports is too large")
     if not any(demand.weights):
         raise InputError(f"strategy {strategy.name!r} wants nothing at any site of {evidence.model.name}")
-    problem = Problem(evidence=evidence, demand=demand, limit=_limit(budget, evidence), settings=settings)
+    problem = Problem(evidence=evidence, demand=demand, limit=_limit(budget, evidence, asked), settings=settings)
     if problem.limit.match_rank:
         problem = problem.within(_least_matching(problem))
     counted = demand.experts is not None or problem.limit.unit == "experts"
@@ -93,10 +142,11 @@ def _problem(budget: str, evidence: Evidence, settings: AllocationSettings) -> P
     return problem
 
 
-def _limit(budget: str, evidence: Evidence) -> BudgetLimit:
+def _limit(budget: str, evidence: Evidence, asked: Sequence[bool]) -> BudgetLimit:
     if budget.endswith(".json"):
         return BudgetLimit(request=f"size of {budget}", unit="parameters", amount=Plan.load(budget).parameters)
-    return parse_budget(budget, parameters=evidence.model.parameters, rank_cost=sum(site.rank_cost for site in evidence.sites))
+    cost = sum(site.rank_cost for site in compress(evidence.sites, asked))
+    return parse_budget(budget, parameters=evidence.model.parameters, rank_cost=cost)
 
 
 def _upper(demand: Demand, evidence: Evidence, depth: float) -> Demand:
@@ -111,6 +161,8 @@ def _answer(problem: Problem, split: ExpertSplit) -> tuple[Ranks, Solution | Non
     """Ranks of every site: as many experts as a released method prescribes, a shared number of them, or what the solver finds."""
     if problem.demand.experts is not None:
         return [(split.expert_rank,) * count for count in problem.demand.experts], None
+    if problem.demand.growth is not None:
+        return [(rank,) if rank else () for rank in grown_ranks(problem, problem.demand.growth)], None
     if problem.limit.unit == "experts":
         return _count_experts(problem, split), None
     return _spend_parameters(problem, split)
@@ -141,9 +193,9 @@ def _least_matching(problem: Problem) -> int:
         InputError: literal counts, which know no objective, or limits on ranks that keep any plan below it.
     """
     limit = problem.limit
-    if problem.demand.experts is not None:
+    if problem.demand.experts is not None or problem.demand.growth is not None:
         raise InputError(
-            f"budget {limit.request!r} compares plans by their objective, which prescribed counts of experts have not"
+            f"budget {limit.request!r} compares plans by their objective, and {problem.settings.strategy.name!r} has none here"
         )
     prices = np.array([site.rank_cost for site in problem.evidence.sites])
     uniform = float(utility(problem.utility, np.array([1.0 * limit.match_rank]))[-1])

@@ -103,7 +103,23 @@ def _follows_trial_run(now: Situation) -> bool:
     return now.strategy == "combined" and bool(now.trial_runs)
 
 
+def _published(now: Situation) -> str | None:
+    """The estimator whose alphas the strategy's authors take."""
+    found: str | None = getattr(now.problem.settings.strategy.settings, "published_estimator", None)
+    return found
+
+
+def _estimator(now: Situation) -> str:
+    used = now.problem.settings.estimator
+    return f"by {used!r}" if used else "from a table, by an estimator that is not known"
+
+
 RULES = (
+    Rule(
+        about="another estimator",
+        applies=lambda now: _published(now) not in (None, now.problem.settings.estimator),
+        says=lambda now: f"Alphas are {_estimator(now)}; the authors of {now.strategy!r} take those by {_published(now)!r}.",
+    ),
     Rule(
         about="uniform after rounding",
         applies=lambda now: now.strategy != "uniform" and now.uniform,

@@ -76,7 +76,7 @@ class Optimum(Value):
     No allocation within the budget can exceed `bound`.
     """
 
-    utility: Literal["log", "log1p", "power"]
+    utility: Literal["log", "log1p"]
     objective: float
     bound: float
     gap: float

@@ -32,9 +32,11 @@ class AllocationSettings(Value):
     """Number of which every expert's rank is a multiple; 8 suits grouped kernels."""
     depth: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the layers, counted from the output, that may get adapters. A training step needs no backward pass below them."""
+    modules: str | None = None
+    """Modules that may get adapters, separated by commas: names as PEFT's target_modules takes them, `attention`, `mlp`, or patterns of the whole name. A rank as budget counts these alone. Default: all linear modules of the layers."""  # noqa: E501
     granularity: Granularity | None = None
     """Modules that share one answer: all (model), those of a layer, of a projection type, of a base expert, or each for itself (module). Default: the strategy's own."""  # noqa: E501
     estimator: str | None = None
-    """Estimator whose alphas to use, among those in the spectra report. Default: the one that the report was made with."""
+    """Estimator whose alphas to use, among those in the spectra report. Default: peak for `alphalora`, as its authors do; else the one that the report was made with."""  # noqa: E501
     statistic: Statistic = "squared-gradient"
     """Gradient statistic that counts as sensitivity."""

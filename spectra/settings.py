@@ -13,9 +13,9 @@ class AnalysisSettings(Value):
     """Settings of an analysis. On one machine and device the same settings on the same checkpoint give the same bytes."""
 
     estimator: Annotated[str, OneOf(ESTIMATORS, "estimator")] = "clauset"
-    """Estimator whose exponent a site reports as its alpha. The report holds those of clauset and hill in any case."""
+    """Estimator whose exponent a site reports as its alpha. The report holds those of clauset, hill and peak in any case."""
     precision: Literal["exact", "guarded"] = "exact"
-    """Precision of the eigenvalues. `exact`: float64. `guarded`: float32 where the fit provably does not change (clauset and hill), float64 elsewhere."""  # noqa: E501
+    """Precision of the eigenvalues. `exact`: float64. `guarded`: float32 where the fit provably does not change (clauset and hill, and no other fit is then kept), float64 elsewhere."""  # noqa: E501
     bootstrap: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Number of resamples for an interval of alpha; 0 for none."""
     subsamples: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -40,7 +40,9 @@ def analyse_matrix(
         The report's entry, and the eigenvalues.
     """
     spectrum, fits = (known, None) if known is not None else _decompose(matrix, settings, device)
-    fits = fits or _fits(spectrum)  # a guarded decomposition has fitted already, to see whether it was enough
+    fits = fits or _fits(
+        spectrum, guarded=_is_guarded(settings)
+    )  # a guarded decomposition has fitted already, to see whether it was enough
     # Any other estimator is computed only if asked for: windows, for one, need the matrix's values again.
     if settings.estimator not in fits:
         estimator = ESTIMATORS[settings.estimator]
@@ -61,19 +63,25 @@ def analyse_matrix(
     return site, spectrum
 
 
-def _fits(spectrum: Floats) -> dict[str, TailFit]:
-    return {name: estimator.fit(spectrum) for name, estimator in ESTIMATORS.items() if estimator.always}
+def _fits(spectrum: Floats, *, guarded: bool = False) -> dict[str, TailFit]:
+    """The fits that every report holds; of a guarded analysis only those that the guard vouches for."""
+    rows = ESTIMATORS.items()
+    return {name: row.fit(spectrum) for name, row in rows if row.always and (row.guarded or not guarded)}
 
 
 def _decompose(matrix: Matrix, settings: AnalysisSettings, device: str) -> tuple[Floats, dict[str, TailFit] | None]:
-    # The guard looks at the x_min of the fits of `always`, so it vouches for no other estimator, nor for a convolution's pooled
-    # pieces.
-    if settings.precision == "guarded" and ESTIMATORS[settings.estimator].always and not matrix.kernel:
+    # A convolution's pooled pieces are no spectrum that the guard could vouch for.
+    if _is_guarded(settings) and not matrix.kernel:
         spectrum = spectrum_of(matrix, single=True, device=device)
-        fits = _fits(spectrum)
+        fits = _fits(spectrum, guarded=True)
         if all(fit.x_min > GUARD * spectrum[-1] for fit in fits.values()):  # false for a failed fit, whose x_min is NaN
             return spectrum, fits
     return spectrum_of(matrix, device=device), None
+
+
+def _is_guarded(settings: AnalysisSettings) -> bool:
+    """Whether single precision may do: the guard looks at the x_min of the fits, so it vouches for no other estimator."""
+    return settings.precision == "guarded" and ESTIMATORS[settings.estimator].guarded
 
 
 def _basis(matrix: Matrix, spectrum: Floats, estimator: Estimator) -> Floats:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from planner.strategies.growth import GrowthRule
 from spectra.core.documents import Value
 from spectra.core.errors import InputError
 from spectra.core.methods import Choice, OneOf
@@ -12,6 +13,7 @@ from trainer.routers import ROUTERS
 
 Task = Literal["classification", "causal"]
 """The task of a run: to predict labels, or text."""
+GradientForm = Literal["paper", "released", "absolute"]
 LossOn = Literal["completion", "all"]
 Exact = Literal["fp32", "bf16"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -35,7 +37,22 @@ class MixtureSettings(Value):
     """Scale of the adapters: an expert is multiplied by alpha sqrt(mean rank of the plan's experts) / its own rank."""
 
 
-class TrainSettings(MixtureSettings):
+class GrowthSettings(GrowthRule):
+    """Whether and how ranks grow during training."""
+
+    grow: bool = False
+    """Let experts start with little rank and earn the rest (DR-LoRA)."""
+    growth_every: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Steps between two events of growth; 0 spreads `growth_events` evenly over the run after its warm-up."""
+    growth_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the moving averages of routing and gradients."""
+    growth_reset: bool = False
+    """Start both averages over after each event, as the released code does."""
+    saliency: GradientForm = "paper"
+    """How `grow` combines the gradients of A and B: `paper` multiplies |sum A dA| and |sum B dB|, `released` adds them, `absolute` multiplies the sums of absolute values."""  # noqa: E501
+
+
+class TrainSettings(GrowthSettings, MixtureSettings):
     """How to train. Defaults suit adapters on a small encoder; the learning rate is the one to tune first."""
 
     epochs: Annotated[float, Field(gt=0, le=100_000)] = 3.0
@@ -70,10 +87,6 @@ class TrainSettings(MixtureSettings):
     """Number of times that the evaluation file is scored during a run."""
     patience: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Stop after this many evaluations without a better loss; 0 means never."""
-    grow: bool = False
-    """Let experts start with half of their mean rank and earn the rest (DR-LoRA)."""
-    saliency: Literal["paper", "released"] = "paper"
-    """How `grow` combines the gradient terms of A and B: multiplied, as published, or added, as the released code does."""
     report_to: Literal["none", "tensorboard", "wandb"] = "none"
     """Tool that the training curve is also logged to."""
     precision: Precision = "auto"

@@ -52,6 +52,15 @@ def site_cost(shape: tuple[int, int], ranks: Sequence[int]) -> int:
     return sum(ranks) * (d_in + d_out) + router
 
 
+def widest_rank(shape: tuple[int, int]) -> int:
+    """The largest rank of a LoRA that has no more parameters than the matrix that it adapts; at least 1.
+
+    Args:
+        shape: (d_out, d_in) of the frozen weight.
+    """
+    return max(1, shape[0] * shape[1] // sum(shape))
+
+
 def parse_budget(text: str, *, parameters: int, rank_cost: int) -> BudgetLimit:
     """Read a budget.
 

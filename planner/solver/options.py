@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.evidence.evidence import SiteEvidence
+from planner.solver.budget import widest_rank
 from planner.solver.knapsack import ItemTable, OptionSet
 from planner.solver.problem import Problem
 from planner.strategies.demand import utility
@@ -62,8 +63,8 @@ def expert_split(problem: Problem) -> ExpertSplit:
     settings, rank = problem.settings, problem.settings.expert_rank
     if rank is None:
         rank = max(_default_rank(problem), settings.rank_multiple)
-    if rank > (side := min(min(site.shape) for site in problem.evidence.sites)):
-        raise InputError(f"`expert_rank` {rank} exceeds the smallest side of a site, {side}")
+    if rank > (widest := min(widest_rank(site.shape) for site in problem.wanted)):
+        raise InputError(f"`expert_rank` {rank} gives a LoRA more parameters than the smallest matrix has; at most {widest} fits")
     if rank % settings.rank_multiple:
         raise InputError(f"`expert_rank` {rank} is no multiple of `rank_multiple` {settings.rank_multiple}")
     # Whoever gives an expert's rank, or a budget in experts, has asked for mixtures.
@@ -75,7 +76,7 @@ def expert_split(problem: Problem) -> ExpertSplit:
 def _default_rank(problem: Problem) -> int:
     if problem.limit.unit == "experts" or problem.demand.experts is not None:
         return DEFAULT_EXPERT_RANK
-    half = int(problem.mean_rank / 2)
+    half = min(int(problem.mean_rank / 2), *(widest_rank(site.shape) for site in problem.wanted))
     return min(DEFAULT_EXPERT_RANK, 1 << max(0, half.bit_length() - 1))  # the largest power of two within the half
 
 
@@ -113,8 +114,8 @@ def _item_table(problem: Problem, sites: Sequence[SiteEvidence], split: ExpertSp
     if problem.utility == "log":
         least = max(least, multiple)  # the logarithm wants everyone to have something
     most = problem.settings.max_rank or max(least, int(CEILING * problem.mean_rank) + multiple)
-    # A LoRA is at most as wide as the smaller side, and a routed expert gets only one. A group may hold both kinds.
-    most = min(most, *(min(site.shape) * (1 if site.expert is not None else split.max_experts) for site in sites))
+    # No LoRA is larger than its matrix, and a routed expert gets only one. A group may hold both kinds.
+    most = min(most, *(widest_rank(site.shape) * (1 if site.expert is not None else split.max_experts) for site in sites))
     totals = list(range(least, most + 1, multiple))
     if not totals:
         raise InputError(

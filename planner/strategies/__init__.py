@@ -8,7 +8,8 @@ from planner.strategies.alphalora import AlphaLoraSettings, alphalora
 from planner.strategies.combined import combined
 from planner.strategies.demand import Demand
 from planner.strategies.dr_lora import dr_lora
-from planner.strategies.hot_experts import hot_experts
+from planner.strategies.growth import GrowthRule
+from planner.strategies.hot_experts import HotExpertsSettings, hot_experts
 from planner.strategies.lora_smoe import LoraSmoeSettings, lora_smoe
 from planner.strategies.mola import MolaSettings, mola
 from planner.strategies.random import RandomSettings, random
@@ -26,8 +27,8 @@ STRATEGIES: dict[str, Method[Strategy]] = {
     "alphalora": Method(alphalora, AlphaLoraSettings),
     "lora-smoe": Method(lora_smoe, LoraSmoeSettings),
     "sensitivity": Method(sensitivity),
-    "dr-lora": Method(dr_lora),
-    "hot-experts": Method(hot_experts),
+    "dr-lora": Method(dr_lora, GrowthRule),
+    "hot-experts": Method(hot_experts, HotExpertsSettings),
     "combined": Method(combined),
 }
 

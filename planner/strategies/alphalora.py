@@ -4,7 +4,7 @@ A larger alpha means a lighter tail, a less well trained layer, and more experts
 utility log(x) with weights alpha^beta, which is how it fits a budget of parameters.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from spectra.core.documents import Value
 class AlphaLoraSettings(Value):
     """The rule's own settings."""
 
+    published_estimator: ClassVar[str] = "peak"  # whose alphas the released code takes
     beta: Annotated[float, Field(gt=0, le=100)] = 2.5
     """Exponent of alpha. A larger one favours the layers with large alphas more."""
     parity: bool = False

@@ -6,10 +6,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.strategies.growth import GrowthRule
+
 Floats = NDArray[np.float64]
-Utility = Literal["log", "log1p", "power"]
+Utility = Literal["log", "log1p"]
 Granularity = Literal["model", "layer", "projection", "expert", "module"]
-GAMMA = 1.2  # DR-LoRA's penalty exponent, hard-coded in its release
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,8 @@ class Demand:
     """Whether a module gets one LoRA where the user asks for no experts."""
     experts: tuple[int, ...] | None = None
     """Number of LoRA experts per site, where a released method prescribes it; the solver is then not asked."""
+    growth: GrowthRule | None = None
+    """Ranks as growth by this rule would end; the solver is then not asked, and every expert has the same mean rank."""
     released_rounding: bool = False
     """Experts by AlphaLoRA's released rounding instead of the largest remainder."""
 
@@ -40,17 +43,10 @@ def utility(name: Utility, ranks: Floats) -> Floats:
     """Utility of a total rank, per unit of weight.
 
     Args:
-        name: `log`: capacity in proportion to weight. `log1p`: the same, but saturating from the first rank on. `power`:
-            sum_{k<=r} k^-gamma, whose marginal gain (r+1)^-gamma is DR-LoRA's saliency for f g = 1.
-        ranks: total ranks, any shape; at least 1 for `log`, whole numbers for `power`.
+        name: `log`: capacity in proportion to weight. `log1p`: the same, but saturating from the first rank on.
+        ranks: total ranks, any shape; at least 1 for `log`.
 
     Returns:
         The same shape, strictly increasing in rank and concave.
     """
-    if name == "log":
-        return np.log(ranks)
-    if name == "log1p":
-        return np.log1p(ranks)
-    total = np.cumsum(np.arange(1, int(ranks.max()) + 1, dtype=np.float64) ** -GAMMA)  # at k - 1: what k ranks are worth
-    found: Floats = np.append(0.0, total)[ranks.astype(int)]
-    return found
+    return np.log(ranks) if name == "log" else np.log1p(ranks)

@@ -1,7 +1,8 @@
 """`dr-lora`: per-expert ranks by routing demand and gradient importance (DR-LoRA, arXiv 2601.04823), planned instead of grown.
 
-Training grows the expert with the largest saliency S = f g / (r+1)^gamma, again and again. With f and g fixed that is the greedy
-maximisation of f g times the concave utility sum_{k<=r} k^-gamma, so the ranks it would converge to are this plan.
+Training grows the experts with the largest saliency S = f g / (r+1)^gamma, event by event (planner/strategies/growth.py). This
+plan is where that would end if f and g stood still at what `plan probe` measured: every layer's experts have the same mean rank,
+start with half of it and reach at most twice of it.
 """
 
 import numpy as np
@@ -9,14 +10,14 @@ from numpy.typing import NDArray
 
 from planner.evidence.evidence import Evidence
 from planner.strategies.demand import Demand
+from planner.strategies.growth import GrowthRule
 from spectra.checkpoint.names import live_name
-from spectra.core.methods import NoSettings
 
 Floats = NDArray[np.float64]
 ADAPTED = ("up_proj", "down_proj")  # the published setting leaves gates alone
 
 
-def dr_lora(evidence: Evidence, settings: NoSettings) -> Demand:
+def dr_lora(evidence: Evidence, settings: GrowthRule) -> Demand:
     """Weights f g, each normalised within the layer.
 
     In a mixture-of-experts model: f is the expert's share of tokens, g its sensitivity averaged over its adapted projections,
@@ -41,7 +42,7 @@ def dr_lora(evidence: Evidence, settings: NoSettings) -> Demand:
         if chosen.size:
             importance = _by_expert(evidence, chosen, gradient[chosen]) if routed else gradient[chosen]
             weights[chosen] = _share(demand[chosen]) * _share(importance)
-    return Demand(weights=tuple(weights.tolist()), granularity="expert" if routed else "module", utility="power")
+    return Demand(weights=tuple(weights.tolist()), granularity="expert" if routed else "module", growth=settings)
 
 
 def _by_expert(evidence: Evidence, chosen: NDArray[np.intp], gradient: Floats) -> Floats:

@@ -5,16 +5,24 @@ arXiv 2603.24044; HELLoRA, 2605.18795).
 """
 
 import math
+from typing import Annotated
+
+from pydantic import Field
 
 from planner.evidence.evidence import Evidence
 from planner.strategies.demand import Demand
 from spectra import InputError
-from spectra.core.methods import NoSettings
-
-SHARE = 0.25
+from spectra.core.documents import Value
 
 
-def hot_experts(evidence: Evidence, settings: NoSettings) -> Demand:
+class HotExpertsSettings(Value):
+    """The rule's own settings."""
+
+    hot_share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Share of a layer's experts that get LoRA, the most routed ones."""
+
+
+def hot_experts(evidence: Evidence, settings: HotExpertsSettings) -> Demand:
     """Equal weight for the experts with the largest shares of tokens, per layer; ties go to the lower number.
 
     Raises:
@@ -30,7 +38,7 @@ def hot_experts(evidence: Evidence, settings: NoSettings) -> Demand:
         shares = {
             evidence.sites[at].expert: evidence.sites[at].token_share for at in members if evidence.sites[at].expert is not None
         }
-        hot = sorted(shares, key=lambda expert: (-shares[expert], expert))[: math.ceil(SHARE * len(shares))]
+        hot = sorted(shares, key=lambda expert: (-shares[expert], expert))[: math.ceil(settings.hot_share * len(shares))]
         for at in members:
             if evidence.sites[at].expert in hot and evidence.sites[at].expert is not None:
                 weights[at] = 1.0

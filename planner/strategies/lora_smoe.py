@@ -4,16 +4,15 @@ A module counts the tasks in which its squared gradient is among the top 60 per 
 Differences from the released code, which clips gradients and updates weights while it measures, are in docs/reference/method.md.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from planner.evidence.evidence import Evidence, SiteEvidence
+from planner.modules.chosen import is_attention
 from planner.strategies.demand import Demand
 from spectra.core.documents import Value
-
-TOP_PERCENT = 60.0  # the released default
-ATTENTION = ("attn", "attention")
 
 
 class LoraSmoeSettings(Value):
@@ -21,6 +20,8 @@ class LoraSmoeSettings(Value):
 
     grouping: Literal["projection", "block", "all"] = "projection"
     """Modules that compete: those of one projection type, those of attention and of the MLP, or all."""
+    top_percent: Annotated[float, Field(gt=0, le=100)] = 60.0
+    """Share of a group, in per cent, whose squared gradients count as large."""
     parity: bool = False
     """Give literally one expert for every task that wants the module, whatever the budget would buy."""
 
@@ -39,7 +40,7 @@ def lora_smoe(evidence: Evidence, settings: LoraSmoeSettings) -> Demand:
     counts = np.zeros(len(evidence.sites), dtype=int)
     for group in np.unique(groups):
         members = groups == group
-        thresholds = np.percentile(sensitivity[members], 100 - TOP_PERCENT, axis=0)
+        thresholds = np.percentile(sensitivity[members], 100 - settings.top_percent, axis=0)
         # Strictly above: a group of one is never above its own percentile, and equal gradients count for nobody.
         counts[members] = (sensitivity[members] > thresholds).sum(axis=1)
     experts = tuple(counts.tolist()) if settings.parity else None
@@ -50,4 +51,4 @@ def _group(site: SiteEvidence, grouping: str) -> str:
     if grouping == "projection":
         return site.projection
     # Adaptable modules are projections inside layers, so whatever is not attention is the MLP.
-    return "all" if grouping == "all" else "attention" if any(word in site.projection for word in ATTENTION) else "mlp"
+    return "all" if grouping == "all" else "attention" if is_attention(site.name) else "mlp"

@@ -22,13 +22,15 @@ class Estimator:
     """Whether it is given the pooled eigenvalues of fixed-aspect windows (farms.py) instead of the whole matrix's."""
     always: bool = False
     """Whether every report holds its fit, whatever was asked for."""
+    guarded: bool = False
+    """Whether it can be vouched for in single precision."""
 
 
 ESTIMATORS: dict[str, Estimator] = {
-    # Always there: the one whose scale people know, and the most reliable one (docs/guide/choosing.md).
-    "clauset": Estimator(fit=clauset, always=True),
-    "hill": Estimator(fit=hill, always=True),
-    "peak": Estimator(fit=peak),
+    # Always there: the one whose scale people know, the most reliable one (docs/guide/choosing.md), and AlphaLoRA's.
+    "clauset": Estimator(fit=clauset, always=True, guarded=True),
+    "hill": Estimator(fit=hill, always=True, guarded=True),
+    "peak": Estimator(fit=peak, always=True),
     "peak-meant": Estimator(fit=peak_meant),
     "farms": Estimator(fit=hill, windowed=True),
     "farms-peak": Estimator(fit=peak, windowed=True),

@@ -2,8 +2,10 @@
 
 In training each expert is closed to a token with the dropout's probability before the k best are chosen, and of the tokens that
 chose an expert only the first ceil(capacity k T / E) in order get it; to the others it contributes nothing. Evaluation is `topk`.
-The paper publishes neither constants nor the form of dropout or which tokens are turned away: closing an expert to single tokens,
-the order of tokens and the two defaults are our choice.
+We could not read the paper's constants, the form of its dropout, nor which tokens it turns away. Closing an expert to single
+tokens, turning away the later ones, the two defaults, and what follows are our choice: gates of the experts that still take a
+token are not raised for those that turned it away, unless `renormalise` says so, and a token to which all experts are closed is
+routed as if none were. A third-party reading has an auxiliary balance loss as part of the paper; `balance_loss` adds it.
 """
 
 from typing import TYPE_CHECKING, Annotated
@@ -29,6 +31,8 @@ class SiraSettings(Value):
     """Maximum number of tokens per expert in training, as a multiple of an even share of the batch's tokens."""
     expert_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Probability that an expert is closed to a token in training."""
+    renormalise: bool = False
+    """Let the gates of the experts that take a token sum to 1 again after others have turned it away."""
 
 
 def sira(logits_TE: "Tensor", context: RouterContext, settings: SiraSettings) -> Gates:
@@ -43,4 +47,8 @@ def sira(logits_TE: "Tensor", context: RouterContext, settings: SiraSettings) ->
         tokens_T1 = tokens_T1 * context.token_mask[:, None].to(picked.dtype)
     limit = (settings.capacity * context.top_k * tokens_T1.sum() / logits_TE.shape[-1]).ceil()
     place_TE = (chosen * tokens_T1).cumsum(0)  # a token's place in its expert's queue
-    return Gates(picked * ((place_TE <= limit) & chosen), picked)
+    gates = picked * ((place_TE <= limit) & chosen)
+    if settings.renormalise:
+        # Of picked's own sum, which with one expert per token is its probability; the floor is for tokens that nobody takes.
+        gates = gates * picked.sum(-1, keepdim=True) / gates.sum(-1, keepdim=True).clamp(min=1e-30)
+    return Gates(gates, picked)

@@ -23,13 +23,14 @@ from trainer.evaluation.evaluate import prepare_task
 from trainer.evaluation.metrics import METRICS
 from trainer.layers.inject import locate
 from trainer.report import Evaluation
-from trainer.settings import TrainSettings
+from trainer.settings import Task, TrainSettings
 from trainer.study.candidates import candidates_of
 from trainer.study.jobs import Job, run_all, workers
 from trainer.study.report import POOLED, STUDY, Candidate, Result, StudyReport
 from trainer.study.statistics import differences
 from trainer.study.study import Study
 from trainer.study.sweep import best_rates, checked_rates, sweep_jobs
+from trainer.training.effects import Situation, in_effect, without_effect
 from trainer.training.growth import schedule
 from trainer.training.loop import arguments
 from trainer.training.prepare import prepare
@@ -127,10 +128,11 @@ def _require_trainable(study: Study) -> None:
     files = [Path(file) for file in study.data]
     # The data and the settings are the same for all plans, so the largest stands for them.
     largest = max(study.candidates.values(), key=lambda plan: plan.parameters)
-    run = prepare(largest, study.checkpoint, files, None, None, study.settings)
-    steps = arguments(study.output, study.settings, len(run.examples.rows), evaluates=False).max_steps
+    run = prepare(largest, study.checkpoint, files, None, None, in_effect(Situation(plan=largest, settings=study.settings)))
+    _require_effect(study, run.config.task)
+    made = arguments(study.output, study.settings, len(run.examples.rows), evaluates=False)
     if study.settings.grow:
-        schedule(steps)
+        schedule(made.max_steps, int(made.warmup_steps), study.settings)
         for name, plan in study.candidates.items():
             if not any(site.routed or len(site.ranks) > 1 for site in plan.sites):
                 raise InputError(f"`grow`: plan {name!r} adapts neither routed experts nor mixtures: nothing can grow")
@@ -138,12 +140,25 @@ def _require_trainable(study: Study) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for file in files:
                 split(file, Path(folder))
-    made = run.config
-    model = load_model(study.checkpoint, made.task, made.labels, made.seed, made.pad_token_id, made.precision)
+    config = run.config
+    model = load_model(study.checkpoint, config.task, config.labels, config.seed, config.pad_token_id, config.precision)
     for plan in study.candidates.values():
-        locate(model, plan, made.mixture)
+        locate(model, plan, config.mixture)
     for test in study.tests:
         prepare_task(Path(test), run.config, run.tokenizer, study.checkpoint, 0)
+
+
+def _require_effect(study: Study, task: Task) -> None:
+    """Refuse a setting that would change nothing in any run of the study.
+
+    Raises:
+        InputError: naming the first.
+    """
+    plans = study.candidates.values()
+    found = [without_effect(Situation(plan=plan, settings=study.settings, task=task)) for plan in plans]
+    for name, why in found[0].items():
+        if all(name in one for one in found):
+            raise InputError(f"`{name}` has no effect {why}; leave it out")
 
 
 def _report(study: Study, own: Mapping[str, float], found: Sequence[tuple[Job, Evaluation]]) -> StudyReport:

@@ -8,6 +8,7 @@ from planner import Plan
 from spectra import Checkpoint
 from trainer.settings import TrainSettings
 from trainer.study.jobs import Job, threads
+from trainer.training.effects import Situation, in_effect
 
 SWEEP_SEED = 1_000_000  # of the runs that choose a learning rate; no study reports as many seeds
 SWEEP = "sweep"
@@ -80,7 +81,8 @@ class Study:
             data=data,
             tests=tests,
             folder=str(folder),
-            settings=self.settings.model_copy(update=dict(changes)),
+            # What means nothing to one plan, such as a router's settings to plain LoRA, is left out of its runs.
+            settings=in_effect(Situation(plan=self.candidates[name], settings=self.settings)).model_copy(update=dict(changes)),
             threads=threads(self.processes),
             of_sweep=of_sweep,
         )

@@ -1,18 +1,16 @@
 """DR-LoRA's growth: routed experts start with little rank and earn more while they train (arXiv 2601.04823).
 
 The saliency of expert i in a layer is S_i = f_i g_i / (r_i + 1)^gamma. f is a moving average of the share of routing weight that
-the expert gets, g one of how much the loss pulls on its adapters: per rank dimension |sum A dA| |sum B dB|, averaged over the
-active dimensions and the adapted projections. At events spread over the growth window each group shares out its quota one rank at
-a time to the most salient expert, until every layer has exactly the rank that the plan gave it. The released code counts hard
-top-2 picks and adds the two gradient terms, and its quota ends half-way through the window; this is the paper's form, and ends
-where it says.
+the expert gets, g one of how much the loss pulls on its adapters: by default per rank dimension |sum A dA| |sum B dB|, averaged
+over the active dimensions and the adapted projections. At events spread over the run each group shares out its quota to the most
+salient experts (planner/strategies/growth.py), until every layer has exactly the rank that the plan gave it. Where paper, code
+and readings of them differ, a setting chooses; docs/papers/dr-lora.md has them side by side.
 
 New directions change nothing when they start: A is random there, B zero, and their optimiser state has never been touched,
 because until then both were zero and so were their gradients.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from transformers import TrainerCallback
 
 from planner import Plan
 from planner.plan import Note
-from planner.strategies.demand import GAMMA
+from planner.strategies.growth import ranks_after, saliency
 from spectra import InputError
 from spectra.checkpoint.names import resolve
 from spectra.checkpoint.tensor_files import opened
@@ -34,110 +32,85 @@ from trainer.layers.inject import lora_alpha_of
 from trainer.layers.offset import offset_mixtures
 from trainer.report import GrowthEvent, GrowthHistory
 from trainer.run_folder import HISTORY
-from trainer.settings import MixtureSettings
+from trainer.settings import GrowthSettings, MixtureSettings
 from trainer.training.growth_groups import GrowthGroup, growth_groups
 
-DECAY = 0.9  # of both moving averages
-EVENTS = 18  # as many as the published schedule has
-PER_EVENT = 0.1  # an expert gains at most this share of its room at one event
-BEFORE_WINDOW = 0.03  # share of the run before the growth window
 STATE, RANKS = "growth.safetensors", "growth-ranks.json"
-
-
-def saliency(weight: float, rank: int) -> float:
-    """S of an expert with share times importance `weight` = f g."""
-    return float(weight / (rank + 1) ** GAMMA)
-
-
-def allocate_quota(weights: Sequence[float], ranks: Sequence[int], quota: int, *, most: int, per_event: int) -> list[int]:
-    """Share out a group's quota: repeatedly one rank to the expert with the largest weight / (rank + 1)^gamma.
-
-    Args:
-        weights: f g of each expert.
-        ranks: what each has.
-        quota: ranks to share out.
-        most: the largest rank of an expert.
-        per_event: the most that one expert may gain now.
-
-    Returns:
-        The new ranks; the quota may not be used up where limits forbid.
-    """
-    grown = list(ranks)
-    for _ in range(quota):
-        # Rank by rank and not in proportion: each rank gained makes an expert's next one worth less, as the denominator says.
-        able = [e for e in range(len(grown)) if grown[e] < most and grown[e] - ranks[e] < per_event]
-        if not able:
-            break
-        best = max(able, key=lambda e: (saliency(weights[e], grown[e]), -e))
-        grown[best] += 1
-    return grown
 
 
 class GrowingGroup:
     """A growth group and the moving averages that decide in it."""
 
-    def __init__(self, group: GrowthGroup, form: str) -> None:
-        """Watch a group; the form of the saliency is `paper` or `released`."""
-        self.group, self.form = group, form
+    def __init__(self, group: GrowthGroup, settings: GrowthSettings) -> None:
+        """Watch a group."""
+        self.group, self.settings = group, settings
         self.share: Tensor | None = None
         self.importance: dict[str, Tensor] = {}
 
     def observe(self) -> None:
         """Update both averages from the step at hand."""
+        decay = self.settings.growth_decay
         seen = self.group.take_usage()
         if seen is not None:
             seen = _summed(seen)  # the gradients below are averaged over the processes already
             even = torch.full_like(seen, 1 / len(seen))
             before = even if self.share is None else self.share
             # The floor keeps a step whose tokens were all padding from dividing by zero.
-            self.share = DECAY * before.to(seen) + (1 - DECAY) * seen / seen.sum().clamp(min=1e-30)
-        for part, (of_A, of_B) in self.group.gradient_terms().items():
+            self.share = decay * before.to(seen) + (1 - decay) * seen / seen.sum().clamp(min=1e-30)
+        for part, pull in self.group.pulls(self.settings.saliency).items():
             # (E, room): per expert and rank dimension.
-            pull = of_A * of_B if self.form == "paper" else of_A + of_B
             before = self.importance.get(part, torch.zeros_like(pull)).to(pull)  # a resumed run's came from a file
-            self.importance[part] = DECAY * before + (1 - DECAY) * pull
+            self.importance[part] = decay * before + (1 - decay) * pull
 
     def weights(self) -> list[float]:
         """Share times importance of each expert, f g."""
         if self.share is None or not self.importance:
-            # Nothing observed yet, so that only the ranks decide.
-            return [1.0] * len(self.group.ranks)
+            return [0.0] * len(self.group.ranks)  # nothing is known yet
         active = torch.tensor(self.group.ranks, device=self.share.device).clamp(min=1)
         # Dimensions beyond the active ones are zero with zero gradients, so the sum over all is the sum over the active ones.
         gradient = torch.stack([scores.sum(1) / active for scores in self.importance.values()]).mean(0)
         return [float(value) for value in (self.share * gradient).double().cpu()]
 
+    def shares(self) -> list[float]:
+        """Share of the routing weight of each expert, f; even before anything was observed."""
+        even = [1 / len(self.group.ranks)] * len(self.group.ranks)
+        return even if self.share is None else [float(value) for value in self.share.double().cpu()]
+
     def saliency(self) -> tuple[float, ...]:
         """S of each expert."""
-        return tuple(map(saliency, self.weights(), self.group.ranks))
+        ranks = zip(self.weights(), self.group.ranks, strict=True)
+        return tuple(saliency(weight, rank, self.settings.growth_penalty) for weight, rank in ranks)
 
     def decide(self, done: int, events: int) -> list[int]:
-        """Ranks after an event: the quota brings the group to its share of the way, exactly to the target at the last event.
+        """Ranks after an event.
 
         Args:
             done: events up to and with this one.
             events: number in the whole run.
         """
         group = self.group
-        begun = len(group.ranks) * group.start
-        # Whole numbers, counted from the beginning: rounding does not add up, and at done = events this is the target.
-        way = begun + (group.target - begun) * done // events
-        # At the last event the limit is off, or what earlier limits left over could never be shared out.
-        limit = group.most if done == events else max(1, math.ceil(PER_EVENT * (group.most - group.start)))
-        return allocate_quota(self.weights(), group.ranks, way - sum(group.ranks), most=group.most, per_event=limit)
+        return ranks_after(
+            self.settings, self.weights(), self.shares(), group.ranks, done,
+            target=group.target, start=group.start, most=group.most, events=events,
+        )  # fmt: skip
+
+    def forget(self) -> None:
+        """Start both averages over."""
+        self.share, self.importance = None, {}
 
 
 class Growth(TrainerCallback):
     """Grows the experts of a model while a Trainer trains it."""
 
-    def __init__(self, model: nn.Module, plan: Plan, steps: int, form: str = "paper", seed: int = 0) -> None:
+    def __init__(self, model: nn.Module, plan: Plan, steps: int, settings: GrowthSettings, *, begin: int, seed: int = 0) -> None:
         """Take a model built from the plan back to its starting ranks.
 
         Args:
             model: from `apply_plan`; its experts' adapters are replaced by ones with room to grow.
             plan: says how much rank each group ends with.
             steps: optimiser steps of the run.
-            form: how the saliency combines the gradient terms of A and B: `paper` multiplies them, `released` adds them.
+            settings: how experts grow.
+            begin: steps of the learning rate's warm-up, during which nothing grows.
             seed: seed for the new directions.
 
         Raises:
@@ -150,18 +123,14 @@ class Growth(TrainerCallback):
                 f"site {found!r}: `grow` starts experts over and so cannot follow an `init` that has changed their base weight;"
                 f" use `init` {MixtureSettings().init}"
             )
-        self.schedule, self.seed = schedule(steps), seed
+        self.schedule, self.seed, self.settings = schedule(steps, begin, settings), seed, settings
         try:
-            self.groups = {name: GrowingGroup(group, form) for name, group in growth_groups(model)}
+            self.groups = {name: GrowingGroup(group, settings) for name, group in growth_groups(model, settings)}
         except ValueError as error:
             raise InputError(f"`grow`: {error}") from None
         if not self.groups:
             raise InputError(f"`grow`: the plan {plan.strategy!r} adapts neither routed experts nor mixtures: nothing can grow")
-        # A start at half the mean, but at least 1, may already be all that the plan gives.
-        if all(growing.group.target <= len(growing.group.ranks) * growing.group.start for growing in self.groups.values()):
-            raise InputError(
-                "`grow`: experts start with half of their mean rank, but at least 1; a mean rank of 1 leaves no room"
-            )
+        _require_room([growing.group for growing in self.groups.values()])
         self.history: list[GrowthEvent] = []
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -202,6 +171,9 @@ class Growth(TrainerCallback):
                 saliency=saliency,
             )
         )
+        if self.settings.growth_reset:
+            for growing in self.groups.values():
+                growing.forget()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep what a resumed run needs beside the Trainer's own state."""
@@ -249,18 +221,49 @@ def _summed(usage: Tensor) -> Tensor:
     return usage
 
 
-def schedule(steps: int) -> list[int]:
-    """Steps after which experts grow: evenly spread from the warm-up's end to one interval before the run's.
+def schedule(steps: int, begin: int, settings: GrowthSettings) -> list[int]:
+    """Steps after which experts grow: from the warm-up's end to one interval before the run's.
+
+    Args:
+        steps: of the whole run.
+        begin: of the warm-up.
+        settings: how many events, or how far apart.
 
     Raises:
         InputError: too short a run.
     """
+    first = max(1, begin)
     # One interval more than there are events: what was grown last still has one to learn in.
-    first = max(1, int(BEFORE_WINDOW * steps))
-    every = (steps - first) // (EVENTS + 1)
-    if every < 1:
-        raise InputError(f"`grow` needs at least {EVENTS + 2} steps to hold its {EVENTS} events; the run has {steps}")
-    return [first + every * number for number in range(1, EVENTS + 1)]
+    every = settings.growth_every or (steps - first) // (settings.growth_events + 1)
+    count = (steps - first) // every - 1 if settings.growth_every else settings.growth_events
+    if every < 1 or count < 1:
+        held = f"an event every {every} steps" if settings.growth_every else f"{count} events"
+        raise InputError(
+            f"`grow` has no place for {held}: the run has {steps} steps, {first} of them before growth begins; train longer, or"
+            " change `growth_events` or `growth_every`"
+        )
+    return [first + every * number for number in range(1, count + 1)]
+
+
+def _require_room(groups: Sequence[GrowthGroup]) -> None:
+    """Refuse ranks between which there is nothing to grow.
+
+    Raises:
+        InputError: naming the ranks.
+    """
+    for group in groups:
+        experts = len(group.ranks)
+        if group.most * experts < group.target:
+            raise InputError(
+                f"`growth_most`: {experts} experts of at most rank {group.most} cannot reach the plan's {group.target} in all"
+            )
+        if group.start * experts > group.target:
+            raise InputError(f"`growth_start`: {experts} experts of rank {group.start} have more than the plan's {group.target}")
+    # A start at half the mean, but at least 1, may already be all that the plan gives.
+    if all(group.target == len(group.ranks) * group.start for group in groups):
+        raise InputError(
+            f"`grow`: experts start with rank {groups[0].start}, which is all that the plan gives; a larger budget leaves room"
+        )
 
 
 def grown_plan(plan: Plan, grown: Mapping[str, tuple[int, ...]]) -> Plan:

@@ -10,9 +10,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from planner.solver.budget import widest_rank
+from planner.strategies.growth import GrowthRule
 from trainer.layers.expert_lora import ExpertLora, draw_uniform, expert_loras, padded_rank
 from trainer.layers.mixture import MixtureLinear, mixtures, scaling_columns
 from trainer.layers.router_state import RouterState
+from trainer.settings import GradientForm as Form
 
 
 class GrowthGroup(Protocol):
@@ -29,8 +32,8 @@ class GrowthGroup(Protocol):
     def take_usage(self) -> Tensor | None:
         """Routing weight of each expert since the last call, (E,)."""
 
-    def gradient_terms(self) -> Mapping[str, tuple[Tensor, Tensor]]:
-        """Projection -> |sum A dA| and |sum B dB| of every expert's rank dimensions, (E, room) each."""
+    def pulls(self, form: Form) -> Mapping[str, Tensor]:
+        """Projection -> how much the loss pulls on every expert's rank dimensions, (E, room); `pull` has the forms."""
 
     def grow_to(self, ranks: Sequence[int], generator: torch.Generator | None = None) -> None:
         """Start the new directions; every process must draw the same."""
@@ -45,7 +48,7 @@ class GrowthGroup(Protocol):
 class RoutedGroup:
     """The routed experts of one layer of the base model; an expert grows in all its adapted projections."""
 
-    def __init__(self, name: str, lora: ExpertLora) -> None:
+    def __init__(self, name: str, lora: ExpertLora, rule: GrowthRule) -> None:
         """Start a layer's adapters over, with room to grow.
 
         Raises:
@@ -56,7 +59,7 @@ class RoutedGroup:
             raise ValueError(f"projections have unequal total ranks, {totals}; an expert grows in all of them")
         self.name, self.lora, self.target = name, lora, next(iter(totals.values()))
         experts = len(next(iter(lora.ranks.values())))
-        self.start, self.most = start_rank(self.target, experts), most_rank(self.target, experts)
+        self.start, self.most = rule.start_of(self.target, experts), rule.most_of(self.target, experts)
         self._reserve()
 
     @torch.no_grad()
@@ -66,8 +69,7 @@ class RoutedGroup:
         for part, ranks in lora.ranks.items():
             count, _, d_in = lora.A[part].shape
             d_out = lora.B[part].shape[1]
-            # More rank than the shorter side of the matrix would add nothing.
-            self.most = min(self.most, d_in, d_out)
+            self.most = min(self.most, max(widest_rank((d_out, d_in)), *ranks))  # no LoRA grows larger than its matrix
             # lora_alpha is not kept anywhere. It follows from any expert that has rank; the one with most surely has.
             largest = ranks.index(max(ranks))
             lora_alpha = float(lora.scaling(part)[largest]) * ranks[largest]
@@ -94,14 +96,14 @@ class RoutedGroup:
         """See `GrowthGroup`."""
         return self.lora.state.take_usage(self.lora.name) if self.lora.state else None
 
-    def gradient_terms(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+    def pulls(self, form: Form) -> Mapping[str, Tensor]:
         """See `GrowthGroup`."""
         found = {}
         for part in self.lora.ranks:
             A, B = self.lora.A[part], self.lora.B[part]
             if A.grad is not None and B.grad is not None:
-                # A is (E, room, d_in) and B (E, d_out, room): both products are summed over the side that is no rank.
-                found[part] = (torch.linalg.vecdot(A.grad, A).abs(), (B.grad * B).sum(1).abs())
+                # A is (E, room, d_in) and B (E, d_out, room): both are summed over the side that is no rank.
+                found[part] = pull(A.grad * A, B.grad * B, (2, 1), form)
         return found
 
     def grow_to(self, ranks: Sequence[int], generator: torch.Generator | None = None) -> None:
@@ -135,12 +137,12 @@ class RoutedGroup:
 class MixtureGroup:
     """The LoRA experts of one linear module."""
 
-    def __init__(self, name: str, mixture: MixtureLinear) -> None:
+    def __init__(self, name: str, mixture: MixtureLinear, rule: GrowthRule) -> None:
         """Start a module's mixture over, with room to grow."""
         self.name, self.mixture, self.target = name, mixture, sum(mixture.ranks)
         experts = len(mixture.ranks)
-        self.start = start_rank(self.target, experts)
-        self.most = min(most_rank(self.target, experts), mixture.A.shape[1], mixture.B.shape[0])
+        widest = max(widest_rank((mixture.B.shape[0], mixture.A.shape[1])), *mixture.ranks)
+        self.start, self.most = rule.start_of(self.target, experts), min(rule.most_of(self.target, experts), widest)
         self.ranks = [self.start] * experts
         self._reserve()
 
@@ -164,13 +166,13 @@ class MixtureGroup:
         """See `GrowthGroup`."""
         return self.mixture.state.take_usage(self.mixture.site) if self.mixture.state else None
 
-    def gradient_terms(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+    def pulls(self, form: Form) -> Mapping[str, Tensor]:
         """See `GrowthGroup`."""
         # A is (E most, d_in) and B (d_out, E most), expert by expert; a mixture is a single projection, whose name is empty.
-        A, B, shape = self.mixture.A, self.mixture.B, (len(self.ranks), self.most)
+        A, B = self.mixture.A, self.mixture.B
         if A.grad is None or B.grad is None:
             return {}
-        return {"": ((A.grad * A).sum(1).abs().view(shape), (B.grad * B).sum(0).abs().view(shape))}
+        return {"": pull(A.grad * A, B.grad * B, (1, 0), form).view(len(self.ranks), self.most)}
 
     def grow_to(self, ranks: Sequence[int], generator: torch.Generator | None = None) -> None:
         """See `GrowthGroup`."""
@@ -204,7 +206,23 @@ def _resize(mixture: MixtureLinear, ranks: tuple[int, ...], scalings: Sequence[f
     mixture.scaling = scaling_columns(ranks, scalings, mixture.scaling)
 
 
-def growth_groups(model: nn.Module) -> Iterator[tuple[str, GrowthGroup]]:
+def pull(dA_A: Tensor, dB_B: Tensor, sides: tuple[int, int], form: Form) -> Tensor:
+    """How much the loss pulls on each rank dimension of A and B.
+
+    Args:
+        dA_A: A times its gradient, element by element.
+        dB_B: the same of B.
+        sides: the dimension of each that is no rank, over which is summed.
+        form: `paper` multiplies the absolute values of both sums, `released` adds them; `absolute` multiplies the sums of the
+            absolute values.
+    """
+    if form == "absolute":
+        return dA_A.abs().sum(sides[0]) * dB_B.abs().sum(sides[1])
+    of_A, of_B = dA_A.sum(sides[0]).abs(), dB_B.sum(sides[1]).abs()
+    return of_A * of_B if form == "paper" else of_A + of_B
+
+
+def growth_groups(model: nn.Module, rule: GrowthRule) -> Iterator[tuple[str, GrowthGroup]]:
     """Everything in a model that can grow: layers of routed experts, and modules with several LoRA experts.
 
     Raises:
@@ -212,25 +230,15 @@ def growth_groups(model: nn.Module) -> Iterator[tuple[str, GrowthGroup]]:
     """
     for name, lora in expert_loras(model).items():
         _count(lora.state)
-        yield name, RoutedGroup(name, lora)
+        yield name, RoutedGroup(name, lora, rule)
     for name, mixture in mixtures(model).items():
         # A module with one LoRA has nobody to compete with, and keeps the rank of the plan.
         if len(mixture.ranks) > 1:
             _count(mixture.state)
-            yield name, MixtureGroup(name, mixture)
+            yield name, MixtureGroup(name, mixture, rule)
 
 
 def _count(state: RouterState | None) -> None:
     """Let the use of experts be summed up, which the saliency needs."""
     if state is not None:
         state.counting = True
-
-
-def start_rank(target: int, experts: int) -> int:
-    """The rank that experts start with: half of the mean, as DR-LoRA's 8 of 16."""
-    return max(1, int(target / experts / 2))
-
-
-def most_rank(target: int, experts: int) -> int:
-    """The rank that an expert can reach: twice the mean, as DR-LoRA's 32 of 16."""
-    return 2 * -(-target // experts)

@@ -18,6 +18,7 @@ from trainer.data.examples import Examples, Texts
 from trainer.data.tokenize import tokenise
 from trainer.limits import require_length, require_vocabulary
 from trainer.settings import TrainSettings
+from trainer.training.effects import Situation, require_effect
 
 
 def with_hints(settings: TrainSettings, plan: Plan) -> TrainSettings:
@@ -68,6 +69,7 @@ def prepare(
         raise InputError(f"`patience` {settings.patience} needs an evaluation file to watch; give `evaluation`")
     parts = [read_texts(file) for file in files]
     labels, counts = _labels(parts, plan)
+    require_effect(Situation(plan=plan, settings=settings, task=parts[0].task, evaluates=evaluation is not None))
     tokenizer = load_tokenizer(checkpoint.location)
     require_length(checkpoint, settings.max_length)
     config = AdapterConfig(

@@ -33,8 +33,9 @@ from trainer.data.split import split
 from trainer.limits import DivergedError
 from trainer.report import GrowthHistory, RateSearch, RunReport
 from trainer.run_folder import BEST, HISTORY, MANIFEST, REPORT
-from trainer.settings import MixtureSettings, TrainSettings
+from trainer.settings import TrainSettings
 from trainer.training.claim import claim, step_of, taken_up, tidy
+from trainer.training.effects import GROWTH, USUAL
 from trainer.training.growth import Growth
 from trainer.training.loop import (
     AdapterTrainer,
@@ -50,7 +51,6 @@ from trainer.training.rate import search as find_rate
 from trainer.training.sharding import shard
 
 HELD_OUT = 200  # examples that tell learning rates apart
-ROUTING = ("router", "balance_loss", "z_loss")  # settings that do nothing in a plan without routers
 Files = str | Path | Sequence[str | Path]
 
 
@@ -133,11 +133,12 @@ def _with_rate(
             changed = {
                 "learning_rate": rate,
                 "max_steps": steps,
+                "epochs": USUAL.epochs,
                 "evaluations": 1,
                 "grow": False,
                 "patience": 0,
                 "report_to": "none",
-            }
+            } | {name: getattr(USUAL, name) for name in GROWTH}
             trial = settings.model_copy(update=changed)
             run = prepare(plan, checkpoint, [train for train, _ in parts], weights, held, trial)
             progress(0, None, f"trying learning rate {rate:g} for {steps} steps")
@@ -146,7 +147,8 @@ def _with_rate(
             except DivergedError:
                 return math.inf
 
-        whole = prepare(plan, checkpoint, files, weights, None, settings)
+        alone = settings.model_copy(update={"evaluations": USUAL.evaluations, "patience": 0})
+        whole = prepare(plan, checkpoint, files, weights, None, alone)
         steps = arguments(
             Path(folder), settings.model_copy(update={"learning_rate": 1.0}), len(whole.examples.rows), False
         ).max_steps
@@ -180,7 +182,7 @@ def _fit_held(
     if settings.gradient_checkpointing:
         recompute(built)
     # Growth replaces A and B, so it comes before sharding and the optimiser, which know parameters by identity.
-    growth = Growth(built, plan, made.max_steps, settings.saliency, settings.seed) if settings.grow else None
+    growth = _growth(run, built, made) if settings.grow else None
     if settings.shard:
         shard(built, made.device, made.world_size)
     # The main process writes the manifest or refuses before any other looks; one for all machines, which share the folder.
@@ -206,6 +208,10 @@ def _fit_held(
         # Last of all: a folder with a report counts as finished.
         report.save(output / REPORT)
     return report, trainer.model
+
+
+def _growth(run: Run, model: nn.Module, made: TrainingArguments) -> Growth:
+    return Growth(model, run.plan, made.max_steps, run.settings, begin=int(made.warmup_steps), seed=run.settings.seed)
 
 
 def _trained_plan(plan: Plan, settings: TrainSettings, growth: Growth | None, search: RateSearch | None) -> Plan:
@@ -240,16 +246,6 @@ def _trainer(
     return trainer
 
 
-def _without_effect(run: Run) -> tuple[str, ...]:
-    """A note if settings of routers were given where the plan has none."""
-    # Whether an option was given is not known here; one that has its usual value is as good as not given.
-    usual = MixtureSettings()
-    asked = [f"`{name}`" for name in ROUTING if getattr(run.settings, name) != getattr(usual, name)]
-    if not asked or any(len(site.ranks) > 1 for site in run.plan.sites):
-        return ()
-    return (f"the plan has no routers: {' and '.join(asked)} had no effect",)
-
-
 def _report(run: Run, trainer: AdapterTrainer, seconds: float, search: RateSearch | None) -> RunReport:
     state = trainer.state
     scored = evaluations(state.log_history)
@@ -273,7 +269,7 @@ def _report(run: Run, trainer: AdapterTrainer, seconds: float, search: RateSearc
         evaluations=scored,
         best_step=min(scored, key=lambda point: point.loss).step if scored else None,
         routers=health,
-        notes=(*_without_effect(run), *collapsed(health)),
+        notes=collapsed(health),
         seconds=seconds,
         tokens_per_second=tokens / seconds,
         peak_memory=peak_memory(),
