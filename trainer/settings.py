@@ -69,7 +69,7 @@ class TrainSettings(GrowthSettings, MixtureSettings):
     """B's learning rate over A's (LoRA+)."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of the steps over which the learning rate rises."""
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """AdamW's weight decay."""
     max_length: Annotated[int, Field(gt=1, lt=2**31)] = 128
     """Tokens per text; longer texts lose their end, and the run reports how many."""

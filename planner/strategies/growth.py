@@ -61,7 +61,7 @@ def hand_out(
     Args:
         rule: the penalty, and how it is handed out.
         weights: f g of each expert.
-        shares: f of each expert, which decides among equals; after it the lower number does.
+        shares: f of each expert, which decides in the place of f g among equals; after it the lower number does.
         ranks: what each has.
         quota: ranks to share out.
         most: the largest rank of an expert.
@@ -73,7 +73,8 @@ def hand_out(
     grown = list(ranks)
 
     def standing(expert: int) -> tuple[float, float, int]:
-        return saliency(weights[expert], grown[expert], rule.growth_penalty), shares[expert], -expert
+        worth = (saliency(of[expert], grown[expert], rule.growth_penalty) for of in (weights, shares))
+        return *worth, -expert
 
     if rule.growth_handout == "one-pass":
         # As released: sorted once, and each takes what it may before the next is asked.

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from spectra.core.errors import InputError
@@ -126,8 +127,13 @@ def require_place(path: str | Path) -> Path:
         above = next(folder for folder in real.parents if folder.exists())
     except (OSError, RuntimeError, ValueError) as error:  # a link to itself is a RuntimeError, a zero byte a ValueError
         raise InputError(f"{path}: cannot write: {getattr(error, 'strerror', None) or error}") from None
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise InputError(f"{path}: cannot write: {above} is {'not writable' if above.is_dir() else 'a file'}")
+    if not above.is_dir():
+        raise InputError(f"{path}: cannot write: {above} is a file")
+    try:
+        # Tried and not asked: whoever is root may write anywhere, says `os.access`, and yet /proc takes no file.
+        TemporaryFile(dir=above).close()
+    except OSError as error:
+        raise InputError(f"{path}: cannot write: {above} is not writable ({error.strerror})") from None
     return real
 
 

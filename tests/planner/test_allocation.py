@@ -17,7 +17,8 @@ def test_every_strategy_stays_within_every_budget(evidence, strategy, budget):
     plan = allocate(budget, AllocationSettings(strategy=strategy), **evidence)
     assert len(plan.sites) == 36
     assert 0 < plan.parameters == plan.budget.spent <= plan.budget.limit
-    assert plan.optimum.gap <= 1e-3
+    assert (plan.optimum is None) == (strategy == "dr-lora")  # which follows a rule and has no objective
+    assert plan.optimum is None or plan.optimum.gap <= 1e-3
     again = allocate(budget, AllocationSettings(strategy=strategy), **evidence)
     assert again.to_json() == plan.to_json()
 
@@ -38,7 +39,11 @@ def test_every_site_keeps_a_rank(evidence, strategy):
             "does not fit 6 layers of 1 to 8 experts, which is 6 to 48; change `max_experts`",
         ),
         ("60 experts", {}, "does not fit 6 layers of 1 to 8 experts, which is 6 to 48"),
-        ("10 experts", {"expert_rank": 500}, "`expert_rank` 500 exceeds the smallest side of a site, 384"),
+        (
+            "10 experts",
+            {"expert_rank": 500},
+            "`expert_rank` 500 gives a LoRA more parameters than the smallest matrix has; at most 192 fits",
+        ),
         ("1%", {"strategy": "best"}, "strategy 'best': not one of uniform, random, mola, alphalora"),
         ("1%", {"min_rank": 9, "max_rank": 8}, "no rank is at least 9, at most 8 and a multiple of 1; change `min_rank`"),
         ("1%", {"min_rank": 40}, "too small for rank 40 at each of the 36 sites, which takes .*; `min_rank` 0 lets"),
@@ -47,7 +52,7 @@ def test_every_site_keeps_a_rank(evidence, strategy):
         (
             "1%",
             {"estimator": "farms"},
-            r"`estimator` 'farms': site 'encoder.layer.0.*' has no such fit, it has clauset, hill; see plan analyze",
+            r"`estimator` 'farms': site 'encoder.layer.0.*' has no such fit, it has clauset, hill, peak; see plan analyze",
         ),
         ("1%", {"granularity": "neither"}, "settings: granularity: Input should be 'model'"),
         ("missing.json", {}, "missing.json: No such file"),
@@ -55,7 +60,11 @@ def test_every_site_keeps_a_rank(evidence, strategy):
         ("1%", {"rank_multiple": 8, "min_rank": 0, "strategy": "uniform"}, "budget '1%' buys no rank at any site"),
         ("lots", {}, "budget 'lots' cannot be read"),
         ("match rank 8", {"max_rank": 2}, "'match rank 8': no plan within these limits on ranks reaches that objective"),
-        ("match rank 8", {"strategy": {"name": "mola", "settings": {"parity": True}}}, "prescribed counts of experts have not"),
+        (
+            "match rank 8",
+            {"strategy": {"name": "mola", "settings": {"parity": True}}},
+            "by their objective, and 'mola' has none here",
+        ),
         ("rank 0", {}, "budget 'rank 0' is not a positive whole number"),
     ],
 )
@@ -222,7 +231,7 @@ def test_a_plan_holds_the_settings_that_were_used_where_none_were_asked_for(evid
 def test_a_site_shows_the_evidence_behind_its_weight(evidence, spectra_report, sensitivity):
     plan = allocate("1%", AllocationSettings(strategy="alphalora"), **evidence)
     for site in plan.sites:
-        assert site.alpha == spectra_report.alphas()[site.name]
+        assert site.alpha == spectra_report.by_name()[site.name].fits["peak"].alpha  # as AlphaLoRA's authors do
         assert site.sensitivity == sensitivity.by_name()[site.name].per_parameter()[0].mean
         assert math.isnan(site.token_share)
         assert math.isnan(site.loss_reduction)
@@ -230,7 +239,7 @@ def test_a_site_shows_the_evidence_behind_its_weight(evidence, spectra_report, s
 
 
 def test_no_plan_is_better_than_its_bound(evidence):
-    for strategy in ("uniform", "combined", "dr-lora"):
+    for strategy in ("uniform", "combined", "sensitivity"):
         optimum = allocate("1%", AllocationSettings(strategy=strategy), **evidence).optimum
         assert optimum.objective <= optimum.bound
         assert optimum.gap == (optimum.bound - optimum.objective) / optimum.bound

@@ -57,17 +57,20 @@ def test_a_depth_rule_says_so(spectra_report):
 
 
 def rising(report):
-    sites = [
-        site.model_copy(update={"alpha": 2.0 + (parse_name(site.name).layer if parse_name(site.name) else 0)})
-        for site in report.sites
-    ]
-    return report.model_copy(update={"sites": tuple(sites)})
+    """Alphas that grow with depth, whoever fits them."""
+
+    def risen(site):
+        alpha = 2.0 + (parse_name(site.name).layer if parse_name(site.name) else 0)
+        fits = {name: fit.model_copy(update={"alpha": alpha}) for name, fit in site.fits.items()}
+        return site.model_copy(update={"alpha": alpha, "fits": fits})
+
+    return report.model_copy(update={"sites": tuple(map(risen, report.sites))})
 
 
 DENSE = [f"layers.{layer}.q" for layer in range(5)]
 
 
-def about(ranks, *, names=DENSE, strategy="alphalora", budget=None, sites=None, **options):
+def about(ranks, *, names=DENSE, strategy="sensitivity", budget=None, sites=None, **options):
     """The notes on a plan of these ranks, by what they are about; with a budget that it just spends."""
     evidence = evidence_of(*(sites or map(site_of, names)), shapes_unsure=options.pop("shapes_unsure", False))
     plan = [planned(name, given) for name, given in zip(names, ranks, strict=True)]
@@ -121,7 +124,7 @@ def test_a_trial_run_within_its_noise_says_that_it_told_nothing():
     assert list(about(MIXED, sites=measured(1.0, 0.1))) == ["no trial run"]  # another strategy does not use it
 
 
-@pytest.mark.parametrize(("strategy", "whose"), [("combined", "such plans"), ("alphalora", "plans of `combined`")])
+@pytest.mark.parametrize(("strategy", "whose"), [("combined", "such plans"), ("sensitivity", "plans of `combined`")])
 def test_on_routed_experts_the_study_found_something_to_win(strategy, whose):
     names = [f"layers.{layer}.experts.{expert}.up" for layer in range(2) for expert in range(2)]
     found = about([(2,), (5,), (1,), (4,)], names=names, strategy=strategy)

@@ -3,10 +3,11 @@
 import math
 
 
-def reference_sira(logits, top_k, real, capacity, closed):
+def reference_sira(logits, top_k, real, capacity, closed, renormalise=False):
     """Gates of every token: the best open experts, softmax over them, and nothing from an expert that is full.
 
-    `closed[t][e]` says that expert e is closed to token t; only real tokens take a place.
+    With one expert per token its gate is the softmax over all, as in Switch. `closed[t][e]` says that expert e is closed to
+    token t; only real tokens take a place.
     """
     experts = len(logits[0])
     limit = math.ceil(capacity * top_k * sum(real) / experts)
@@ -16,13 +17,17 @@ def reference_sira(logits, top_k, real, capacity, closed):
         shifted = [values[e] - (1e4 if closed[token][e] else 0) for e in best]
         largest = max(shifted)
         weights = [math.exp(value - largest) for value in shifted]
+        everyone = [value - (1e4 if closed[token][e] else 0) for e, value in enumerate(values)]
+        whole = sum(weights) if top_k > 1 else sum(math.exp(value - largest) for value in everyone)
         row = [0.0] * experts
         for expert, weight in zip(best, weights, strict=True):
             if weight == 0:
                 continue
             taken[expert] += real[token]
             if taken[expert] <= limit:
-                row[expert] = weight / sum(weights)
+                row[expert] = weight / whole
+        if renormalise and any(row):
+            row = [gate * (sum(weights) / whole) / sum(row) for gate in row]
         rows.append(row)
     return rows
 

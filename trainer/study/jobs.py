@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -101,11 +101,17 @@ def _in_workers(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Eval
     devices = context.SimpleQueue()
     for slot in range(processes):
         devices.put(slot % max(1, _gpus()))  # more runs than GPUs share them
+    others = set(active_children())
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(devices,)) as pool:
         running = {pool.submit(_run, job): job for job in jobs}
         try:
             for future in as_completed(running):
                 yield running[future], future.result()
+        except KeyboardInterrupt:
+            # The pool would wait for the runs that its workers have in hand. They are resumed where they were cut.
+            for worker in set(active_children()) - others:
+                worker.terminate()
+            raise
         finally:
             # If a run failed or the caller went away, those that have not begun never do.
             for future in running:

@@ -48,7 +48,8 @@ def test_shapes_come_from_the_report_that_was_made_from_a_checkpoint(sensitivity
     assert plan.model == sensitivity.model
     assert {site.shape for site in plan.sites} == {(384, 384), (1536, 384), (384, 1536)}
     alone = allocate("1%", AllocationSettings(strategy="alphalora"), spectra=load_spectra(table))
-    assert "may not say which side is the input" in alone.notes[0].text
+    assert "may not say which side is the input" in alone.notes[1].text
+    assert alone.notes[0].text.startswith("Alphas are from a table, by an estimator that is not known")
     live = sensitivity.model_copy(update={"model": sensitivity.model.model_copy(update={"fingerprint": None})})
     assert gather(spectra=load_spectra(table)).shapes_unsure
     assert not gather(sensitivity=live).shapes_unsure  # probed in memory: no fingerprint, and its shapes are known

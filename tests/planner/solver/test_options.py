@@ -71,7 +71,7 @@ def test_a_plain_demand_gets_one_lora_unless_experts_are_asked_for(budget, given
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"expert_rank": 65}, "`expert_rank` 65 exceeds the smallest side of a site, 64"),
+        ({"expert_rank": 65}, "`expert_rank` 65 gives a LoRA more parameters than the smallest matrix has; at most 32 fits"),
         ({"expert_rank": 6, "rank_multiple": 4}, "`expert_rank` 6 is no multiple of `rank_multiple` 4"),
     ],
 )
@@ -114,8 +114,8 @@ def test_groups_of_one_shape_share_their_table():
         ({"min_rank": 2, "max_rank": 9, "rank_multiple": 4}, {}, [4, 8]),
         ({"min_rank": 0, "max_rank": 3}, {"utility": "log"}, [1, 2, 3]),
         ({"min_rank": 0, "max_rank": 3}, {"utility": "log", "without_floor": "log1p"}, [0, 1, 2, 3]),
-        ({"max_rank": 99, "max_experts": 1}, {}, list(range(1, 9))),  # no LoRA is wider than the smaller side
-        ({"max_rank": 99, "max_experts": 2}, {}, list(range(1, 17))),
+        ({"max_rank": 99, "max_experts": 1}, {}, list(range(1, 6))),  # rank 5 has 120 parameters of the matrix's 128
+        ({"max_rank": 99, "max_experts": 2}, {}, list(range(1, 11))),
     ],
 )
 def test_limits_say_which_ranks_there_are(given, demand, totals):
@@ -134,9 +134,9 @@ def test_routed_experts_may_go_without_where_a_strategy_spares_them():
 
 
 def test_limits_that_contradict_each_other_are_refused():
-    problem = problem_of(evidence_of(site_of("layers.0.q")), min_rank=5, max_rank=7, rank_multiple=8, expert_rank=8)
+    problem = problem_of(evidence_of(site_of("layers.0.q")), min_rank=3, max_rank=3, rank_multiple=4, expert_rank=4)
     with pytest.raises(
-        InputError, match=r"site 'layers.0.q': no rank is at least 8, at most 7 and a multiple of 8; change `min_rank`"
+        InputError, match=r"site 'layers.0.q': no rank is at least 4, at most 3 and a multiple of 4; change `min_rank`"
     ):
         option_sets(problem, expert_split(problem))
 
@@ -145,4 +145,4 @@ def test_a_group_of_both_kinds_gets_no_more_rank_than_a_routed_expert_can_hold()
     sites = evidence_of(site_of("layers.0.q", shape=(64, 64)), site_of("layers.0.mlp.experts.0.up_proj", shape=(8, 64)))
     problem = problem_of(sites, "rank 40", strategy="sensitivity", granularity="layer", max_experts=4)
     ((_, totals),) = option_sets(problem, expert_split(problem))
-    assert totals[-1] == 8
+    assert totals[-1] == 7  # 7 (8 + 64) is less than 8 x 64

@@ -59,7 +59,9 @@ def test_with_parity_counts_are_those_of_the_released_rounding(tmp_path):
     (tmp_path / "alphas.csv").write_text("\n".join(["name,rows,cols,alpha", *rows]))
     counts = {}
     for parity in (False, True):
-        settings = AllocationSettings(strategy={"name": "alphalora", "settings": {"parity": parity}}, max_experts=30)
+        settings = AllocationSettings(
+            strategy={"name": "alphalora", "settings": {"parity": parity}}, **({} if parity else {"max_experts": 30})
+        )
         plan = allocate("30 experts", settings, spectra=load_spectra(tmp_path / "alphas.csv"))
         counts[parity] = [len(site.ranks) for site in plan.sites]
     assert counts[True] == [3, 2, 4, 5, 6, 10]

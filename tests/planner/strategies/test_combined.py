@@ -131,7 +131,7 @@ def with_usage(report, token_share):
 def test_combined_shares_rank_by_the_tokens_that_pass(routed):
     shares = [1.0, 0.7, 0.3, 0.0]
     evidence = routed | {"sensitivity": with_usage(routed["sensitivity"], shares.__getitem__)}
-    plan = allocate("20k", AllocationSettings(strategy="combined"), **evidence)
+    plan = allocate("8k", AllocationSettings(strategy="combined"), **evidence)
     ranks = {expert: [] for expert in range(4)}
     for site in plan.sites:
         if site.routed:
@@ -141,7 +141,7 @@ def test_combined_shares_rank_by_the_tokens_that_pass(routed):
     assert ranks[3] == [0] * len(ranks[3])  # who sees no token learns nothing
     assert all(site.ranks for site in plan.sites if not site.routed)
     assert plan.notes[-1].text.startswith("On mixture-of-experts models in our study, such plans beat uniform LoRA")
-    asked = allocate("20k", AllocationSettings(strategy="combined", min_rank=1), **evidence)
+    asked = allocate("8k", AllocationSettings(strategy="combined", min_rank=1), **evidence)
     assert all(site.ranks for site in asked.sites)
 
 

@@ -1,26 +1,20 @@
 import numpy as np
 import pytest
 
-from planner.strategies.demand import GAMMA, Demand, utility
+from planner.strategies.demand import Demand, utility
 
 RANKS = np.arange(1.0, 40)
 
 
-@pytest.mark.parametrize("name", ["log", "log1p", "power"])
+@pytest.mark.parametrize("name", ["log", "log1p"])
 def test_more_rank_is_always_worth_more_and_ever_less(name):
     steps = np.diff(utility(name, RANKS))
     assert (steps > 0).all()
     assert (np.diff(steps) < 0).all()
 
 
-def test_log1p_and_power_give_nothing_to_no_rank():
+def test_log1p_gives_nothing_to_no_rank():
     assert utility("log1p", np.array([0.0, 1.0])).tolist() == [0.0, np.log(2)]
-    assert utility("power", np.array([0.0, 1.0])).tolist() == [0.0, 1.0]
-
-
-def test_the_marginal_value_of_power_is_dr_loras_saliency():
-    np.testing.assert_allclose(np.diff(utility("power", np.append(0.0, RANKS))), RANKS**-GAMMA, rtol=1e-12)
-    assert utility("power", np.array([[3.0], [1.0]])).tolist() == [[1 + 2**-1.2 + 3**-1.2], [1.0]]
 
 
 def test_log_makes_capacity_proportional_to_weight():
@@ -32,5 +26,11 @@ def test_log_makes_capacity_proportional_to_weight():
 
 def test_by_default_a_site_answers_for_itself_and_saturates_from_the_first_rank_on():
     demand = Demand(weights=(1.0,))
-    assert (demand.granularity, demand.utility, demand.without_floor, demand.experts) == ("module", "log1p", None, None)
+    assert (demand.granularity, demand.utility, demand.without_floor, demand.experts, demand.growth) == (
+        "module",
+        "log1p",
+        None,
+        None,
+        None,
+    )
     assert (demand.spares_routed, demand.plain, demand.released_rounding) == (False, False, False)

@@ -1,10 +1,9 @@
 import pytest
 
 from planner import AllocationSettings, allocate
-from planner.strategies.hot_experts import hot_experts
+from planner.strategies.hot_experts import HotExpertsSettings, hot_experts
 from spectra import InputError
 from spectra.checkpoint.names import expert_index, parse_name
-from spectra.core.methods import NoSettings
 from tests.planner.examples import evidence_of, site_of
 
 
@@ -27,11 +26,12 @@ def experts(shares, layer=0):
 
 def test_a_quarter_is_rounded_up_and_ties_go_to_the_lower_number():
     five = experts([0.1, 0.5, 0.5, 0.5, 0.4]) + experts([0.2, 0.1, 0.3], layer=1)
-    demand = hot_experts(evidence_of(*five, site_of("layers.0.q", tasks=(1.0,))), NoSettings())
+    demand = hot_experts(evidence_of(*five, site_of("layers.0.q", tasks=(1.0,))), HotExpertsSettings())
     assert demand.weights == (0, 1, 1, 0, 0, 0, 0, 1, 0)
     assert demand.granularity == "model"
+    assert hot_experts(evidence_of(*five), HotExpertsSettings(hot_share=0.5)).weights == (0, 1, 1, 1, 0, 1, 0, 1)
 
 
 def test_a_dense_model_has_none():
     with pytest.raises(InputError, match="knows no routed experts; it is for mixture-of-experts models"):
-        hot_experts(evidence_of(site_of("layers.0.q", tasks=(1.0,))), NoSettings())
+        hot_experts(evidence_of(site_of("layers.0.q", tasks=(1.0,))), HotExpertsSettings())

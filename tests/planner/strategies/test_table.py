@@ -2,6 +2,7 @@ import pytest
 
 from planner import STRATEGIES, AllocationSettings, allocate
 from planner.strategies import Demand
+from planner.strategies.growth import GrowthRule
 from spectra.core.methods import Method, NoSettings
 
 
@@ -14,8 +15,13 @@ def test_the_names_of_the_strategies_in_the_order_in_which_they_are_listed():
 def test_who_has_settings_of_its_own():
     own = {name: list(row.settings.model_fields) for name, row in STRATEGIES.items() if row.settings is not NoSettings}
     assert own == {
-        "random": ["seed"], "mola": ["shape", "parity"], "alphalora": ["beta", "parity"], "lora-smoe": ["grouping", "parity"]
-    }  # fmt: skip
+        "random": ["seed"],
+        "mola": ["shape", "parity"],
+        "alphalora": ["beta", "parity"],
+        "lora-smoe": ["grouping", "top_percent", "parity"],
+        "dr-lora": list(GrowthRule.model_fields),
+        "hot-experts": ["hot_share"],
+    }
 
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))

@@ -12,7 +12,8 @@ def test_fit_names_the_estimators_it_knows():
 
 def test_the_table_says_whose_fits_every_report_holds_and_who_wants_windows():
     assert list(ESTIMATORS) == ["clauset", "hill", "peak", "peak-meant", "farms", "farms-peak"]
-    assert [name for name, row in ESTIMATORS.items() if row.always] == ["clauset", "hill"]
+    assert [name for name, row in ESTIMATORS.items() if row.always] == ["clauset", "hill", "peak"]
+    assert [name for name, row in ESTIMATORS.items() if row.guarded] == ["clauset", "hill"]
     assert [name for name, row in ESTIMATORS.items() if row.windowed] == ["farms", "farms-peak"]
 
 

@@ -31,17 +31,20 @@ def test_in_evaluation_gates_are_deterministic_and_sum_to_one(name, experts, k):
     logits = torch.randn(50, experts, dtype=torch.float64)
     gates, picked = run(logits, RouterContext(top_k=k), own)
     assert ((gates > 0).sum(-1) == (experts if name == "dense" else k)).all()
-    torch.testing.assert_close(gates.sum(-1), torch.ones(50, dtype=torch.float64))
+    # A single expert of several keeps its probability, or its router would have nothing to learn.
+    sums = logits.softmax(-1).amax(-1) if k == 1 < experts and name in ("topk", "sira") else torch.ones(50, dtype=torch.float64)
+    torch.testing.assert_close(gates.sum(-1), sums)
     assert torch.equal(gates > 0, picked > 0)
     if name != "constant":
         assert (gates.argmax(-1) == logits.argmax(-1)).all()
     assert torch.equal(gates, run(logits, RouterContext(top_k=k), own).gates)
 
 
+@pytest.mark.parametrize("k", [1, 2])
 @pytest.mark.parametrize("name", sorted(ROUTERS))
-def test_in_training_every_router_can_be_learned(name):
+def test_in_training_every_router_can_be_learned(name, k):
     torch.manual_seed(0)
     logits = torch.randn(20, 4, dtype=torch.float64, requires_grad=True)
-    gates = ROUTERS[name].run(logits, RouterContext(top_k=2, training=True), ROUTERS[name].settings()).gates
+    gates = ROUTERS[name].run(logits, RouterContext(top_k=k, training=True), ROUTERS[name].settings()).gates
     (gates * torch.randn(20, 4)).sum().backward()
     assert logits.grad.abs().sum() > 0

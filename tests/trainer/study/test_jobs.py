@@ -21,17 +21,16 @@ from trainer.training.loop import DivergedError
 ROOT = Path(__file__).parents[3]
 STUDY = """
 import os, time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from trainer.study.jobs import _begin
+from trainer.study import jobs
+
+def wait(job):
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+jobs._run = wait
 
 if __name__ == "__main__":
-    context = get_context("spawn")
-    devices = context.SimpleQueue()
-    devices.put(0)
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(devices,)) as pool:
-        print(pool.submit(os.getpid).result(), flush=True)
-        pool.submit(time.sleep, 600).result()
+    list(jobs._in_workers(["one", "other"], 1))
 """
 
 
@@ -119,14 +118,15 @@ def test_a_study_outlives_a_killed_worker(job, monkeypatch, caplog):
 
 
 @pytest.mark.training
-def test_runs_end_with_a_study_that_was_killed(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_runs_end_with_a_study_that_was_killed_or_interrupted(sent, tmp_path):
     script = tmp_path / "study.py"
     script.write_text(STUDY)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment) as study:
         worker = int(study.stdout.readline())
         assert _runs(worker)
-        study.send_signal(signal.SIGKILL)
+        study.send_signal(sent)
     until = time.monotonic() + 30
     while time.monotonic() < until and _runs(worker):
         time.sleep(0.05)

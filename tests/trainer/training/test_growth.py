@@ -1,74 +1,44 @@
 """DR-LoRA's growth: arithmetic against references, and whole runs."""
 
-import math
-from random import Random
-
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import planner
 from planner.modules.fused_experts import is_experts
 from spectra import InputError
 from tests import models
-from tests.reference.growth import reference_growth, reference_importance
+from tests.reference.growth import reference_importance
 from tests.trainer.examples import SHORT, assert_same_bytes, kill_at, uniform, with_ranks
 from trainer import MixtureSettings, apply_plan, evaluate, load_adapters, train
 from trainer.layers.expert_lora import ExpertLora, adapt, expert_loras
 from trainer.layers.router_state import RouterState
 from trainer.report import GrowthHistory
 from trainer.run_folder import HISTORY, PLAN, WEIGHTS
-from trainer.training.growth import EVENTS, GrowingGroup, Growth, allocate_quota, grown_plan, schedule
+from trainer.settings import GrowthSettings
+from trainer.training.growth import GrowingGroup, Growth, grown_plan, schedule
 from trainer.training.growth_groups import RoutedGroup
 
 
-@settings(max_examples=300, deadline=None)
-@given(
-    st.lists(st.tuples(st.floats(0, 5), st.integers(0, 6)), min_size=1, max_size=12), st.integers(0, 40), st.integers(1, 9),
-    st.integers(1, 5),
-)  # fmt: skip
-def test_sharing_a_quota_out_equals_the_formula_step_by_step(experts, quota, most, per_event):
-    worth, ranks = zip(*experts, strict=True)
-    ranks = [min(rank, most) for rank in ranks]
-    ours = allocate_quota(worth, ranks, quota, most=most, per_event=per_event)
-    assert ours == reference_growth(worth, ranks, quota, most, per_event)
-    assert 0 <= sum(ours) - sum(ranks) <= quota
-
-
-@settings(max_examples=1000, deadline=None)
-@given(st.integers(1, 16), st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32))
-def test_every_schedule_ends_on_its_target(experts, first, room, seed):
-    random = Random(seed)
-    most = first + room
-    target = random.randint(experts * first, experts * most)
-    ranks, limit = [first] * experts, max(1, math.ceil(0.1 * room))
-    for number in range(EVENTS):
-        way = experts * first + (target - experts * first) * (number + 1) // EVENTS
-        worth = [random.random() for _ in range(experts)]
-        last = number == EVENTS - 1
-        ranks = allocate_quota(worth, ranks, way - sum(ranks), most=most, per_event=most if last else limit)
-        assert sum(ranks) <= way
-        assert max(ranks) <= most
-    assert sum(ranks) == target
-
-
-def test_the_schedule_leaves_an_interval_at_both_ends():
-    steps = schedule(3750)
-    assert len(steps) == EVENTS
+def test_the_schedule_begins_after_the_warm_up_and_leaves_an_interval_at_the_end():
+    steps = schedule(3750, 112, GrowthSettings())
+    assert len(steps) == 18
     assert steps[0] > 112
     assert 3750 - steps[-1] >= steps[1] - steps[0]
+    assert schedule(3750, 1000, GrowthSettings())[0] > 1000
+    assert schedule(1000, 30, GrowthSettings(growth_every=200)) == [230, 430, 630]
 
 
-@pytest.mark.parametrize("steps", [10, EVENTS + 1])
-def test_a_run_too_short_for_its_events_is_refused(steps):
-    with pytest.raises(InputError, match=f"`grow` needs at least 20 steps to hold its 18 events; the run has {steps}"):
-        schedule(steps)
-    assert schedule(EVENTS + 2) == list(range(2, EVENTS + 2))
+@pytest.mark.parametrize(("steps", "given"), [(10, {}), (19, {}), (100, {"growth_every": 60}), (6, {"growth_events": 5})])
+def test_a_run_too_short_for_its_events_is_refused(steps, given):
+    with pytest.raises(
+        InputError, match=rf"`grow` has no place for .*: the run has {steps} steps, 1 of them before growth begins"
+    ):
+        schedule(steps, 1, GrowthSettings(**given))
+    assert schedule(20, 1, GrowthSettings()) == list(range(2, 20))
 
 
-GROWN = SHORT.model_copy(update={"max_steps": 24, "learning_rate": 2e-2, "grow": True})
+GROWN = SHORT.model_copy(update={"max_steps": 24, "learning_rate": 2e-2, "grow": True, "warmup": 0.05})
 
 
 def up_and_down(site):
@@ -81,13 +51,13 @@ def plan(tiny_olmoe):
     return with_ranks(uniform(tiny_olmoe, "rank 4", max_experts=1), up_and_down)
 
 
-def experts_with_room(form="paper"):
+def experts_with_room(**given):
     experts = next(module for module in models.build("olmoe").modules() if is_experts(module))
     state = RouterState(MixtureSettings())
     state.counting = True
     lora = ExpertLora(experts, {"up_proj": [4] * 4, "down_proj": [4] * 4}, lora_alpha=4.0, state=state, name="layer")
     adapt(experts, lora)
-    return experts, lora, GrowingGroup(RoutedGroup("layer.loraplan", lora), form)
+    return experts, lora, GrowingGroup(RoutedGroup("layer.loraplan", lora, GrowthSettings()), GrowthSettings(**given))
 
 
 def test_importance_and_share_equal_the_formula_over_several_steps():
@@ -135,6 +105,7 @@ def test_new_directions_change_nothing_and_train_from_a_clean_start():
     optimiser.step()
     optimiser.zero_grad()
     before = experts(hidden, index, weights)
+    layer.share, layer.importance = torch.full((4,), 0.25), {"up_proj": torch.ones(4, 8)}
     layer.group.grow_to(layer.decide(3, 8))  # three eighths of the way from 8 ranks to 16
     assert sum(layer.group.ranks) == 11
     torch.testing.assert_close(experts(hidden, index, weights), before, rtol=0, atol=0)
@@ -151,7 +122,7 @@ def test_new_directions_change_nothing_and_train_from_a_clean_start():
 
 
 def test_the_released_form_adds_the_two_gradient_terms():
-    experts, lora, layer = experts_with_room("released")
+    experts, lora, layer = experts_with_room(saliency="released")
     torch.nn.init.normal_(lora.B["up_proj"].data[:, :, :2])
     experts.train()(torch.randn(12, 32), torch.tensor([[0, 1]] * 12), torch.rand(12, 2)).square().sum().backward()
     A, B = lora.A["up_proj"], lora.B["up_proj"]
@@ -161,24 +132,20 @@ def test_the_released_form_adds_the_two_gradient_terms():
     torch.testing.assert_close(layer.importance["up_proj"], 0.1 * pull, rtol=1e-4, atol=1e-9)
 
 
-def test_before_anything_was_observed_all_experts_weigh_alike():
+def test_before_anything_was_observed_growth_waits():
     _, _, layer = experts_with_room()
-    assert layer.weights() == [1.0] * 4
-    assert layer.saliency() == pytest.approx([3**-1.2] * 4)
-    assert layer.decide(1, 8) == [3, 2, 2, 2]
+    assert layer.weights() == [0.0] * 4
+    assert layer.shares() == [0.25] * 4
+    assert layer.decide(7, 8) == [2, 2, 2, 2]
+    assert layer.decide(8, 8) == [4, 4, 4, 4]  # the target has to be reached, and nobody is known to deserve more
+    layer.share, layer.importance = torch.tensor([0.7, 0.1, 0.1, 0.1]), {"up_proj": torch.ones(4, 8)}
+    layer.forget()
+    assert layer.weights() == [0.0] * 4
 
 
-def test_the_last_event_closes_whatever_gap_is_left():
-    """Limits per event may have kept a group behind; at the end its target counts."""
-    _, _, layer = experts_with_room()
-    assert (layer.group.target, layer.group.start, layer.group.most) == (16, 2, 8)
-    assert layer.decide(17, 18) == [3, 3, 3, 3]  # at most one tenth of the room each
-    assert layer.decide(18, 18) == [4, 4, 4, 4]
-
-
-def grown_model(plan, form="paper"):
+def grown_model(plan):
     model = apply_plan(models.build("olmoe"), plan)
-    return model, Growth(model, plan, 24, form)
+    return model, Growth(model, plan, 24, GrowthSettings(), begin=1)
 
 
 def test_every_process_and_every_resumed_run_starts_the_same_directions(plan):
@@ -236,7 +203,7 @@ def test_a_run_grows_to_exactly_the_plans_size(grown, plan):
     ranks = {site.ranks for site in final.sites if site.ranks}
     assert len(ranks) > 1
     history = GrowthHistory.load(grown / HISTORY)
-    assert len(history.events) == EVENTS
+    assert len(history.events) == 18
     totals = [[sum(ranks) for ranks in event.ranks.values()] for event in history.events]
     assert totals == sorted(totals)
     assert totals[-1] == [16, 16]
@@ -272,7 +239,7 @@ def test_an_interrupted_growth_goes_on_to_the_same_bits(grown, tiny_olmoe, plan,
 
 
 @pytest.mark.training
-@pytest.mark.parametrize("saliency", ["paper", "released"])
+@pytest.mark.parametrize("saliency", ["paper", "released", "absolute"])
 def test_mixtures_on_a_dense_base_grow_too(tiny_llama, sentences, tmp_path, saliency):
     dense = uniform(tiny_llama, "30k", expert_rank=4, max_experts=3, max_rank=12)
     assert {site.ranks for site in dense.sites} == {(4, 4, 4)}
@@ -292,9 +259,9 @@ def test_what_cannot_grow_is_refused(tiny_olmoe, uniform_plan, minilm, small_cor
     with pytest.raises(InputError, match="`grow`: the plan 'none' adapts neither routed experts nor mixtures"):
         train(uniform_plan.without_adapters(), minilm, small_corpus[0], tmp_path / "run", GROWN)
     low = uniform(tiny_olmoe, "rank 1", max_experts=1)
-    with pytest.raises(InputError, match="a mean rank of 1 leaves no room"):
+    with pytest.raises(InputError, match="experts start with rank 1, which is all that the plan gives"):
         train(low, tiny_olmoe, sentences, tmp_path / "run", GROWN)
-    with pytest.raises(InputError, match="`grow` needs at least 20 steps"):
+    with pytest.raises(InputError, match="`grow` has no place for 18 events: the run has 8 steps"):
         train(plan, tiny_olmoe, sentences, tmp_path / "run", GROWN.model_copy(update={"max_steps": 8}))
     assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match="`grow` keeps no best adapters on the way"):

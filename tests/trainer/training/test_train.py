@@ -325,8 +325,9 @@ def test_options_that_cannot_work_are_not_silent(minilm, small_corpus, tmp_path)
     plan = uniform(minilm, "rank 1", max_experts=1)
     with pytest.raises(InputError, match="`patience` 2 needs an evaluation file to watch"):
         train(plan, minilm, small_corpus[0], tmp_path / "run", settings(patience=2))
-    report = train(plan, minilm, small_corpus[0], tmp_path / "run", settings(max_steps=1, router="sira", balance_loss=0.1))
-    assert "the plan has no routers: `router` and `balance_loss` had no effect" in report.notes
+    with pytest.raises(InputError, match="`router` has no effect on a plan without routers: no module has several LoRA experts"):
+        train(plan, minilm, small_corpus[0], tmp_path / "run", settings(max_steps=1, router="sira", balance_loss=0.1))
+    assert not (tmp_path / "run").exists()
 
 
 HINTS = planner.plan.TrainingHints(learning_rate=5e-3, alpha=2.0, found="a search")

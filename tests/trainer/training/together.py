@@ -15,6 +15,7 @@ import trainer
 from planner import Plan
 from tests import models
 from trainer.adapters.tensors import trained_state
+from trainer.settings import GrowthSettings
 from trainer.training import train as module
 from trainer.training.growth import GrowingGroup, Growth
 from trainer.training.loop import MonitorCallback
@@ -30,8 +31,8 @@ class Given:
     def take_usage(self):
         return self.usage
 
-    def gradient_terms(self):
-        return {"up_proj": self.terms}
+    def pulls(self, form):
+        return {"up_proj": self.terms[0] * self.terms[1]}
 
 
 def observe(process):
@@ -40,7 +41,7 @@ def observe(process):
     Args:
         process: 0 or 1; None for one process that sees the usage of both.
     """
-    draws, growing = torch.Generator().manual_seed(0), GrowingGroup(Given(), "paper")
+    draws, growing = torch.Generator().manual_seed(0), GrowingGroup(Given(), GrowthSettings())
     for _ in range(5):
         usage, terms = torch.rand(2, EXPERTS, generator=draws), torch.rand(2, EXPERTS, ROOM, generator=draws)
         growing.group.usage = usage.sum(0) if process is None else usage[process].clone()
@@ -53,7 +54,7 @@ def disagree(process, plan):
     """Every event of a growth whose moving averages are another process's own numbers: what it would decide, and what it did."""
     plan = Plan.load(plan)
     model = trainer.apply_plan(models.build("olmoe"), plan)
-    growth, draws = Growth(model, plan, 24), torch.Generator().manual_seed(process)
+    growth, draws = Growth(model, plan, 24, GrowthSettings(), begin=1), torch.Generator().manual_seed(process)
     own, decided = [], []
     for number, step in enumerate(growth.schedule):
         for growing in growth.groups.values():
