@@ -186,4 +186,4 @@ def test_everything_that_can_grow_in_a_model_is_found_and_its_use_is_counted(tin
     assert len(found) == 14
     assert {type(group) for group in found.values()} == {MixtureGroup}
     bare = with_ranks(uniform(tiny_llama, "rank 2"), lambda site: (2,))
-    assert dict(growth_groups(apply_plan(models.build("llama"), bare))) == {}
+    assert dict(growth_groups(apply_plan(models.build("llama"), bare), GrowthRule())) == {}
