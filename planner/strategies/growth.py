@@ -72,7 +72,7 @@ def hand_out(
     """
     grown = list(ranks)
 
-    def standing(expert: int) -> tuple[float, float, int]:
+    def standing(expert: int) -> tuple[float, ...]:
         worth = (saliency(of[expert], grown[expert], rule.growth_penalty) for of in (weights, shares))
         return *worth, -expert
 
