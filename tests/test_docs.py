@@ -121,3 +121,9 @@ def test_the_tables_are_extended_as_written(folder, tables_restored):
 def test_links_between_pages_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", (DOCS / page).read_text())
     assert all(((DOCS / page).parent / link).exists() for link in links if "://" not in link)
+
+
+def test_the_citation_is_of_this_version():
+    import spectra
+
+    assert f"\nversion: {spectra.__version__}\n" in (Path(__file__).parents[1] / "CITATION.cff").read_text()

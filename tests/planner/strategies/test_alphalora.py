@@ -103,3 +103,31 @@ def test_an_orthogonal_matrix_moves_no_plan(tmp_path):
         settings = AllocationSettings(strategy="alphalora", expert_rank=4)
         plans.append(allocate("16 experts", settings, spectra=spectra.analyze(folder)))
     assert [site.ranks for site in plans[0].sites] == [site.ranks for site in plans[1].sites]
+
+
+def test_another_estimator_than_the_authors_is_said_first(spectra_report):
+    def planned(**given):
+        return allocate("12 experts", AllocationSettings(strategy="alphalora", **given), spectra=spectra_report)
+
+    assert planned().settings.estimator == "peak"
+    assert "another estimator" not in [note.about for note in planned().notes]
+    other = planned(estimator="clauset")
+    assert other.notes[0].text == "Alphas are by 'clauset'; the authors of 'alphalora' take those by 'peak'."
+    assert [site.alpha for site in other.sites] != [site.alpha for site in planned().sites]
+    without = spectra_report.model_copy(
+        update={
+            "sites": tuple(
+                site.model_copy(update={"fits": {name: fit for name, fit in site.fits.items() if name != "peak"}})
+                for site in spectra_report.sites
+            )
+        }
+    )
+    with pytest.raises(InputError, match=r"takes alphas by 'peak', as its authors do; the report holds clauset, hill: run plan"):
+        allocate("12 experts", AllocationSettings(strategy="alphalora"), spectra=without)
+
+
+@pytest.mark.parametrize("given", [{"max_experts": 4}, {"min_rank": 2}, {"granularity": "model"}])
+def test_what_parity_would_ignore_is_refused(given, spectra_report):
+    asked = AllocationSettings(strategy={"name": "alphalora", "settings": {"parity": True}}, **given)
+    with pytest.raises(InputError, match=f"`{next(iter(given))}` has no effect with `parity`"):
+        allocate("12 experts", asked, spectra=spectra_report)

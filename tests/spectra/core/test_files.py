@@ -1,9 +1,10 @@
 import os
+from pathlib import Path
 
 import pytest
 
 from spectra import InputError
-from spectra.core.files import read_json, require_apart, require_writable, write_atomic
+from spectra.core.files import read_json, require_apart, require_place, require_writable, write_atomic
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -110,3 +111,9 @@ def test_outputs_are_kept_apart_from_inputs_and_from_each_other(tmp_path):
             require_apart({"output": tmp_path / name}, [tmp_path / "in"])
     with pytest.raises(InputError, match=r"`csv` .*: is also the file of `output`"):
         require_apart({"output": tmp_path / "a", "csv": tmp_path / "b" / ".." / "a"}, [])
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
+def test_a_place_that_takes_no_file_is_refused_before_the_work_even_for_root():
+    with pytest.raises(InputError, match=r"/proc/x: cannot write: /proc is not writable"):
+        require_place("/proc/x")
