@@ -189,7 +189,8 @@ class Growth(TrainerCallback):
         save_file({key: value.contiguous() for key, value in tensors.items()}, folder / STATE)
         ranks = {name: growing.group.ranks for name, growing in self.groups.items()}
         write_atomic(folder / RANKS, json.dumps(ranks, sort_keys=True) + "\n")
-        GrowthHistory(events=tuple(self.history)).save(folder / HISTORY)
+        if self.history:  # a checkpoint may lie before the first event
+            GrowthHistory(events=tuple(self.history)).save(folder / HISTORY)
 
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint."""
@@ -202,7 +203,8 @@ class Growth(TrainerCallback):
             growing.share = tensors.get(f"{name}/")
             lead = f"{name}/importance."
             growing.importance = {key.removeprefix(lead): value for key, value in tensors.items() if key.startswith(lead)}
-        self.history = list(GrowthHistory.load(folder / HISTORY).events)
+        # What a checkpoint had is sealed with hashes, so a history that is not there never was.
+        self.history = list(GrowthHistory.load(folder / HISTORY).events) if (folder / HISTORY).is_file() else []
 
     def finish(self, plan: Plan, alpha: float) -> Plan:
         """Give every expert the scaling of its final rank, B compensating, and return the plan it grew into."""

@@ -239,6 +239,22 @@ def test_an_interrupted_growth_goes_on_to_the_same_bits(grown, tiny_olmoe, plan,
 
 
 @pytest.mark.training
+@pytest.mark.parametrize("cut", [4, 21])
+def test_a_growth_that_begins_late_forgets_and_hands_out_in_one_pass_goes_on_to_the_same_bits(
+    cut, tiny_olmoe, plan, sentences, tmp_path
+):
+    given = {"warmup": 0.4, "growth_events": 4, "growth_handout": "one-pass", "growth_reset": True, "saliency": "absolute"}
+    chosen = GROWN.model_copy(update=given)
+    train(plan, tiny_olmoe, sentences, tmp_path / "whole", chosen)
+    events = GrowthHistory.load(tmp_path / "whole" / HISTORY).events
+    assert [event.step for event in events] == [12, 14, 16, 18]
+    with pytest.raises(RuntimeError, match="killed"):  # before the first event, and after the last
+        train(plan, tiny_olmoe, sentences, tmp_path / "cut", chosen, progress=kill_at(cut))
+    train(plan, tiny_olmoe, sentences, tmp_path / "cut", chosen, resume=True)
+    assert_same_bytes(tmp_path / "whole", tmp_path / "cut", (WEIGHTS, PLAN, HISTORY))
+
+
+@pytest.mark.training
 @pytest.mark.parametrize("saliency", ["paper", "released", "absolute"])
 def test_mixtures_on_a_dense_base_grow_too(tiny_llama, sentences, tmp_path, saliency):
     dense = uniform(tiny_llama, "30k", expert_rank=4, max_experts=3, max_rank=12)
