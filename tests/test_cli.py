@@ -121,15 +121,18 @@ def test_the_options_of_every_command():
         )
         for name, command in cli.main.commands.items()
     }
-    training = ["--accumulation", "--alpha", "--balance-loss", "--batch-size", "--capacity",
+    growth = ["--growth-events", "--growth-handout", "--growth-most", "--growth-penalty", "--growth-per-event", "--growth-start"]
+    training = ["--accumulation", "--alpha", "--balance-loss", "--batch-size", "--capacity", *growth,
+                "--growth-decay", "--growth-every", "--growth-reset", "--renormalise",
                 "--dropout", "--epochs", "--evaluations", "--expert-dropout", "--gradient-checkpointing", "--grow",
                 "--init", "--learning-rate", "--loss-on", "--lr-ratio", "--max-length", "--max-steps", "--packing", "--patience",
                 "--precision", "--report-to", "--router", "--saliency", "--schedule", "--seed", "--shard", "--warmup",
                 "--weight-decay", "--z-loss"]  # fmt: skip
     assert options == {
-        "allocate": ["--beta", "--budget", "--depth", "--estimator", "--expert-rank", "--granularity", "--grouping", "--json",
-                     "--max-experts", "--max-rank", "--min-rank", "--model", "--output", "--parity", "--rank-multiple", "--seed",
-                     "--sensitivity", "--shape", "--spectra", "--statistic", "--strategy", "--top-k"],
+        "allocate": ["--beta", "--budget", "--depth", "--estimator", "--expert-rank", "--granularity", "--grouping", *growth,
+                     "--hot-share", "--json", "--max-experts", "--max-rank", "--min-rank", "--model", "--modules", "--output",
+                     "--parity", "--rank-multiple", "--seed", "--sensitivity", "--shape", "--spectra", "--statistic",
+                     "--strategy", "--top-k", "--top-percent"],
         "analyze": ["--bootstrap", "--compare", "--csv", "--device", "--estimator", "--goodness", "--json", "--keep-eigenvalues",
                     "--output", "--precision", "--seed", "--subsamples"],
         "check": [],

@@ -79,7 +79,7 @@ def test_training_options_come_from_a_file_and_the_command_line_wins(plan_comman
     plan_command("train", "uniform.json", "--config", "train.yaml", "--learning-rate", "0.001", "-o", "from-file")
     settings = json.loads((here / "from-file" / "run.json").read_text())["settings"]
     assert (settings["max_steps"], settings["learning_rate"]) == (2, 0.001)
-    assert settings["router"] == {"name": "sira", "settings": {"capacity": 2.0, "expert_dropout": 0.1}}
+    assert settings["router"] == {"name": "sira", "settings": {"capacity": 2.0, "expert_dropout": 0.1, "renormalise": False}}
 
 
 def test_a_file_of_options_that_cannot_be_used(plan_command, here):

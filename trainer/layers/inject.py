@@ -43,8 +43,9 @@ class Placement:
 def apply_plan(model: M, plan: Plan, settings: MixtureSettings | None = None) -> M:
     """Give every planned module its experts and freeze everything else, in place.
 
-    Afterwards exactly the plan's parameters are trainable; unfreeze a task head yourself. All sites are checked before any is
-    touched. What was adapted is logged under `loraplan`.
+    Afterwards the plan's parameters are trainable and nothing else; unfreeze a task head yourself. Adapters on routed experts are
+    padded with zeros that never change, so there more elements require a gradient than the plan counts. All sites are checked
+    before any is touched. What was adapted is logged under `loraplan`.
 
     Args:
         model: any torch module whose planned sites are linear; prefixes added by a task head are seen through.

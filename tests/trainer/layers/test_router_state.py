@@ -160,10 +160,11 @@ def test_usage_is_summed_from_pass_to_pass_until_it_is_taken():
     model.state.counting = True
     for _ in range(2):
         model(x, attention_mask=mask)
-    picked = picks(x.reshape(-1, 6) @ model.first.router.T, 1) * mask.reshape(-1, 1)
+    logits = x.reshape(-1, 6) @ model.first.router.T
+    picked = picks(logits, 1) * logits.softmax(-1) * mask.reshape(-1, 1)  # a single expert's gate is its probability
     torch.testing.assert_close(model.state.take_usage("first"), 2 * picked.sum(0))
     assert model.state.take_usage("first") is None
-    assert float(model.state.take_usage("second").sum()) == pytest.approx(16)
+    assert 0 < float(model.state.take_usage("second").sum()) < 16  # of 8 tokens, twice
     model.eval()(x)
     assert model.state.take_usage("first") is None  # evaluation is no use
 

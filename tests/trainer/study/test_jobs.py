@@ -20,8 +20,10 @@ from trainer.training.loop import DivergedError
 
 ROOT = Path(__file__).parents[3]
 STUDY = """
-import os, time
+import os, signal, time
 from trainer.study import jobs
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 def wait(job):
     print(os.getpid(), flush=True)

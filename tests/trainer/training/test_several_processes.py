@@ -22,7 +22,7 @@ from tests.trainer.training.together import disagree, observe
 from trainer import evaluate, train
 from trainer.report import GrowthHistory, RunReport
 from trainer.run_folder import BEST, HISTORY, PLAN, REPORT, WEIGHTS
-from trainer.training.growth import EVENTS, schedule
+from trainer.training.growth import schedule
 
 pytestmark = pytest.mark.training
 
@@ -117,13 +117,13 @@ def test_experts_grow_alike_in_two_processes(tiny_olmoe, routed_plan, sentences,
     settings = GENTLE.model_copy(update={"max_steps": 60, "grow": True, "shard": shard})
     ended = in_two_processes(routed_plan, tiny_olmoe, sentences, tmp_path / "two", settings)
     events = GrowthHistory.load(tmp_path / "two" / HISTORY).events
-    assert [event.step for event in events] == schedule(60)
+    assert [event.step for event in events] == schedule(60, round(60 * settings.warmup), settings)
     final = Plan.load(tmp_path / "two" / PLAN)
     assert final.to_json() == ended["plan"]  # which both processes hold
     assert final.parameters == routed_plan.parameters
     # every layer starts with 4 experts of rank 2 and ends with as much as 4 of rank 4, by an even schedule
     for number, event in enumerate(events, start=1):
-        assert {sum(ranks) for ranks in event.ranks.values()} == {8 + 8 * number // EVENTS}
+        assert {sum(ranks) for ranks in event.ranks.values()} == {8 + 8 * number // 18}
         assert all(math.fsum(share) == pytest.approx(1, abs=1e-4) for share in event.shares.values())
     grown = {
         f"{group.removesuffix('.loraplan')}.{expert}.{part}": (rank,)
@@ -139,6 +139,6 @@ def test_experts_grow_alike_in_two_processes(tiny_olmoe, routed_plan, sentences,
     train(routed_plan, tiny_olmoe, sentences, tmp_path / "one", alone)
     losses = [[point.loss for point in RunReport.load(tmp_path / name / REPORT).curve] for name in ("one", "two")]
     assert len(losses[0]) == len(losses[1]) == 60
-    assert losses[1][: schedule(60)[0]] == pytest.approx(losses[0][: schedule(60)[0]], abs=1e-5)
+    assert losses[1][: events[0].step] == pytest.approx(losses[0][: events[0].step], abs=1e-5)
     assert all(map(math.isfinite, losses[1]))
     assert losses[1][-1] < losses[1][0]
