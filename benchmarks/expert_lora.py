@@ -23,6 +23,7 @@ import transformers
 
 from planner.modules.fused_experts import is_experts
 from trainer.layers.expert_lora import ExpertLora, adapt
+from trainer.settings import GrowthSettings
 from trainer.training.growth import GrowingGroup
 from trainer.training.growth_groups import growth_groups
 
@@ -91,7 +92,7 @@ def memory(who: str, options: argparse.Namespace) -> float:
 
 def bookkeeping(model: Any, step: Callable[[], None], rounds: int) -> float:
     """Share of a step that watching gradients for growth takes."""
-    groups = [GrowingGroup(group, "paper") for _, group in growth_groups(model)]
+    groups = [GrowingGroup(group, GrowthSettings()) for _, group in growth_groups(model, GrowthSettings())]
     zero, model.zero_grad = model.zero_grad, lambda: None  # keep the gradients of the step for the watching that follows
     shares = []
     for _ in range(rounds):

@@ -10,6 +10,7 @@ of the whole process above its imports.
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ from spectra.settings import AnalysisSettings
 
 CASES = {
     "405B dense": [("combined", "0.1%"), ("combined", "1%"), ("alphalora", "0.1%"), ("sensitivity", "0.1%")],
-    "DeepSeek-V3 experts": [("dr-lora", "0.1%"), ("combined", "0.1%"), ("sensitivity", "1%"), ("combined", "worth rank 1")],
+    "DeepSeek-V3 experts": [("dr-lora", "0.1%"), ("combined", "0.1%"), ("sensitivity", "1%"), ("combined", "match rank 1")],
 }
 
 
@@ -62,8 +63,8 @@ def reports(case: str, seed: int) -> tuple[SpectraReport, SensitivityReport]:
         fit = TailFit(alpha=alpha, x_min=1.0, n_tail=500, ks=0.03, sigma=(alpha - 1) / 500**0.5, status=FitStatus.OK)
         spectra.append(
             SiteSpectrum(
-                **fit.model_dump(), name=name, module=name, shape=shape, n_eigenvalues=min(shape), n_cut=0, fits={"clauset": fit},
-                metrics=None, density=None, uncertainty=Uncertainty(),
+                **fit.model_dump(), name=name, module=name, shape=shape, n_eigenvalues=min(shape), n_cut=0,
+                fits={"clauset": fit, "peak": fit}, metrics=None, density=None, uncertainty=Uncertainty(),
             )
         )  # fmt: skip
         size = shape[0] * shape[1] * 1e-9
@@ -101,10 +102,9 @@ def measure(case: str, strategy: str, budget: str, seed: int) -> dict[str, float
     start = time.perf_counter()
     plan = planner.allocate(budget, AllocationSettings(strategy=strategy), spectra=spectra, sensitivity=sensitivity)
     seconds = time.perf_counter() - start
-    assert plan.optimum is not None
     return {
         "seconds": seconds,
-        "gap": plan.optimum.gap,
+        "gap": plan.optimum.gap if plan.optimum else math.nan,  # ranks by growth have no objective
         "mebibytes": peak() / 1024,
         "sites": len(plan.sites),
         "unspent": 1 - plan.budget.spent / plan.budget.limit,

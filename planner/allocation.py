@@ -105,8 +105,8 @@ def _demand(evidence: Evidence, settings: AllocationSettings, asked: Sequence[bo
     )
 
 
-def _require_effect(settings: AllocationSettings, demand: Demand) -> None:
-    """Refuse settings that change nothing about what this strategy does."""
+def _require_effect(settings: AllocationSettings, demand: Demand, unit: str) -> None:
+    """Refuse settings that change nothing about what this strategy does with a budget in this unit."""
     given = {name for name in NUMBERS if getattr(settings, name) != AllocationSettings.model_fields[name].default}
     name = settings.strategy.name
     if demand.growth is not None and (idle := sorted(given)):
@@ -116,6 +116,8 @@ def _require_effect(settings: AllocationSettings, demand: Demand) -> None:
     counted = demand.experts is not None or demand.released_rounding
     if counted and (idle := sorted(given & {"max_experts", "min_rank", "max_rank", "rank_multiple", "granularity"})):
         raise InputError(f"`{idle[0]}` has no effect with `parity`, which takes the counts of experts as released")
+    if demand.released_rounding and unit != "experts":
+        raise InputError("`parity` rounds a number of experts as released; give the budget in experts, such as 160 experts")
 
 
 def _problem(budget: str, evidence: Evidence, settings: AllocationSettings) -> Problem:
@@ -125,12 +127,13 @@ def _problem(budget: str, evidence: Evidence, settings: AllocationSettings) -> P
     if settings.modules is not None:
         asked = chosen_modules([site.name for site in evidence.sites], settings.modules)
     demand = _upper(_demand(evidence, settings, asked), evidence, settings.depth)
-    _require_effect(settings, demand)
     if not all(map(math.isfinite, demand.weights)):
         raise InputError(f"strategy {strategy.name!r} finds weights that are not finite; a value of the reports is too large")
     if not any(demand.weights):
         raise InputError(f"strategy {strategy.name!r} wants nothing at any site of {evidence.model.name}")
-    problem = Problem(evidence=evidence, demand=demand, limit=_limit(budget, evidence, asked), settings=settings)
+    limit = _limit(budget, evidence, asked)
+    _require_effect(settings, demand, limit.unit)
+    problem = Problem(evidence=evidence, demand=demand, limit=limit, settings=settings)
     if problem.limit.match_rank:
         problem = problem.within(_least_matching(problem))
     counted = demand.experts is not None or problem.limit.unit == "experts"

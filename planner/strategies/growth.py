@@ -7,6 +7,7 @@ by `dr-lora` does it here with signals that stand still, so that it is where gro
 
 import math
 from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -72,23 +73,27 @@ def hand_out(
     """
     grown = list(ranks)
 
-    def standing(expert: int) -> tuple[float, ...]:
-        worth = (saliency(of[expert], grown[expert], rule.growth_penalty) for of in (weights, shares))
-        return *worth, -expert
+    def standing(expert: int) -> tuple[float, float, int]:
+        """A place in the queue, the most salient first."""
+        worth, share = (saliency(of[expert], grown[expert], rule.growth_penalty) for of in (weights, shares))
+        return -worth, -share, expert
 
     if rule.growth_handout == "one-pass":
         # As released: sorted once, and each takes what it may before the next is asked.
-        for expert in sorted(range(len(grown)), key=standing, reverse=True):
+        for _, _, expert in sorted(map(standing, range(len(grown)))):
             taken = max(0, min(per_event, most - grown[expert], quota))
             grown[expert] += taken
             quota -= taken
         return grown
-    for _ in range(quota):
-        # Rank by rank and not in proportion: each rank gained makes an expert's next one worth less, as the denominator says.
-        able = [expert for expert in range(len(grown)) if grown[expert] < most and grown[expert] - ranks[expert] < per_event]
-        if not able:
-            break
-        grown[max(able, key=standing)] += 1
+    # Rank by rank and not in proportion: each rank gained makes an expert's next one worth less, as the denominator says.
+    queue = [standing(expert) for expert in range(len(grown)) if grown[expert] < most]
+    heapify(queue)
+    while quota > 0 and queue:
+        _, _, expert = heappop(queue)
+        grown[expert] += 1
+        quota -= 1
+        if grown[expert] < most and grown[expert] - ranks[expert] < per_event:
+            heappush(queue, standing(expert))
     return grown
 
 

@@ -40,8 +40,8 @@ RULES = (
     ),
     Rule(
         settings=("balance_loss",),
-        idle=lambda run: run.settings.router.name == "dense",
-        why="with `router` dense, which uses every expert for every token",
+        idle=lambda run: run.settings.router.name == "dense" or (run.settings.router.name != "sira" and _all_picked(run.plan)),
+        why="where every token uses every expert: the balance is even whatever the router does",
     ),
     Rule(
         settings=("dropout", "init", "alpha", "lr_ratio"),
@@ -58,6 +58,11 @@ RULES = (
     Rule(settings=("evaluations",), idle=lambda run: not run.evaluates, why="without an evaluation file"),
     Rule(settings=("loss_on",), idle=lambda run: run.task == "classification", why="on a classifier, whose loss counts labels"),
 )
+
+
+def _all_picked(plan: Plan) -> bool:
+    """Whether no router has anything to choose."""
+    return all(site.top_k == len(site.ranks) for site in plan.sites if len(site.ranks) > 1)
 
 
 def without_effect(run: Situation) -> dict[str, str]:

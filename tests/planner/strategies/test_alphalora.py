@@ -126,6 +126,12 @@ def test_another_estimator_than_the_authors_is_said_first(spectra_report):
         allocate("12 experts", AllocationSettings(strategy="alphalora"), spectra=without)
 
 
+def test_parity_rounds_experts_and_no_parameters(spectra_report):
+    asked = AllocationSettings(strategy={"name": "alphalora", "settings": {"parity": True}})
+    with pytest.raises(InputError, match="`parity` rounds a number of experts as released; give the budget in experts"):
+        allocate("4%", asked, spectra=spectra_report)
+
+
 @pytest.mark.parametrize("given", [{"max_experts": 4}, {"min_rank": 2}, {"granularity": "model"}])
 def test_what_parity_would_ignore_is_refused(given, spectra_report):
     asked = AllocationSettings(strategy={"name": "alphalora", "settings": {"parity": True}}, **given)

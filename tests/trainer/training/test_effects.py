@@ -23,6 +23,7 @@ def plans(tiny_llama):
     return {
         "plain": plain,
         "mixtures": uniform(tiny_llama, "30k", expert_rank=4, max_experts=3, max_rank=12),
+        "pairs": uniform(tiny_llama, "20k", expert_rank=4, max_experts=2, max_rank=8),
         "nothing": plain.without_adapters(),
     }
 
@@ -47,6 +48,8 @@ def test_every_rule_is_about_settings_that_exist():
         ("plain", {"router": "sira", "balance_loss": 0.1}, {"router", "balance_loss"}),
         ("mixtures", {"router": "sira", "balance_loss": 0.1}, set()),
         ("mixtures", {"router": "dense", "balance_loss": 0.1}, {"balance_loss"}),
+        ("pairs", {"balance_loss": 0.1}, {"balance_loss"}),  # two experts, of which a token uses two
+        ("pairs", {"router": "sira", "balance_loss": 0.1}, set()),
         ("nothing", {"dropout": 0.1, "init": "svd"}, {"dropout", "init"}),
         ("mixtures", {"growth_start": 1}, {"growth_start"}),
         ("mixtures", {"growth_start": 1, "grow": True}, set()),

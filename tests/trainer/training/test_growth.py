@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 import planner
 from planner.modules.fused_experts import is_experts
+from planner.strategies.growth import grown as grown_ranks
 from spectra import InputError
 from tests import models
 from tests.reference.growth import reference_importance
@@ -141,6 +142,20 @@ def test_before_anything_was_observed_growth_waits():
     layer.share, layer.importance = torch.tensor([0.7, 0.1, 0.1, 0.1]), {"up_proj": torch.ones(4, 8)}
     layer.forget()
     assert layer.weights() == [0.0] * 4
+
+
+@pytest.mark.parametrize("handout", ["one-by-one", "one-pass"])
+@pytest.mark.parametrize("seed", range(5))
+def test_under_signals_that_stand_still_growth_ends_where_the_static_plan_is(handout, seed, monkeypatch):
+    """Event by event as a run holds them, with room in the layer's own adapters, against the rule of the static plan."""
+    _, _, layer = experts_with_room(growth_handout=handout)
+    draws = torch.Generator().manual_seed(seed)
+    weights, shares = (torch.rand(4, generator=draws, dtype=torch.float64).tolist() for _ in range(2))
+    monkeypatch.setattr(layer, "weights", lambda: weights)
+    monkeypatch.setattr(layer, "shares", lambda: shares)
+    for done in range(1, 19):
+        layer.group.grow_to(layer.decide(done, 18))
+    assert layer.group.ranks == grown_ranks(layer.settings, weights, shares, target=16, most=8)
 
 
 def grown_model(plan):
