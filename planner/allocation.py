@@ -40,7 +40,7 @@ def allocate(
 
     Args:
         budget: trainable parameters (`2000000`, `2M`), a share of the model (`1%`), a rank at every site (`rank 8`), experts
-            (`160 experts`), the smallest budget whose plan matches a uniform rank by the strategy's own objective
+            (`160 experts`, `5 experts per layer`), the smallest budget whose plan matches a uniform rank by the strategy's own objective
             (`match rank 8`), or the path of a plan file to match in size.
         settings: the strategy and the limits on its answer; by default `combined`.
         spectra: alphas, if the strategy uses them.
@@ -148,8 +148,9 @@ def _problem(budget: str, evidence: Evidence, settings: AllocationSettings) -> P
 def _limit(budget: str, evidence: Evidence, asked: Sequence[bool]) -> BudgetLimit:
     if budget.endswith(".json"):
         return BudgetLimit(request=f"size of {budget}", unit="parameters", amount=Plan.load(budget).parameters)
-    cost = sum(site.rank_cost for site in compress(evidence.sites, asked))
-    return parse_budget(budget, parameters=evidence.model.parameters, rank_cost=cost)
+    sites = list(compress(evidence.sites, asked))
+    layers = len({site.layer for site in sites})
+    return parse_budget(budget, parameters=evidence.model.parameters, rank_cost=sum(site.rank_cost for site in sites), layers=layers)
 
 
 def _upper(demand: Demand, evidence: Evidence, depth: float) -> Demand:

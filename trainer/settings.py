@@ -67,8 +67,8 @@ class TrainSettings(GrowthSettings, MixtureSettings):
     """Peak learning rate; `auto` tries five in short runs first, which costs about half a run."""
     lr_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """B's learning rate over A's (LoRA+)."""
-    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of the steps over which the learning rate rises."""
+    warmup: Annotated[float, Field(ge=0, lt=2**31)] = 0.1
+    """Steps over which the learning rate rises: below 1 a share of the run's, from 1 on their number."""
     weight_decay: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """AdamW's weight decay."""
     max_length: Annotated[int, Field(gt=1, lt=2**31)] = 128
@@ -77,6 +77,8 @@ class TrainSettings(GrowthSettings, MixtureSettings):
     """Part of conversations and prompts that the loss counts: the answers, or everything. Plain text always counts whole."""
     packing: bool = False
     """Put several short examples into one row; they do not see each other. For language models."""
+    group_by_length: bool = False
+    """Draw the examples of a batch among those of like length: less padding, and batches that are less mixed."""
     shard: bool = False
     """Split the frozen weights among several processes (FSDP2); adapters stay whole on each."""
     gradient_checkpointing: bool = False

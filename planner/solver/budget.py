@@ -8,11 +8,11 @@ from typing import Literal
 from spectra import InputError
 
 BUDGET_FORMS = (
-    "trainable parameters (2000000, 500k, 2M), a share of the model (1%), a rank at every site (rank 8), experts (160 experts),"
-    " the smallest budget whose plan matches a uniform rank by the strategy's own objective (match rank 8), or a plan file to"
+    "trainable parameters (2000000, 500k, 2M), a share of the model (1%), a rank at every site (rank 8), experts (160 experts, or"
+    " 5 experts per layer on average), the smallest budget whose plan matches a uniform rank by the strategy's own objective (match rank 8), or a plan file to"
     " match in size"
 )
-_NUMBER = re.compile(r"(?P<number>\d+(\.\d+)?(e\d+)?)\s*(?P<unit>|k|M|G|B|%|experts?)", re.IGNORECASE)
+_NUMBER = re.compile(r"(?P<number>\d+(\.\d+)?(e\d+)?)\s*(?P<unit>|k|M|G|B|%|experts?(?P<each>\s+per\s+layer)?)", re.IGNORECASE)
 _RANK = re.compile(r"(?P<match>match\s+)?rank\s*=?\s*(?P<rank>\d+)(\s+everywhere)?", re.IGNORECASE)
 MOST, MOST_EXPERTS = 10**15, 10**6  # parameters and experts; beyond, nothing but a slip of the keyboard is meant
 _SCALES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
@@ -61,13 +61,14 @@ def widest_rank(shape: tuple[int, int]) -> int:
     return max(1, shape[0] * shape[1] // sum(shape))
 
 
-def parse_budget(text: str, *, parameters: int, rank_cost: int) -> BudgetLimit:
+def parse_budget(text: str, *, parameters: int, rank_cost: int, layers: int) -> BudgetLimit:
     """Read a budget.
 
     Args:
-        text: `2000000`, `500k`, `2M`, `1%`, `rank 8`, `match rank 8` or `160 experts`.
+        text: `2000000`, `500k`, `2M`, `1%`, `rank 8`, `match rank 8`, `160 experts` or `5 experts per layer`.
         parameters: number in the model, which a share refers to.
         rank_cost: trainable parameters of one rank at every site.
+        layers: number of layers that may get adapters.
 
     Raises:
         InputError: not one of these forms, or nothing to spend.
@@ -79,7 +80,7 @@ def parse_budget(text: str, *, parameters: int, rank_cost: int) -> BudgetLimit:
     elif found := _NUMBER.fullmatch(text.strip().replace(",", "").replace("_", "")):
         number, unit = float(found["number"]), found["unit"].lower()
         if unit.startswith("expert"):
-            limit = BudgetLimit(request=text, unit="experts", amount=_amount(text, number, MOST_EXPERTS))
+            limit = BudgetLimit(request=text, unit="experts", amount=_amount(text, number * (layers if found["each"] else 1), MOST_EXPERTS))
         else:
             amount = number / 100 * parameters if unit == "%" else number * _SCALES[unit]
             limit = BudgetLimit(request=text, unit="parameters", amount=_amount(text, amount))

@@ -45,7 +45,7 @@ def test_a_row_added_while_running_can_be_chosen(table, monkeypatch):
         ({"max_length": 1}, "here: max_length: .*greater than 1"),
         ({"learning_rate": float("inf")}, "here: learning_rate: .*finite"),
         ({"seed": 2**32}, "here: seed: .*less than 4294967296"),
-        ({"batch_size": 0, "warmup": 2}, r"here: batch_size: .*greater than 0, got 0 \(and 1 more\)"),
+        ({"batch_size": 0, "warmup": -1}, r"here: batch_size: .*greater than 0, got 0 \(and 1 more\)"),
     ],
 )
 def test_what_cannot_be_trained_with_is_refused_in_one_line(given, message):

@@ -56,6 +56,11 @@ RULES = (
     ),
     Rule(settings=("epochs",), idle=lambda run: run.settings.max_steps > 0, why="with `max_steps`"),
     Rule(settings=("evaluations",), idle=lambda run: not run.evaluates, why="without an evaluation file"),
+    Rule(
+        settings=("group_by_length",),
+        idle=lambda run: run.settings.packing,
+        why="with `packing`: every row is as long as the longest",
+    ),
     Rule(settings=("loss_on",), idle=lambda run: run.task == "classification", why="on a classifier, whose loss counts labels"),
 )
 

@@ -16,6 +16,7 @@ from spectra.core.distributed import wait_for_all
 from spectra.core.files import write_atomic
 from spectra.core.progress import Progress
 from trainer.adapters.tensors import load_state, trained_state
+from trainer.data.by_length import ByLength
 from trainer.layers.inject import router_state_of
 from trainer.limits import DivergedError
 from trainer.report import EvaluationPoint, LogPoint, RouterHealth
@@ -66,7 +67,7 @@ def _arguments(output: Path, settings: TrainSettings, examples: int, evaluates: 
         gradient_accumulation_steps=settings.accumulation,
         learning_rate=settings.rate,
         weight_decay=settings.weight_decay,
-        warmup_steps=round(settings.warmup * steps),
+        warmup_steps=_warmup_steps(settings, steps),
         lr_scheduler_type=settings.schedule,
         logging_steps=max(1, steps // LOGS_PER_RUN),
         # Otherwise the Trainer logs the mean of earlier losses in place of NaN, and nobody would notice a run that diverged.
@@ -89,6 +90,21 @@ def _arguments(output: Path, settings: TrainSettings, examples: int, evaluates: 
     )
 
 
+def _warmup_steps(settings: TrainSettings, steps: int) -> int:
+    """Steps of the warm-up.
+
+    Raises:
+        InputError: it would be longer than the run, or is a number of steps with a fraction.
+    """
+    if settings.warmup < 1:
+        return round(settings.warmup * steps)
+    if settings.warmup > steps or not settings.warmup.is_integer():
+        raise InputError(
+            f"`warmup` {settings.warmup:g}: from 1 on a whole number of steps, and this run has {steps}; below 1 a share of them"
+        )
+    return int(settings.warmup)
+
+
 def _require_logger(name: str) -> None:
     from importlib.util import find_spec
 
@@ -100,13 +116,13 @@ def _require_logger(name: str) -> None:
 class AdapterTrainer(Trainer):
     """transformers.Trainer that adds the routers' losses and checkpoints what is trained, not the frozen base."""
 
-    def __init__(self, *arguments: Any, growth: Growth | None = None, lr_ratio: float = 1.0, **keywords: Any) -> None:
-        """Prepare a training run; the arguments are transformers.Trainer's, growth if ranks grow, and B's rate over A's."""
+    def __init__(self, *arguments: Any, growth: Growth | None = None, settings: TrainSettings, **keywords: Any) -> None:
+        """Prepare a training run; the arguments are transformers.Trainer's, growth if ranks grow, and the run's settings."""
         super().__init__(*arguments, **keywords)
         # The Trainer infers from a model's signature whether its loss is a mean over a pass or over the whole step, and is wrong
         # about classifiers. `compute_loss` below asks no model for its loss: it is always over the whole step, which this says.
         self.model_accepts_loss_kwargs = True
-        self.growth, self.lr_ratio = growth, lr_ratio
+        self.growth, self.settings = growth, settings
         self.router_state = router_state_of(self.model)
         self.health: tuple[RouterHealth, ...] = ()
         """Health of the routers when it was last logged."""
@@ -155,16 +171,22 @@ class AdapterTrainer(Trainer):
             loss = loss + extra / self.current_gradient_accumulation_steps
         return (loss, {"loss": loss}) if return_outputs else loss
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        if not self.settings.group_by_length:
+            return super()._get_train_sampler(train_dataset)
+        return ByLength([len(tokens) for tokens in rows["input_ids"]], self.settings.batch_size, self.settings.seed)
+
     def create_optimizer(self, model: Any = None) -> Any:
         """The Trainer's optimiser, with a learning rate of their own for all B (LoRA+, arXiv 2402.12354)."""
         made = super().create_optimizer(model)
-        if self.lr_ratio != 1:
+        if self.settings.lr_ratio != 1:
             of_B = {id(parameter) for name, parameter in self.model.named_parameters() if IS_B.search(name)}
             for group in list(made.param_groups):
                 faster = [parameter for parameter in group["params"] if id(parameter) in of_B]
                 group["params"] = [parameter for parameter in group["params"] if id(parameter) not in of_B]
                 if faster:
-                    rate = self.args.learning_rate * self.lr_ratio
+                    rate = self.args.learning_rate * self.settings.lr_ratio
                     made.add_param_group({**group, "params": faster, "lr": rate, "initial_lr": rate})
         return made
 
@@ -176,8 +198,8 @@ class AdapterTrainer(Trainer):
             logs |= means(found)
         super().log(logs, *arguments, **keywords)
 
-    # The four overrides below are private to transformers.Trainer, which has no public place for any of them. One that is renamed
-    # there would no longer be called.
+    # Overrides whose names begin with _ are private to transformers.Trainer, which has no public place for any of them. One that is
+    # renamed there would no longer be called.
     def _move_model_to_device(self, model: Any, device: torch.device) -> None:
         if not is_sharded(model):  # shards are where they belong
             super()._move_model_to_device(model, device)

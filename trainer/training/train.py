@@ -239,7 +239,7 @@ def _trainer(
         # Growth saves first: the monitor notes what a checkpoint holds.
         callbacks=[*([growth] if growth else []), monitor, FreedMemoryCallback()],
         growth=growth,
-        lr_ratio=run.settings.lr_ratio,
+        settings=run.settings,
     )
     # Without its progress bar the Trainer prints every log line instead.
     trainer.remove_callback(PrinterCallback)

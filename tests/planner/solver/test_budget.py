@@ -15,6 +15,8 @@ from spectra import InputError
         ("0.25%", "parameters", 2_500),
         ("160 experts", "experts", 160),
         ("1 expert", "experts", 1),
+        ("5 experts per layer", "experts", 20),
+        ("1 expert per layer", "experts", 4),
         ("1e6", "parameters", 1_000_000),
         ("2,000_000", "parameters", 2_000_000),
         ("rank 8", "parameters", 4_000),
@@ -24,14 +26,14 @@ from spectra import InputError
     ],
 )
 def test_how_budgets_are_written(text, unit, amount):
-    limit = parse_budget(text, parameters=1_000_000, rank_cost=500)
+    limit = parse_budget(text, parameters=1_000_000, rank_cost=500, layers=4)
     assert (limit.unit, limit.amount) == (unit, amount)
 
 
-@pytest.mark.parametrize("text", ["", "much", "-5", "1.5", "2.5 experts", "0", "0%", "10 ranks", "rank", "rank 0"])
+@pytest.mark.parametrize("text", ["", "much", "-5", "1.5", "2.5 experts", "2.5 experts per layer", "0", "0%", "10 ranks", "rank", "rank 0"])
 def test_other_writings_are_refused(text):
     with pytest.raises(InputError, match="budget"):
-        parse_budget(text, parameters=1_000_000, rank_cost=500)
+        parse_budget(text, parameters=1_000_000, rank_cost=500, layers=4)
 
 
 def test_cost_counts_the_router_only_where_there_is_a_choice():
@@ -49,10 +51,10 @@ def test_cost_of_a_llama_layer():
 
 @pytest.mark.parametrize(("text", "rank"), [("match rank 8", 8), ("Match  Rank = 3", 3), ("rank 8", 0), ("4000", 0)])
 def test_a_rank_may_be_matched_instead_of_spent(text, rank):
-    limit = parse_budget(text, parameters=1_000_000, rank_cost=500)
+    limit = parse_budget(text, parameters=1_000_000, rank_cost=500, layers=4)
     assert (limit.match_rank, limit.request) == (rank, text)
 
 
 def test_a_refusal_says_how_budgets_are_written():
     with pytest.raises(InputError, match=r"budget 'worth rank 8' cannot be read; write trainable parameters .*\(match rank 8\)"):
-        parse_budget("worth rank 8", parameters=1_000_000, rank_cost=500)
+        parse_budget("worth rank 8", parameters=1_000_000, rank_cost=500, layers=4)

@@ -53,6 +53,18 @@ def test_the_arguments_say_what_the_settings_say(tmp_path):
     assert arguments(tmp_path, settings, 100, evaluates=False).eval_strategy == "no"
 
 
+@pytest.mark.parametrize(("warmup", "steps"), [(0.0, 0), (0.25, 5), (0.999, 20), (1, 1), (20, 20)])
+def test_warm_up_is_a_share_below_1_and_a_number_of_steps_from_there_on(tmp_path, warmup, steps):
+    made = arguments(tmp_path, TrainSettings(max_steps=20, warmup=warmup), 8, evaluates=False)
+    assert made.warmup_steps == steps
+
+
+@pytest.mark.parametrize("warmup", [1.5, 21])
+def test_a_warm_up_that_is_longer_than_the_run_is_refused(tmp_path, warmup):
+    with pytest.raises(InputError, match=rf"`warmup` {warmup}: from 1 on a whole number of steps, and this run has 20"):
+        arguments(tmp_path, TrainSettings(max_steps=20, warmup=warmup), 8, evaluates=False)
+
+
 def test_a_batch_that_cannot_be_split_and_a_missing_logger_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"`batch_size` 8 cannot be split into 1 processes x 3 passes"):
         arguments(tmp_path, TrainSettings(batch_size=8, accumulation=3), 8, evaluates=False)
@@ -193,7 +205,7 @@ def adapted(tmp_path, lr_ratio):
     model = nn.Module()
     model.mixture, model.classifier = MixtureLinear(nn.Linear(6, 4), (2, 1), 1), nn.Linear(4, 2)
     made = arguments(tmp_path, TrainSettings(learning_rate=1e-3, max_steps=3), 96, evaluates=False)
-    trainer = AdapterTrainer(model=model, args=made, lr_ratio=lr_ratio)
+    trainer = AdapterTrainer(model=model, args=made, settings=TrainSettings(lr_ratio=lr_ratio))
     trainer.create_optimizer_and_scheduler(made.max_steps)
     return trainer
 

@@ -72,6 +72,15 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(run, minilm, uniform_plan, 
     assert_same_adapters(tensors(run), tensors(tmp_path / "cut"))
 
 
+def test_batches_by_length_are_the_same_after_an_interruption(minilm, uniform_plan, small_corpus, tmp_path):
+    settings = SHORT.model_copy(update={"group_by_length": True})
+    train(uniform_plan, minilm, small_corpus[0], tmp_path / "whole", settings)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(uniform_plan, minilm, small_corpus[0], tmp_path / "cut", settings, progress=kill_at(5))
+    train(uniform_plan, minilm, small_corpus[0], tmp_path / "cut", settings, resume=True)
+    assert_same_adapters(tensors(tmp_path / "whole"), tensors(tmp_path / "cut"))
+
+
 def test_head_only_trains_the_head_and_nothing_else(minilm, uniform_plan, small_corpus, tmp_path):
     train(uniform_plan.without_adapters(), minilm, small_corpus[0], tmp_path / "head", SHORT)
     assert sorted(tensors(tmp_path / "head")) == ["classifier.bias", "classifier.weight"]
