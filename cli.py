@@ -15,14 +15,14 @@ from spectra.commands import analyze
 from spectra.core.errors import visible
 from spectra.core.log import LOG
 from spectra.core.terminal import EchoHandler, as_options, prepare_streams
-from trainer.commands import compare, demo, evaluate, merge, plot, probe, report, show_, train
+from trainer.commands import compare, demo, evaluate, merge, plot, probe, report, run, show_, train
 from trainer.quiet import quiet_bitsandbytes
 
 SECTIONS = {
     "Measure": (analyze, probe),
     "Plan": (allocate, show_, check, export),
     "Train": (train, evaluate, merge),
-    "Study": (compare,),
+    "Whole runs": (run, compare),
     "Present": (plot, report),
     "Try": (demo,),
 }

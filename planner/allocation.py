@@ -40,8 +40,8 @@ def allocate(
 
     Args:
         budget: trainable parameters (`2000000`, `2M`), a share of the model (`1%`), a rank at every site (`rank 8`), experts
-            (`160 experts`, `5 experts per layer`), the smallest budget whose plan matches a uniform rank by the strategy's own objective
-            (`match rank 8`), or the path of a plan file to match in size.
+            (`160 experts`, `5 experts per layer`), the smallest budget whose plan matches a uniform rank by the strategy's own
+            objective (`match rank 8`), or the path of a plan file to match in size.
         settings: the strategy and the limits on its answer; by default `combined`.
         spectra: alphas, if the strategy uses them.
         sensitivity: gradients and token shares, if the strategy uses them.
@@ -150,7 +150,9 @@ def _limit(budget: str, evidence: Evidence, asked: Sequence[bool]) -> BudgetLimi
         return BudgetLimit(request=f"size of {budget}", unit="parameters", amount=Plan.load(budget).parameters)
     sites = list(compress(evidence.sites, asked))
     layers = len({site.layer for site in sites})
-    return parse_budget(budget, parameters=evidence.model.parameters, rank_cost=sum(site.rank_cost for site in sites), layers=layers)
+    return parse_budget(
+        budget, parameters=evidence.model.parameters, rank_cost=sum(site.rank_cost for site in sites), layers=layers
+    )
 
 
 def _upper(demand: Demand, evidence: Evidence, depth: float) -> Demand:

@@ -8,9 +8,9 @@ from typing import Literal
 from spectra import InputError
 
 BUDGET_FORMS = (
-    "trainable parameters (2000000, 500k, 2M), a share of the model (1%), a rank at every site (rank 8), experts (160 experts, or"
-    " 5 experts per layer on average), the smallest budget whose plan matches a uniform rank by the strategy's own objective (match rank 8), or a plan file to"
-    " match in size"
+    "trainable parameters (2000000, 500k, 2M), a share of the model (1%), a rank at every site (rank 8), experts (160 experts,"
+    " or 5 experts per layer), the smallest budget whose plan matches a uniform rank by the strategy's own objective"
+    " (match rank 8), or a plan file to match in size"
 )
 _NUMBER = re.compile(r"(?P<number>\d+(\.\d+)?(e\d+)?)\s*(?P<unit>|k|M|G|B|%|experts?(?P<each>\s+per\s+layer)?)", re.IGNORECASE)
 _RANK = re.compile(r"(?P<match>match\s+)?rank\s*=?\s*(?P<rank>\d+)(\s+everywhere)?", re.IGNORECASE)
@@ -80,7 +80,9 @@ def parse_budget(text: str, *, parameters: int, rank_cost: int, layers: int) -> 
     elif found := _NUMBER.fullmatch(text.strip().replace(",", "").replace("_", "")):
         number, unit = float(found["number"]), found["unit"].lower()
         if unit.startswith("expert"):
-            limit = BudgetLimit(request=text, unit="experts", amount=_amount(text, number * (layers if found["each"] else 1), MOST_EXPERTS))
+            limit = BudgetLimit(
+                request=text, unit="experts", amount=_amount(text, number * (layers if found["each"] else 1), MOST_EXPERTS)
+            )
         else:
             amount = number / 100 * parameters if unit == "%" else number * _SCALES[unit]
             limit = BudgetLimit(request=text, unit="parameters", amount=_amount(text, amount))

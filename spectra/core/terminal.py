@@ -21,8 +21,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from spectra.core.documents import Value
-from spectra.core.errors import InputError, first_line, visible
-from spectra.core.files import read_bytes
+from spectra.core.errors import InputError, visible
 from spectra.core.methods import Method, OneOf
 from spectra.core.progress import Progress
 
@@ -201,6 +200,15 @@ class SettingsCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Gather the settings and call the command."""
+        ctx.params["settings"] = self.gathered(ctx)
+        return super().invoke(ctx)
+
+    def gathered(self, ctx: click.Context) -> Value:
+        """Take the settings out of a context's parameters, checked.
+
+        Raises:
+            InputError: a value that no setting takes, or a setting of another method than the chosen one.
+        """
         values = {name: ctx.params.pop(name) for name in self._fields()}
         # Only what was given, so that the settings know what their user chose (`model_fields_set`).
         source = click.core.ParameterSource.DEFAULT
@@ -216,8 +224,7 @@ class SettingsCommand(click.Command):
                 owners = [method for method, row in table.items() if odd[0] in row.settings.model_fields]
                 raise InputError(f"`{odd[0]}` is a setting of {setting} {' and '.join(owners)}, not of {setting} {chosen}")
             values[setting] = {"name": chosen, "settings": given}
-        ctx.params["settings"] = self.settings.checked(values, "settings")
-        return super().invoke(ctx)
+        return self.settings.checked(values, "settings")
 
 
 def _option(name: str, field: FieldInfo) -> click.Option:
@@ -285,17 +292,9 @@ def from_yaml(ctx: click.Context, _parameter: click.Parameter, path: Path | None
     """
     if path is None:
         return
-    import yaml
+    from spectra.core.yaml_texts import read_yaml
 
-    try:
-        # Of plain texts: 2020-13-45 is no date here, and no value is code.
-        found = yaml.load(read_bytes(path).decode("utf-8"), Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be read: {first_line(error)}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: not a mapping of options to values")
+    found = read_yaml(path)
     parameters = {parameter.opts[-1].lstrip("-"): parameter for parameter in ctx.command.get_params(ctx)}
     values = {str(name).replace("_", "-"): value for name, value in found.items()}
     if odd := sorted(values.keys() - parameters.keys()):

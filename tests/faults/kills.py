@@ -168,7 +168,9 @@ def attack(arguments, again, length, folder, rng, sign):
             time.sleep(0.05)
         if orphans:
             faults.append(f"orphans: {orphans}")
-        if "Traceback" in (folder.parent / f"{folder.name}.stderr").read_text(errors="replace"):
+        said = (folder.parent / f"{folder.name}.stderr").read_text(errors="replace")
+        if "Traceback" in said:
+            (folder.parent / f"{folder.name}.traceback").write_text(said)  # the next start writes over the other file
             faults.append("traceback")
     code, torn = watch(start([*arguments, *again], folder), folder, time.monotonic() + 300)
     if code != 0:

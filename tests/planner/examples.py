@@ -39,7 +39,12 @@ def problem_of(evidence, budget="rank 4", *, demand=None, **settings):
     demand = demand or Demand(weights=(1.0,) * len(evidence.sites))
     limit = budget
     if not isinstance(budget, BudgetLimit):
-        limit = parse_budget(budget, parameters=MODEL.parameters, rank_cost=sum(site.rank_cost for site in evidence.sites), layers=len(evidence.layers))
+        limit = parse_budget(
+            budget,
+            parameters=MODEL.parameters,
+            rank_cost=sum(site.rank_cost for site in evidence.sites),
+            layers=len(evidence.layers),
+        )
     return Problem(evidence=evidence, demand=demand, limit=limit, settings=AllocationSettings(**settings))
 
 

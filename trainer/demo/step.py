@@ -1,7 +1,17 @@
-"""One command of a demo."""
+"""What a demo runs on, and commands that it runs beside its recipe."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """A demo's model and data."""
+
+    model: Path
+    train: Path
+    test: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

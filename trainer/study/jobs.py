@@ -1,9 +1,11 @@
 """The runs of a study: each a folder of its own with everything `plan train` and `plan evaluate` write, done once."""
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
@@ -103,11 +105,13 @@ def _in_workers(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Eval
         devices.put(slot % max(1, _gpus()))  # more runs than GPUs share them
     others = set(active_children())
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(devices,)) as pool:
-        running = {pool.submit(_run, job): job for job in jobs}
+        running: dict[Future[Evaluation | None], Job] = {}
         try:
+            with _no_interrupt():
+                running |= {pool.submit(_run, job): job for job in jobs}
             for future in as_completed(running):
                 yield running[future], future.result()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, GeneratorExit):  # the second where it was the caller who was interrupted
             # The pool would wait for the runs that its workers have in hand. They are resumed where they were cut.
             for worker in set(active_children()) - others:
                 worker.terminate()
@@ -116,6 +120,22 @@ def _in_workers(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Eval
             # If a run failed or the caller went away, those that have not begun never do.
             for future in running:
                 future.cancel()
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach: it is sent to all of a terminal's processes, and each would print a traceback.
+
+    A child inherits which signals are blocked, and keeps it; whoever started it ends it. A Ctrl-C that comes meanwhile waits.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(devices: Any) -> None:

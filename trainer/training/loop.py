@@ -198,8 +198,8 @@ class AdapterTrainer(Trainer):
             logs |= means(found)
         super().log(logs, *arguments, **keywords)
 
-    # Overrides whose names begin with _ are private to transformers.Trainer, which has no public place for any of them. One that is
-    # renamed there would no longer be called.
+    # Overrides whose names begin with _ are private to transformers.Trainer, which has no public place for any of them. One that
+    # is renamed there would no longer be called.
     def _move_model_to_device(self, model: Any, device: torch.device) -> None:
         if not is_sharded(model):  # shards are where they belong
             super()._move_model_to_device(model, device)

@@ -30,7 +30,9 @@ def test_how_budgets_are_written(text, unit, amount):
     assert (limit.unit, limit.amount) == (unit, amount)
 
 
-@pytest.mark.parametrize("text", ["", "much", "-5", "1.5", "2.5 experts", "2.5 experts per layer", "0", "0%", "10 ranks", "rank", "rank 0"])
+@pytest.mark.parametrize(
+    "text", ["", "much", "-5", "1.5", "2.5 experts", "2.5 experts per layer", "0", "0%", "10 ranks", "rank", "rank 0"]
+)
 def test_other_writings_are_refused(text):
     with pytest.raises(InputError, match="budget"):
         parse_budget(text, parameters=1_000_000, rank_cost=500, layers=4)

@@ -26,6 +26,7 @@ from trainer.study import jobs
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 def wait(job):
+    os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C reaches all of a terminal's processes; ending workers is the study's affair
     print(os.getpid(), flush=True)
     time.sleep(600)
 
