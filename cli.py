@@ -22,9 +22,9 @@ SECTIONS = {
     "Measure": (analyze, probe),
     "Plan": (allocate, show_, check, export),
     "Train": (train, evaluate, merge),
-    "Whole runs": (run, compare),
+    "Study": (compare,),
     "Present": (plot, report),
-    "Try": (demo,),
+    "Recipes": (run, demo),
 }
 
 

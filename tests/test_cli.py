@@ -124,7 +124,7 @@ def test_the_options_of_every_command():
     growth = ["--growth-events", "--growth-handout", "--growth-most", "--growth-penalty", "--growth-per-event", "--growth-start"]
     training = ["--accumulation", "--alpha", "--balance-loss", "--batch-size", "--capacity", *growth,
                 "--growth-decay", "--growth-every", "--growth-reset", "--renormalise",
-                "--dropout", "--epochs", "--evaluations", "--expert-dropout", "--gradient-checkpointing", "--grow",
+                "--dropout", "--epochs", "--evaluations", "--expert-dropout", "--gradient-checkpointing", "--group-by-length", "--grow",
                 "--init", "--learning-rate", "--loss-on", "--lr-ratio", "--max-length", "--max-steps", "--packing", "--patience",
                 "--precision", "--report-to", "--router", "--saliency", "--schedule", "--seed", "--shard", "--warmup",
                 "--weight-decay", "--z-loss"]  # fmt: skip
@@ -146,6 +146,7 @@ def test_the_options_of_every_command():
         "merge": ["--model", "--output"],
         "plot": ["--output"],
         "export": ["--format", "--output"],
+        "run": ["--data", "--json", "--model", "--output", "--set", "--small", "--test"],
         "probe": ["--batch-size", "--data", "--device", "--gradient-checkpointing", "--json", "--learning-rate", "--max-length",
                   "--output", "--precision", "--samples", "--seed", "--trial-steps"],
         "report": ["--output"],

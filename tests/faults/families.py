@@ -470,7 +470,31 @@ def yaml(folder, rng):
     return ["train", GIVEN / "bert.plan.json", *more, *QUICK, "-o", "out", "--config", "c.yaml"]
 
 
-AMOUNTS = ["0%", "-5", "1e6", "1e400", "1e308%", "1e308 experts", "nan", "inf%", "9999999%", "100%", "rank 0", "rank -1", "rank 1.5",
+RECIPE = "title: mine\nsteps:\n  allocate:\n    strategy: uniform\n    budget: rank 1\n"
+TRAINED = "  train:\n    max-steps: 1\n    batch-size: 2\n    max-length: 16\n  evaluate:\nsmall:\n  train:\n    seed: 1\n"
+RECIPES = ["", "steps:", "title: x\nsteps: []", "title: x\nsteps: {}", "title: x\nsteps: {train: {}}", RECIPE + "needs: experts\n",
+           RECIPE + "needs: gold\n", RECIPE + "    budget: rank 2\n", RECIPE + "    modules: nothing\n", RECIPE + "    output: x\n",
+           RECIPE + "    parity: true\n", RECIPE + "    top-k: [1, 2]\n", RECIPE + "    depth: {a: b}\n", RECIPE + "small: {probe: {}}\n",
+           "title: x\nsteps:\n  allocate: {}\n  analyze: {}\n", RECIPE.replace("uniform", f"!!python/name:os.system {MARK}"),
+           RECIPE + "    ? [a]\n    : b\n", "a: &a [*a]", RECIPE + "  demo:\n", "<<: {title: x}\nsteps: {allocate: {}}", "- title: x"]  # fmt: skip
+CHANGES = ["budget=rank 2", "train.seed=-1", "seed=1", "=", "a=b", "train.=1", "allocate.budget=", "budget", "allocate.model=/dev/zero",
+           "allocate.spectra=/dev/zero", "train.output=x", "allocate.strategy=alphalora", ".=.", "allocate.depth=nan", "a.b.c=1"]  # fmt: skip
+
+
+def recipe(folder, rng):
+    """A recipe, and changes of its options."""
+    whole = RECIPE + TRAINED * (rng.random() < 0.4)
+    text = rng.choice(RECIPES).encode() if rng.random() < 0.4 else whole.encode()
+    if rng.random() < 0.5:
+        text = mutations.mutated_bytes(text, rng) if text else text
+    (folder / "r.yaml").write_bytes(text)
+    changed = [f"--set={rng.choice(CHANGES)}" for _ in range(rng.choice([0, 1, 1, 2]))]
+    data = ["--data", GIVEN / "text.jsonl", *rng.choice([[], ["--test", GIVEN / "pairs.jsonl"]])]
+    return ["run", rng.choice(["r.yaml"] * 9 + ["uniform", "nothing", "r"]), "--model", GIVEN / "llama", *data, *changed,
+            *rng.choice([[], ["--small"]]), "-o", "out"]  # fmt: skip
+
+
+AMOUNTS = ["0%", "-5", "1e6", "1e400", "1e308%", "1e308 experts", "nan", "inf%", "9999999%", "4 experts per layer", "1e9 experts per layer", "100%", "rank 0", "rank -1", "rank 1.5",
            "rank 99999999", "rank " + "9" * 400, "rank " + "9" * 5000, "match rank 2", "match rank 99999", "0 experts", "4 experts",
            "99999 experts", "1e18 experts", "9" * 400, "1k", "0.001%", "", " ", "rank", "1 000", "½", "1_000", "own.json", "-", "1%%",
            "match rank " + "9" * 400, "0x10", "5 %", "rank 2 everywhere", "1e-5", "3000"]  # fmt: skip
@@ -577,6 +601,7 @@ FAMILIES: dict[str, tuple[int, Callable[..., list[object]], str]] = {
     "dataset": (8, dataset, "any"),
     "file name": (2, file_name, "accepted"),
     "YAML": (5, yaml, "any"),
+    "recipe": (4, recipe, "steps"),
     "budget": (5, budget, "any"),
     "options": (9, options, "any"),
 }

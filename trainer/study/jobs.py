@@ -112,14 +112,16 @@ def _in_workers(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Eval
             for future in as_completed(running):
                 yield running[future], future.result()
         except (KeyboardInterrupt, GeneratorExit):  # the second where it was the caller who was interrupted
-            # The pool would wait for the runs that its workers have in hand. They are resumed where they were cut.
+            # The pool would wait for the runs that its workers have in hand. They are resumed where they were cut. Without its
+            # workers it gives up the others by itself; cancelled at the same time, it would print a traceback.
             for worker in set(active_children()) - others:
                 worker.terminate()
             raise
-        finally:
-            # If a run failed or the caller went away, those that have not begun never do.
+        except BaseException:
+            # A run failed: those that have not begun never do.
             for future in running:
                 future.cancel()
+            raise
 
 
 @contextmanager

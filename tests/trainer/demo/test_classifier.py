@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
 
 import cli
@@ -15,6 +14,8 @@ from tests.trainer.examples import read_rows as rows
 from trainer import Evaluation
 from trainer.demo import classifier as demo
 from trainer.demo import docstrings
+from trainer.recipes.recipe import Recipe
+from trainer.recipes.steps import Place, line
 from trainer.run_folder import EVALUATION
 
 
@@ -62,51 +63,36 @@ def test_a_missing_model_package_is_named(tmp_path, monkeypatch):
         demo.link_model(tmp_path)
 
 
-def outputs(step):
-    """What a step writes."""
-    return {value for flag, value in zip(step.arguments, step.arguments[1:], strict=False) if flag == "-o"}
-
-
-def test_every_step_is_a_command_that_the_command_line_understands(tmp_path, uniform_plan):
-    uniform_plan.save(tmp_path / "plan.json")
-    for step in demo.steps(tmp_path):
-        name, *arguments = step.arguments
-        command = cli.main.commands[name]
-        context = click.Context(cli.main, info_name="plan")
-        assert command.make_context(name, list(arguments), parent=context).params  # wrong usage would raise
-
-
-def test_every_step_reads_what_was_there_or_an_earlier_one_wrote(tmp_path):
-    there = {str(tmp_path / name) for name in (demo.MODEL_NAME, "train.jsonl", "test.jsonl")}
-    for step in demo.steps(tmp_path):
-        if step.before:
-            there.add(str(tmp_path / "head-only.json"))
-        written = outputs(step)
-        read = {value for value in step.arguments if value.startswith(str(tmp_path))} - written
-        assert read <= there, step
-        there |= written
-
-
 def test_the_baseline_is_the_plan_without_adapters(tmp_path, uniform_plan):
     uniform_plan.save(tmp_path / "plan.json")
-    (before,) = (step.before for step in demo.steps(tmp_path) if step.before)
+    (before,) = (step.before for step in demo.afterwards(tmp_path) if step.before)
     before()
     assert Plan.load(tmp_path / "head-only.json").to_json() == uniform_plan.without_adapters().to_json()
 
 
-def test_run_and_baseline_are_trained_alike(tmp_path):
-    run, head = (step.arguments for step in demo.steps(tmp_path) if step.arguments[0] == "train")
-    differing = [(Path(one).name, Path(other).name) for one, other in zip(run, head, strict=True) if one != other]
-    assert differing == [("plan.json", "head-only.json"), ("run", "head-only")]
+def test_run_and_baseline_are_trained_and_evaluated_alike(tmp_path):
+    recipe = Recipe.load(demo.RECIPE)
+    names = {"model": str(tmp_path / demo.MODEL_NAME), "data": (str(tmp_path / "train.jsonl"),)}
+    place = Place(folder=tmp_path, tests=(str(tmp_path / "test.jsonl"),), steps=tuple(recipe.steps), **names)
+    of_recipe = [line(step, recipe.steps[step], place) for step in ("train", "evaluate")]
+    differing = [
+        (Path(one).name, Path(other).name)
+        for run, head in zip(of_recipe, [step.arguments for step in demo.afterwards(tmp_path)], strict=True)
+        for one, other in zip(run, head, strict=True)
+        if one != other
+    ]
+    assert differing == [("plan.json", "head-only.json"), ("run", "head-only"), ("run", "head-only")]
 
 
-def test_preparing_starts_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "write_corpus", lambda folder: (Path(folder) / "train.jsonl").write_text("new"))
+def test_preparing_starts_a_finished_demo_over_and_lets_an_interrupted_one_go_on(tmp_path, monkeypatch):
+    train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
+    monkeypatch.setattr(demo, "write_corpus", lambda folder: (train, test))
     for name in ("run", "head-only", "mine"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("old")
-    demo.prepare(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [demo.MODEL_NAME, "mine", "train.jsonl"]
+    inputs = demo.prepare(tmp_path)
+    assert (inputs.train, inputs.test) == (train, test)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [demo.MODEL_NAME, "mine", "run"]
 
 
 def test_the_summary_shows_the_plan_and_both_runs(tmp_path, uniform_plan):

@@ -1,15 +1,14 @@
-"""The demo of a language model: its examples, its model and its steps."""
+"""The demo of a language model: its examples, its model and its recipe."""
 
 import importlib.util
 
-import click
 import pytest
 
-import cli
 from spectra import InputError, open_checkpoint
 from tests.trainer.examples import read_rows
 from trainer import Evaluation
 from trainer.demo import language
+from trainer.recipes.recipe import Recipe
 from trainer.report import Generation, TaskEvaluation
 from trainer.run_folder import EVALUATION
 
@@ -40,19 +39,9 @@ def test_a_missing_model_package_is_named(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def outputs(step):
-    return {value for flag, value in zip(step.arguments, step.arguments[1:], strict=False) if flag == "-o"}
-
-
-def test_every_step_is_understood_and_reads_what_is_there(tmp_path, uniform_plan):
-    uniform_plan.save(tmp_path / "plan.json")
-    there = {str(tmp_path / name) for name in (language.MODEL_NAME, "train.jsonl", "test.jsonl")}
-    for step in language.steps(tmp_path):
-        name, *arguments = step.arguments
-        assert cli.main.commands[name].make_context(name, list(arguments), parent=click.Context(cli.main)).params
-        written = outputs(step)
-        assert {value for value in step.arguments if value.startswith(str(tmp_path))} - written <= there, step
-        there |= written
+def test_the_demo_is_a_recipe_and_nothing_else(tmp_path):
+    assert list(Recipe.load(language.RECIPE).steps)[-3:] == ["evaluate", "plot", "report"]
+    assert language.afterwards(tmp_path) == []
 
 
 def test_the_summary_shows_texts_before_and_after(tmp_path, uniform_plan):

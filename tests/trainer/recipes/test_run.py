@@ -1,0 +1,171 @@
+"""Runs of recipes: everything checked before the first step, resumed where they stopped, one line for what does not fit."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+import cli
+from spectra import InputError, open_checkpoint
+from tests import models
+from tests.conftest import save_with_tokenizer
+from trainer.recipes.recipe import Recipe
+from trainer.recipes.run import RECORD, RecipeRun, options_of, require_fit, start_over
+
+QUICK = "title: quick\nsteps:\n  allocate:\n    strategy: uniform\n    budget: rank 1\n"
+QUICK += "  train:\n    max-steps: 2\n    batch-size: 4\n    max-length: 16\n  evaluate:\n"
+
+
+@pytest.fixture
+def quick(tmp_path):
+    (tmp_path / "quick.yaml").write_text(QUICK)
+    return str(tmp_path / "quick.yaml")
+
+
+def plan(*arguments):
+    return CliRunner().invoke(cli.main, ["run", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Forty sentences, enough to keep a tenth back."""
+    path = models.sentences(tmp_path_factory.mktemp("texts") / "text.jsonl")
+    assert len(path.read_text().splitlines()) >= 20
+    return path
+
+
+@pytest.fixture(scope="module")
+def wide_llama(tmp_path_factory):
+    """Wide enough for rank 8 at its smallest matrix."""
+    config = models.CONFIGS["llama"](hidden_size=64, intermediate_size=96, num_key_value_heads=4)
+    return save_with_tokenizer(config, tmp_path_factory.mktemp("models") / "wide-llama")
+
+
+@pytest.fixture(scope="module")
+def wide_olmoe(tmp_path_factory):
+    config = models.CONFIGS["olmoe"](vocab_size=len(models.SPECIAL + models.WORDS), intermediate_size=32)
+    return save_with_tokenizer(config, tmp_path_factory.mktemp("models") / "wide-olmoe")
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("name", ["alphalora", "lora-smoe", "sira", "dr-lora", "mola", "uniform", "demo"])
+def test_the_small_section_of_every_recipe_ends_with_an_evaluation(name, wide_llama, wide_olmoe, texts, tmp_path):
+    model = wide_olmoe if Recipe.load(name).needs == "experts" else wide_llama
+    found = plan(name, "--model", model, "--data", texts, "--small", "-o", tmp_path / "out")
+    assert found.exit_code == 0, found.output
+    steps = [one.step for one in RecipeRun.load(tmp_path / "out" / RECORD).done]
+    assert steps == list(Recipe.load(name).steps)
+    assert (tmp_path / "out" / "run" / "evaluation.json").is_file()
+    for step in steps:
+        assert f"$ plan {step} " in found.output
+
+
+@pytest.mark.training
+def test_a_run_that_was_cut_goes_on_after_its_last_whole_step(quick, tiny_llama, texts, tmp_path, monkeypatch):
+    from trainer.training import train as training
+
+    arguments = (quick, "--model", tiny_llama, "--data", texts, "-o", tmp_path / "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "save_adapters", lambda *_: (_ for _ in ()).throw(InputError("the disk is full")))
+        cut = plan(*arguments)
+    assert (cut.exit_code, "the disk is full" in cut.output) == (1, True)
+    assert [one.step for one in RecipeRun.load(tmp_path / "out" / RECORD).done] == ["allocate"]
+    again = plan(*arguments)
+    assert again.exit_code == 0, again.output
+    assert "allocate is done" in again.output
+    assert "--resume" in again.output
+    third = plan(*arguments)
+    assert third.exit_code == 0
+    assert "$ plan" not in third.output
+
+
+@pytest.mark.training
+def test_a_folder_with_another_run_is_refused(quick, tiny_llama, tiny_gpt2, texts, sentences, tmp_path):
+    (tmp_path / "small.yaml").write_text(QUICK.partition("  train:")[0])
+    given = (tmp_path / "small.yaml", "--data", texts, "-o", tmp_path / "out")
+    assert plan(*given, "--model", tiny_llama).exit_code == 0
+    before = (tmp_path / "out" / RECORD).read_bytes()
+    other = tmp_path / "other.jsonl"
+    other.write_text(texts.read_text() + texts.read_text())
+    for arguments, message in [
+        ((*given, "--model", tiny_gpt2), "holds a run of another model; choose another folder"),
+        ((*given, "--model", tiny_llama, "--set", "budget=rank 2"), "allocate was run with other options, plan allocate"),
+        (("uniform", *given[1:], "--model", tiny_llama), "holds a run of another recipe"),
+        ((given[0], "--data", other, "-o", tmp_path / "out", "--model", tiny_llama), "holds a run of other data"),
+    ]:
+        found = plan(*arguments)
+        assert (found.exit_code, message in found.output) == (1, True), found.output
+    assert (tmp_path / "out" / RECORD).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["train.nothing=1"], "train: nothing: no such option; plan train --help lists them"),
+        (["train.epochs=-1", "max-steps="], "train: epochs: Input should be greater than 0"),
+        (["train.seed=x"], "train: Invalid value for '--seed'"),
+        (["train.output=x"], "train: output: is given by the run itself; leave it out"),
+        (["train.shard=yes"], "train: shard: 'yes': is on or off; write true or false"),
+        (["train.seed=true"], "train: seed: 'true': takes a value"),
+        (["router=nothing"], "train: Invalid value for '--router'"),
+        (["train.capacity=2"], "`capacity` is a setting of router sira, not of router topk"),
+        (["modules=q_proj,nothing"], "allocate: `modules` 'nothing': no such module"),
+    ],
+)
+def test_every_option_is_checked_before_anything_is_written(quick, tiny_llama, texts, tmp_path, changes, message):
+    given = [part for change in changes for part in ("--set", change)]
+    found = plan(quick, "--model", tiny_llama, "--data", texts, *given, "-o", tmp_path / "out")
+    assert found.exit_code == 1
+    assert message in found.output
+    assert found.output.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_about_experts_refuses_a_dense_model(tiny_llama, texts, tmp_path):
+    found = plan("dr-lora", "--model", tiny_llama, "--data", texts, "-o", tmp_path / "out")
+    assert found.output == "Error: dr-lora: is about models with routed experts, and tiny-llama has none\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_models_own_folder_is_no_place_for_a_run(quick, tiny_llama, texts):
+    found = plan(quick, "--model", tiny_llama, "--data", texts, "-o", tiny_llama)
+    assert "the folder of the model itself" in found.output
+
+
+def test_too_few_examples_to_keep_a_tenth_back_are_told_so(quick, tiny_llama, tmp_path):
+    (tmp_path / "few.jsonl").write_text('{"text": "the file"}\n' * 5)
+    found = plan(quick, "--model", tiny_llama, "--data", tmp_path / "few.jsonl", "-o", tmp_path / "out")
+    assert "5 examples are too few to keep a tenth for validation" in found.output
+    assert not (tmp_path / "out" / RECORD).exists()
+
+
+@pytest.mark.training
+def test_json_alone_is_on_standard_output(tiny_llama, texts, tmp_path):
+    (tmp_path / "small.yaml").write_text(QUICK.partition("  train:")[0])
+    found = plan(tmp_path / "small.yaml", "--model", tiny_llama, "--data", texts, "--json", "-o", tmp_path / "out")
+    assert json.loads(found.stdout)["done"][0]["step"] == "allocate"
+
+
+def test_modules_and_experts_are_looked_for_in_the_model(tiny_llama):
+    recipe = Recipe(title="x", steps={"allocate": {"modules": "attention,down_proj"}})
+    require_fit(recipe, "x", open_checkpoint(tiny_llama))
+
+
+def test_options_that_a_run_gives_itself_are_not_offered():
+    offered = options_of(cli.main.commands["train"])
+    assert not {"output", "data", "model", "resume", "json", "config", "help"} & set(offered)
+    assert {"epochs", "eval-data", "capacity"} <= set(offered)
+
+
+def test_a_finished_run_is_forgotten_and_an_interrupted_one_is_not(tmp_path):
+    recipe = Recipe(title="x", steps={"allocate": {}, "train": {}})
+    start_over(tmp_path, recipe)  # nothing there
+    from spectra.report import ModelInfo
+
+    record = RecipeRun(title="x", model=ModelInfo(name="m", parameters=1, fingerprint=None), files={})
+    (tmp_path / "run").mkdir()
+    for done, stays in (["allocate"], True), (["allocate", "train"], False):
+        steps = [{"step": step, "arguments": ["plan"]} for step in done]
+        RecipeRun.model_validate({**record.model_dump(), "done": steps}).save(tmp_path / RECORD)
+        start_over(tmp_path, recipe)
+        assert (tmp_path / RECORD).exists() == (tmp_path / "run").exists() == stays
