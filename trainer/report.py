@@ -11,17 +11,21 @@ from trainer.settings import TrainSettings
 
 
 class RouterHealth(Value):
-    """How one mixture's router has used its experts, padding left out."""
+    """How one mixture's router, or the base's own, has used its experts, padding left out."""
 
     site: str
     shares: tuple[float, ...]
-    """Share of the gates' mass, one per expert; they sum to 1."""
+    """Share of the gates' mass, one per expert, over all tokens; they sum to 1."""
+    learned_shares: tuple[float, ...] = ()
+    """The same at the tokens whose outputs a label is compared with; all of a classifier's."""
     entropy: Measured
-    """Mean entropy of the router's probabilities over its largest possible value: 1 undecided, 0 certain."""
+    """Mean entropy of the router's probabilities over its largest possible value: 1 undecided, 0 certain; NaN for the base's own."""
     effective_support: Measured
     """exp of the shares' entropy: how many experts do the work."""
     dropped: Measured
-    """Share of picks that a capacity limit turned away."""
+    """Share of picks that a capacity limit turned away; NaN for the base's own experts."""
+    unserved: Measured = 0.0
+    """Share of tokens that no expert took; NaN for the base's own experts."""
 
 
 class LogPoint(Value):
@@ -36,6 +40,8 @@ class LogPoint(Value):
     """Mean entropy of the routers' probabilities, over its maximum."""
     dropped: Measured = math.nan
     """Share of picks that capacity limits turned away."""
+    unserved: Measured = math.nan
+    """Share of tokens that no expert took, mean over the routers."""
 
 
 class EvaluationPoint(Value):

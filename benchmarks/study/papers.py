@@ -210,8 +210,8 @@ def show(results: Path) -> None:
 @click.option("--minutes", type=float, default=math.inf, help="after which no run begins")
 @click.option("--steps", type=int, default=150)
 @click.option("--rows", type=int, default=HELD_OUT)
-@click.option("--only", multiple=True, help="a task; by default all")
-@click.option("--choice", "wanted", multiple=True, help="a choice; by default all")
+@click.option("--only", type=click.Choice(TASKS), multiple=True, help="a task; by default all")
+@click.option("--choice", "wanted", type=click.Choice(list(CHOICES)), multiple=True, help="a choice; by default all")
 def main(
     model: Path, tasks: Path, output: Path, seeds: int, processes: int, minutes: float, steps: int, rows: int,
     only: tuple[str, ...], wanted: tuple[str, ...],

@@ -36,6 +36,21 @@ def fused_parts(module: Any) -> Mapping[str, Mapping[str, slice]]:
     return {"gate_up_proj": {"gate_proj": gate, "up_proj": up}} | down
 
 
+def router_of(model: nn.Module, experts: str) -> nn.Module | None:
+    """The base model's router of a layer of routed experts: the module beside them with a row of weights for each.
+
+    Args:
+        model: the whole model.
+        experts: the experts' name in it.
+    """
+    count = len(model.get_submodule(experts).down_proj)  # type: ignore[arg-type]  # a 3-D tensor
+    for child in model.get_submodule(experts.rpartition(".")[0]).children():
+        weight = getattr(child, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim == 2 and len(weight) == count:
+            return child
+    return None
+
+
 def expert_weight(module: Any, expert: int, tensor: str, part: slice = slice(None)) -> Tensor:
     """One expert's matrix, or a part of its outputs, as (d_out, d_in)."""
     stored: Tensor = getattr(module, tensor)[expert]

@@ -87,6 +87,17 @@ def token_losses(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor)
     return losses_N, row_N
 
 
+def learned_positions(labels: Tensor) -> Tensor | None:
+    """Which tokens' outputs a label is compared with, (batch, tokens); None for a classifier, whose label is no token's.
+
+    Args:
+        labels: (batch,), or (batch, tokens) as `labelled_losses` takes them: a token is asked for the label of the next one.
+    """
+    if labels.ndim == 1:
+        return None
+    return nn.functional.pad(labels[:, 1:] != -100, (0, 1))
+
+
 def is_separable(model: nn.Module) -> bool:
     """Whether a model's head can be given single positions, found out once by trying on a few tokens.
 

@@ -20,7 +20,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from planner.modules.fused_experts import expert_sites, expert_weight, fused_parts
 from spectra import InputError
-from trainer.layers.router_state import RouterState, mask_for
+from trainer.layers.router_state import RouterState
 
 NAME = "loraplan"  # of our entry in transformers' table of experts' forwards, and of the adapters inside an experts module
 MULTIPLE = 8  # what grouped products need in half precision
@@ -230,9 +230,9 @@ def experts_forward(module: Any, hidden: Tensor, index: Tensor, weights: Tensor)
     counts = torch.bincount(expert_S, minlength=len(module.down_proj))
     # The kernel takes ends of groups as int32; an expert that no token chose has an empty group.
     offsets = counts.cumsum(0).to(torch.int32)
-    # A pass in evaluation mode, such as that for the reference logits, must not decide which expert grows.
-    if lora is not None and lora.state is not None and lora.state.counting and lora.training:
-        lora.state.add_usage(lora.name, _usage(lora, index, weights))
+    # Not in evaluation mode: the pass for the reference logits must not decide which expert grows.
+    if lora is not None and lora.state is not None and lora.training:
+        lora.state.observe_experts(lora.name, index, weights.detach(), len(module.down_proj))
     x = hidden[order // k]
     dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
     with torch.autocast(x.device.type, enabled=False):  # grouped products know nothing of autocast
@@ -271,15 +271,6 @@ def _projected(module: Any, lora: ExpertLora | None, tensor: str, x: Tensor, exp
     gate, up = (added.get(part, torch.zeros_like(added[adapted[0]])) for part in parts)
     # All of gate before all of up, or the two alternating output by output (gpt-oss).
     return y + (torch.cat([gate, up], dim=-1) if module.is_concatenated else torch.stack([gate, up], dim=-1).flatten(-2))
-
-
-def _usage(lora: ExpertLora, index: Tensor, weights: Tensor) -> Tensor:
-    """Routing weight that each expert gets in one pass, (E,), padding left out."""
-    mask_T = mask_for(lora.state, len(index))
-    # (T, k). Detached: growth only counts, and no gradient may run through the count.
-    kept = weights.detach() if mask_T is None else weights.detach() * mask_T[:, None].to(weights.dtype)
-    seen = torch.zeros(len(lora.scaling(next(iter(lora.ranks)))), dtype=weights.dtype, device=weights.device)
-    return seen.index_add(0, index.reshape(-1), kept.reshape(-1))
 
 
 def adapt(experts: Any, lora: ExpertLora) -> None:

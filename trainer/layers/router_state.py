@@ -1,5 +1,6 @@
 """State that the mixtures of one model share while it runs: which tokens are padding, auxiliary losses, how experts are used."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,14 @@ class RouterState:
         """Start with nothing known."""
         self.settings = settings
         self.token_mask: Tensor | None = None
+        self.learned_mask: Tensor | None = None
+        """(batch, tokens), whose outputs a label is compared with; None where that is not known, as for a classifier."""
         self.recording = False
         """Whether mixtures note how they route; it costs a little, so training turns it on for the steps that are logged."""
         self.counting = False
         """Whether the use of experts is summed up from pass to pass, which growth needs."""
+        self.counts_learned, self.counts_softmax = True, False
+        """What is summed up: at learned tokens or at all; the weights of the chosen experts or the whole softmax."""
         self._losses: list[Tensor] = []
         self._sums: dict[str, _Sums] = {}
         self._usage: dict[str, Tensor] = {}
@@ -40,13 +45,39 @@ class RouterState:
         """Take note of one mixture's pass in training: its auxiliary loss, and what is recorded or counted."""
         if self.settings.balance_loss or self.settings.z_loss:
             self._losses.append(self._auxiliary(logits_TE, gates, mask_T))
+        learned_T = learned_for(self, len(logits_TE), mask_T)
         if self.recording:
             with torch.no_grad():
-                self._sums.setdefault(site, _Sums()).add(logits_TE.detach(), gates, mask_T)
+                self._sums.setdefault(site, _Sums()).add(logits_TE.detach(), gates, mask_T, learned_T)
         if self.counting:
             # As picked: a token that a capacity limit turned away counts for the expert that it wanted.
-            kept = gates.picked.detach() if mask_T is None else gates.picked.detach() * mask_T[:, None]
-            self.add_usage(site, kept.sum(0))
+            weights = logits_TE.softmax(-1) if self.counts_softmax else gates.picked
+            self.count(site, weights.detach(), mask_T)
+
+    def observe_experts(self, name: str, index: Tensor, weights: Tensor, experts: int) -> None:
+        """Take note of one pass of a layer of routed experts in training.
+
+        Args:
+            name: of the layer.
+            index: (T, k), the chosen experts.
+            weights: (T, k), their routing weights.
+            experts: how many there are.
+        """
+        if not self.recording and (not self.counting or self.counts_softmax):
+            return
+        with torch.no_grad():
+            # (T, E) would be large for hundreds of experts, so what is masked is summed up by expert at once.
+            mask_T = mask_for(self, len(index))
+            real, learned = (_by_expert(index, weights, one, experts) for one in (mask_T, learned_for(self, len(index), mask_T)))
+            if self.recording:
+                self._sums.setdefault(name, _Sums()).add_experts(real, learned)
+            if self.counting and not self.counts_softmax:
+                self.add_usage(name, learned if self.counts_learned else real)
+
+    def count(self, name: str, weights_TE: Tensor, mask_T: Tensor | None) -> None:
+        """Sum up the weights of one pass where they count."""
+        kept_T = learned_for(self, len(weights_TE), mask_T) if self.counts_learned else mask_T
+        self.add_usage(name, (weights_TE if kept_T is None else weights_TE * kept_T[:, None]).sum(0))
 
     def _auxiliary(self, logits_TE: Tensor, gates: Gates, mask_T: Tensor | None) -> Tensor:
         """One mixture's weighted balance loss and z-loss."""
@@ -68,7 +99,7 @@ class RouterState:
         return tuple(found.health(site) for site, found in sums.items())
 
     def add_usage(self, name: str, weight_E: Tensor) -> None:
-        """Add the routing weight that each expert of a module got in one pass, padding left out."""
+        """Add the routing weight that each expert of a module got in one pass."""
         before = self._usage.get(name)
         self._usage[name] = weight_E if before is None else before + weight_E
 
@@ -83,13 +114,17 @@ class _Sums:
 
     # They begin as numbers and become tensors on the model's device, which are read only in `health`: recording waits for no GPU.
     gate: Tensor | float = 0.0
+    learned: Tensor | float = 0.0
+    unserved: Tensor | float = 0.0
     entropy: Tensor | float = 0.0
     tokens: Tensor | float = 0.0
     picks: Tensor | float = 0.0
     dropped: Tensor | float = 0.0
 
-    def add(self, logits_TE: Tensor, gates: Gates, mask_T: Tensor | None) -> None:
+    def add(self, logits_TE: Tensor, gates: Gates, mask_T: Tensor | None, learned_T: Tensor | None) -> None:
         weight = _weights(logits_TE, mask_T)
+        self.learned = self.learned + (gates.picked * _weights(logits_TE, learned_T)).sum(0)
+        self.unserved = self.unserved + ((gates.gates == 0).all(-1, keepdim=True) * weight).sum()
         probabilities = logits_TE.softmax(-1)
         self.gate = self.gate + (gates.picked * weight).sum(0)
         # xlogy, because a probability may underflow to zero, where p log p is 0 and not NaN.
@@ -98,18 +133,37 @@ class _Sums:
         self.picks = self.picks + ((gates.picked > 0) * weight).sum()
         self.dropped = self.dropped + ((gates.picked > 0) & (gates.gates == 0)).mul(weight).sum()
 
+    def add_experts(self, gate_E: Tensor, learned_E: Tensor) -> None:
+        """Routed experts of the base, whose router's logits are not at hand."""
+        self.gate, self.learned = self.gate + gate_E, self.learned + learned_E
+        self.entropy = self.dropped = self.unserved = math.nan
+
     def health(self, site: str) -> RouterHealth:
-        gate, tokens = torch.as_tensor(self.gate).double().cpu(), float(self.tokens)
-        # If every token was padding all sums are zero; the floors here and below turn 0 / 0 into 0.
-        shares = gate / gate.sum().clamp(min=1e-30)
+        tokens = float(self.tokens)
+        shares, learned = _shares(self.gate), _shares(self.learned)
         spread = -torch.xlogy(shares, shares).sum()
         return RouterHealth(
             site=site,
             shares=tuple(shares.tolist()),
-            entropy=float(self.entropy) / max(tokens, 1.0) / float(torch.log(torch.tensor(float(len(shares))))),
+            learned_shares=tuple(learned.tolist()),
+            entropy=float(self.entropy) / max(tokens, 1.0) / math.log(len(shares)),
             effective_support=float(spread.exp()),
             dropped=float(self.dropped) / max(float(self.picks), 1.0),
+            unserved=float(self.unserved) / max(tokens, 1.0),
         )
+
+
+def _shares(gate_E: Tensor | float) -> Tensor:
+    """Over their sum; all zero where every token was padding."""
+    gate = torch.as_tensor(gate_E).double().cpu()
+    return gate / gate.sum().clamp(min=1e-30)
+
+
+def _by_expert(index: Tensor, weights: Tensor, mask_T: Tensor | None, experts: int) -> Tensor:
+    """Routing weight that each expert gets from the tokens that count, (E,)."""
+    kept = weights if mask_T is None else weights * mask_T[:, None].to(weights.dtype)
+    seen = torch.zeros(experts, dtype=weights.dtype, device=weights.device)
+    return seen.index_add(0, index.reshape(-1), kept.reshape(-1))
 
 
 def mask_for(state: RouterState | None, tokens: int) -> Tensor | None:
@@ -121,6 +175,13 @@ def mask_for(state: RouterState | None, tokens: int) -> Tensor | None:
     if state is None or state.token_mask is None or state.token_mask.numel() != tokens:
         return None
     return state.token_mask.reshape(-1)
+
+
+def learned_for(state: RouterState | None, tokens: int, mask_T: Tensor | None) -> Tensor | None:
+    """Which of a module's tokens are learned, (tokens,); those that are no padding where that is not known."""
+    if state is None or state.learned_mask is None or state.learned_mask.numel() != tokens:
+        return mask_T
+    return state.learned_mask.reshape(-1)
 
 
 def token_mask(mask: Tensor | None) -> Tensor | None:

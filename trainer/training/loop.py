@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
-from planner.modules.labelled import labelled_losses, token_losses
+from planner.modules.labelled import labelled_losses, learned_positions, token_losses
 from spectra import InputError
 from spectra.core.distributed import wait_for_all
 from spectra.core.files import write_atomic
@@ -156,6 +156,8 @@ class AdapterTrainer(Trainer):
             # As `plan evaluate` has it, so that neither the size of a batch nor the number of processes shows.
             loss = labelled_losses(model, given, labels).mean()
             return (loss, {"loss": loss}) if return_outputs else loss
+        if self.router_state is not None:
+            self.router_state.learned_mask = learned_positions(labels)
         if labels.ndim == 2:
             losses, rows = token_losses(model, given, labels)
         else:
@@ -287,10 +289,10 @@ def _label_count(inputs: dict[str, Any]) -> int:
 
 
 def means(health: tuple[RouterHealth, ...]) -> dict[str, float]:
-    """Averages over all mixtures."""
-    return {
-        name: sum(getattr(site, name) for site in health) / len(health) for name in ("effective_support", "entropy", "dropped")
-    }
+    """Averages over all routers, the base's own left out where nothing is known of them."""
+    names = ("effective_support", "entropy", "dropped", "unserved")
+    known = {name: [value for site in health if not math.isnan(value := getattr(site, name))] for name in names}
+    return {name: sum(values) / len(values) for name, values in known.items() if values}
 
 
 def curve(history: list[dict[str, Any]]) -> tuple[LogPoint, ...]:
