@@ -100,6 +100,13 @@ def has_bf16_units() -> bool:
     return any(capabilities.get(name, False) for name in BF16_UNITS)
 
 
+def on_device(model: Any) -> Any:
+    """The model on a GPU, if there is one; a quantised one is where its loader has put it."""
+    if torch.cuda.is_available() and not getattr(model, "is_quantized", False):
+        model.to("cuda")
+    return model
+
+
 def load_model(
     checkpoint: Checkpoint,
     task: Task,

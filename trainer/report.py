@@ -19,7 +19,7 @@ class RouterHealth(Value):
     learned_shares: tuple[float, ...] = ()
     """The same at the tokens whose outputs a label is compared with; all of a classifier's."""
     entropy: Measured
-    """Mean entropy of the router's probabilities over its largest possible value: 1 undecided, 0 certain; NaN for the base's own."""
+    """Mean entropy of the router's probabilities over its largest possible value: 1 undecided, 0 certain; NaN for a base's."""
     effective_support: Measured
     """exp of the shares' entropy: how many experts do the work."""
     dropped: Measured
@@ -87,6 +87,8 @@ class RunReport(Document):
     steps: int
     adapter_parameters: int
     head_parameters: int
+    base_router_parameters: int = 0
+    """Trained weights of the base's own routers, which no plan counts."""
     dropped: int = 0
     """Examples left out because truncation took everything that the loss counts."""
     curve: tuple[LogPoint, ...]
@@ -95,6 +97,8 @@ class RunReport(Document):
     """Step of the best evaluation; its adapters are in the folder `best`."""
     routers: tuple[RouterHealth, ...] = ()
     """How each router chose at the end of the run."""
+    idle: tuple[str, ...] = ()
+    """Experts whose adapter is still at its start: `SITE, expert N`, or the name of a routed expert of the base."""
     notes: tuple[str, ...] = ()
     """Sentences that a reader should know, for instance that a router has collapsed."""
     seconds: Measured = math.nan

@@ -33,6 +33,8 @@ class MixtureSettings(Value):
     """Dropout on the adapters' inputs during training."""
     init: Annotated[str, OneOf(INITIALIZERS, "init")] = "kaiming"
     """How the A and B of a new expert start."""
+    train_router: bool = False
+    """Also train the base's own routers, once the learning rate has risen, where the plan adapts their experts."""
     alpha: Annotated[float, Field(gt=0, le=1000)] = 4.0
     """Scale of the adapters: an expert is multiplied by alpha sqrt(mean rank of the plan's experts) / its own rank."""
 
@@ -46,6 +48,8 @@ class GrowthSettings(GrowthRule):
     """Steps between two events of growth; 0 spreads `growth_events` evenly over the run after its warm-up."""
     growth_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the moving averages of routing and gradients."""
+    growth_share: Literal["picked", "softmax"] = "picked"
+    """An expert's share of routing: of the weights of the experts that tokens chose, or of the router's whole softmax."""
     growth_reset: bool = False
     """Start both averages over after each event, as the released code does."""
     saliency: GradientForm = "paper"

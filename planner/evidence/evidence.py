@@ -7,7 +7,7 @@ attracts nor repels capacity, and a noisy one is moved towards that mean by how 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -36,7 +36,9 @@ class SiteEvidence:
     sensitivity: tuple[Estimate, ...]
     """The chosen statistic per parameter, one estimate per task."""
     token_share: float = math.nan
-    """Share of tokens that reach the routed expert, averaged over tasks."""
+    """Share of the learned tokens that reach the routed expert, averaged over tasks."""
+    all_share: float = math.nan
+    """Share of all tokens, those of prompts included."""
     loss_reduction: tuple[Estimate, ...] = ()
     """Loss reduction of the site's adapter in each task's trial run, in nats per example."""
 
@@ -44,6 +46,12 @@ class SiteEvidence:
     def rank_cost(self) -> int:
         """Trainable parameters of one more rank."""
         return sum(self.shape)
+
+    def share_of(self, tokens: Literal["learned", "all"]) -> float:
+        """Share of the tokens that reach the site: those that reach its routed expert, or 1."""
+        if self.expert is None:
+            return 1.0
+        return self.token_share if tokens == "learned" else self.all_share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +107,7 @@ class Evidence:
 
     def token_shares(self) -> Floats:
         """(sites,): the share of the tasks' tokens that pass a site, 1 but for routed experts; never quite zero."""
-        shares = np.array([site.token_share if site.expert is not None else 1.0 for site in self.sites])
+        shares = np.array([site.share_of("learned") for site in self.sites])
         if np.isnan(shares).any():
             name = self.sites[int(np.isnan(shares).argmax())].name
             raise InputError(f"site {name!r}: the sensitivity report does not say how many tokens reach it; see plan probe")
@@ -179,7 +187,7 @@ def gather(
 def _site(name: str, shape: Shape, alpha: Estimate, gradients: SiteSensitivity | None, statistic: Statistic) -> SiteEvidence:
     where = parse_name(name)
     assert where is not None  # the inventory holds adaptable names only
-    shares = [task.token_share for task in gradients.usage] if gradients else []
+    used = gradients.usage if gradients else ()
     return SiteEvidence(
         name=name,
         shape=shape,
@@ -188,9 +196,14 @@ def _site(name: str, shape: Shape, alpha: Estimate, gradients: SiteSensitivity |
         expert=expert_index(name),
         alpha=alpha,
         sensitivity=gradients.per_parameter(statistic) if gradients else (),
-        token_share=sum(shares) / len(shares) if shares else math.nan,
+        token_share=_plain_mean([task.token_share for task in used]),
+        all_share=_plain_mean([task.all_share for task in used]),
         loss_reduction=gradients.loss_reduction if gradients else (),
     )
+
+
+def _plain_mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
 
 
 def _require_one_model(

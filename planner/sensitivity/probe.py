@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from planner.modules.checkpointing import recompute
 from planner.modules.fused_experts import expert_sites, is_experts
-from planner.modules.labelled import is_separable, labelled_losses
+from planner.modules.labelled import is_separable, labelled_losses, learned_positions
 from planner.modules.linear import linear_shape
 from planner.sensitivity.recorder import Recorder
 from planner.sensitivity.report import ExpertUsage, SensitivityReport, SiteSensitivity, Task, field_of
@@ -114,10 +114,12 @@ def _usage(recorder: Recorder, experts: Mapping[str, nn.Module]) -> Mapping[str,
     """How each routed expert was used, under the names of its projections."""
     found = {}
     for name, module in experts.items():
-        shares, weights = recorder.usage(name)
+        shares, weights, of_all = recorder.usage(name)
         for site in expert_sites(module):
             expert = int(site.partition(".")[0])
-            found[f"{name}.{site}"] = ExpertUsage(token_share=float(shares[expert]), mean_weight=float(weights[expert]))
+            found[f"{name}.{site}"] = ExpertUsage(
+                token_share=float(shares[expert]), mean_weight=float(weights[expert]), all_share=float(of_all[expert])
+            )
     return found
 
 
@@ -127,7 +129,7 @@ def _run(model: nn.Module, batches: Iterable[Batch], recorder: Recorder, progres
     for batch in batches:
         inputs = {key: value.to(device) for key, value in batch.items()}
         labels = inputs.pop("labels")
-        recorder.begin(len(labels), inputs.get("attention_mask"))
+        recorder.begin(len(labels), inputs.get("attention_mask"), learned_positions(labels))
         losses = labelled_losses(model, inputs, labels)
         if not torch.isfinite(losses).all():
             raise InputError(f"loss of example {examples + int((~torch.isfinite(losses)).nonzero()[0]) + 1} is not finite")

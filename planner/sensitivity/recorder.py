@@ -47,15 +47,22 @@ class Recorder:
         """Prepare to watch some linear modules and some modules of routed experts, both by name."""
         self._linears, self._experts = linears, experts
         self._batches: list[dict[str, Tensor]] = []
-        self._usage: list[dict[str, tuple[Tensor, Tensor]]] = []
+        self._usage: list[dict[str, tuple[Tensor, Tensor, Tensor]]] = []
         self._mask: Tensor | None = None
+        self._learned: Tensor | None = None
         self._examples = self._before = 0
 
-    def begin(self, examples: int, mask: Tensor | None) -> None:
-        """Announce a batch: how many examples, and which of its tokens (batch, tokens) are no padding."""
+    def begin(self, examples: int, mask: Tensor | None, learned: Tensor | None = None) -> None:
+        """Announce a batch.
+
+        Args:
+            examples: how many.
+            mask: (batch, tokens), which are no padding; None if all are.
+            learned: (batch, tokens), whose outputs a label is compared with; None if all that are no padding count alike.
+        """
         # Counted over all batches: which examples are taken in full must not depend on how they are batched.
         self._before += self._examples
-        self._examples, self._mask = examples, mask
+        self._examples, self._mask, self._learned = examples, mask, learned
         self._batches.append({})
         self._usage.append({})
 
@@ -66,11 +73,12 @@ class Recorder:
         """
         return torch.cat([batch[site] for batch in self._batches])
 
-    def usage(self, experts: str) -> tuple[Tensor, Tensor]:
-        """Per expert of a module of experts: share of tokens that chose it, and mean routing weight over those."""
-        chosen, weight = (torch.stack(parts).sum(0) for parts in zip(*(batch[experts] for batch in self._usage), strict=True))
+    def usage(self, experts: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Per expert of a module: share of learned tokens that chose it, mean weight over those, share of all tokens."""
+        batches = zip(*(batch[experts] for batch in self._usage), strict=True)
+        chosen, weight, of_all = (torch.stack(parts).sum(0) for parts in batches)
         # Where no token chose an expert its weight is 0 / 0, and NaN is the right answer.
-        return chosen[:-1] / chosen[-1], weight / chosen[:-1]
+        return chosen[:-1] / chosen[-1], weight / chosen[:-1], of_all[:-1] / of_all[-1]
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -148,15 +156,21 @@ class Recorder:
         watched: Tensor = Observe.apply(y, x.detach(), take)  # type: ignore[no-untyped-call]
         return watched
 
-    def _count(self, module: nn.Module, index: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens per expert, followed by all tokens; and the sum of each expert's routing weights. Padding is left out."""
+    def _count(self, module: nn.Module, index: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Learned tokens per expert, followed by all learned tokens; the sum of each expert's routing weights; the first of all.
+
+        Padding is left out of each.
+        """
         real = self._mask.reshape(-1).bool() if self._mask is not None else torch.ones_like(index[:, 0], dtype=torch.bool)
-        picks, gates = index[real].flatten(), weights[real].flatten().double()
+        learned = self._learned.reshape(-1) if self._learned is not None else real
         experts = len(module.down_proj)  # type: ignore[arg-type]  # a 3-D tensor
         # Cut, because numbers beyond the experts mark tokens that other processes compute (expert parallelism).
-        chosen = torch.bincount(picks, minlength=experts)[:experts].double()
-        total = torch.bincount(picks, gates, minlength=experts)[:experts]
-        return torch.cat([chosen, real.sum()[None].double()]).cpu(), total.cpu()
+        total = torch.bincount(index[learned].flatten(), weights[learned].flatten().double(), minlength=experts)[:experts]
+        chosen, of_all = (
+            torch.cat([torch.bincount(index[kept].flatten(), minlength=experts)[:experts], kept.sum()[None]]).double()
+            for kept in (learned, real)
+        )
+        return chosen.cpu(), total.cpu(), of_all.cpu()
 
 
 def _expert_weight(module: nn.Module, expert: int, tensor: str, outputs: slice, dtype: torch.dtype) -> Tensor:

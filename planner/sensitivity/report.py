@@ -1,5 +1,6 @@
 """SensitivityReport: what `plan probe` writes and `plan allocate` reads. Loads no torch."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self, get_args
 
@@ -69,9 +70,11 @@ class ExpertUsage(Value):
     """How a routed expert was used by the tokens of one task, padding left out."""
 
     token_share: Measured
-    """Share of tokens that chose the expert; over the experts of a layer it sums to the number chosen per token."""
+    """Share of the learned tokens, whose output a label is compared with, that chose the expert; all of a classifier's count. Over the experts of a layer it sums to the number chosen per token."""  # noqa: E501
     mean_weight: Measured
-    """Mean routing weight of the expert over the tokens that chose it; NaN if none did."""
+    """Mean routing weight of the expert over the learned tokens that chose it; NaN if none did."""
+    all_share: Measured = math.nan
+    """Share of all tokens, those of prompts included, that chose the expert."""
 
 
 class SiteSensitivity(Value):

@@ -47,7 +47,7 @@ def grown_ranks(problem: Problem, rule: GrowthRule) -> list[int]:
     limit = problem.limit
     if limit.unit == "experts":
         raise InputError(f"budget {limit.request!r}: growth shares out ranks; give the budget in parameters or as a rank")
-    layers = [layer for members in problem.evidence.layers.values() if (layer := _layer(problem, members)) is not None]
+    layers = [layer for members in problem.evidence.layers.values() if (layer := _layer(problem, members, rule)) is not None]
     finest = max(len(layer.members) for layer in layers)
 
     def cost(step: int) -> int:
@@ -73,7 +73,7 @@ def grown_ranks(problem: Problem, rule: GrowthRule) -> list[int]:
     return ranks
 
 
-def _layer(problem: Problem, positions: list[int]) -> Layer | None:
+def _layer(problem: Problem, positions: list[int], rule: GrowthRule) -> Layer | None:
     """A layer's wanted sites, by expert; None if there are none."""
     sites, weights = problem.evidence.sites, problem.demand.weights
     members: dict[object, list[int]] = {}
@@ -86,7 +86,7 @@ def _layer(problem: Problem, positions: list[int]) -> Layer | None:
     return Layer(
         members=tuple(tuple(group) for group in members.values()),
         weights=tuple(weights[group[0]] for group in members.values()),
-        shares=tuple(site.token_share if site.expert is not None else 1.0 for site in first),
+        shares=tuple(site.share_of(rule.growth_tokens) for site in first),
         costs=tuple(sum(sites[at].rank_cost for at in group) for group in members.values()),
         room=min(widest_rank(sites[at].shape) for group in members.values() for at in group),
     )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from planner.evidence.evidence import Evidence
 from planner.strategies.demand import Demand
 from planner.strategies.growth import GrowthRule
+from spectra import InputError
 from spectra.checkpoint.names import live_name
 
 Floats = NDArray[np.float64]
@@ -20,18 +21,20 @@ ADAPTED = ("up_proj", "down_proj")  # the published setting leaves gates alone
 def dr_lora(evidence: Evidence, settings: GrowthRule) -> Demand:
     """Weights f g, each normalised within the layer.
 
-    In a mixture-of-experts model: f is the expert's share of tokens, g its sensitivity averaged over its adapted projections,
-    and all else gets nothing. In a dense model every module is its own expert with f = 1.
+    In a mixture-of-experts model: f is the expert's share of the tokens that count, g its sensitivity averaged over its adapted
+    projections, and all else gets nothing. In a dense model every module is its own expert with f = 1.
 
     Raises:
-        InputError: no sensitivity.
+        InputError: no sensitivity, or none of the shares that `growth_tokens` asks for.
     """
     evidence.require("sensitivity", "dr-lora")
     routed = any(site.expert is not None for site in evidence.sites)
     gradient = evidence.sensitivities()
     # Over each task's sum, so that tasks weigh alike whatever the scale of their losses; one of zeros stays zero.
     gradient = (gradient / np.maximum(gradient.sum(axis=0), np.finfo(float).tiny)).mean(axis=1)
-    demand = np.array([site.token_share if site.expert is not None else 1.0 for site in evidence.sites])
+    demand = np.array([site.share_of(settings.growth_tokens) for site in evidence.sites])
+    if routed and settings.growth_tokens == "all" and np.isnan(demand).all(where=demand != 1.0):
+        raise InputError("`growth_tokens` all: the sensitivity report knows shares of learned tokens alone; make it anew")
     # By live names, because Mixtral's checkpoints call the same projections w3 and w2.
     wanted = np.array(
         [not routed or (site.expert is not None and live_name(site.name).endswith(ADAPTED)) for site in evidence.sites]

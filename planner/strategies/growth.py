@@ -30,6 +30,8 @@ class GrowthRule(Value):
     """Rank that experts start with. Default half of the mean that they end with, at least 1."""
     growth_most: Whole | None = None
     """Maximum rank of an expert. Default twice the mean that they end with."""
+    growth_tokens: Literal["learned", "all"] = "learned"
+    """Tokens over which an expert's share of routing counts: those whose output a label is compared with, or all."""
     growth_handout: Literal["one-by-one", "one-pass"] = "one-by-one"
     """How an event's ranks are handed out: one at a time to whoever is then most salient, or in one pass over the experts as the released code does."""  # noqa: E501
 

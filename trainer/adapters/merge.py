@@ -16,6 +16,7 @@ from trainer.adapters.config import load_config
 from trainer.adapters.reference_logits import TOLERANCE, disagreement, reference_logits
 from trainer.adapters.store import find_base, load_adapters
 from trainer.base_model import load_tokenizer
+from trainer.layers.base_routers import settle_routers
 from trainer.layers.expert_lora import NAME as EXPERTS
 from trainer.layers.expert_lora import expert_loras, fold
 from trainer.layers.mixture import mixtures
@@ -77,6 +78,7 @@ def merged(model: Any) -> Any:
         add_to_weight(mixture.base, mixture.delta_weight())
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, mixture.base)
+    settle_routers(model)
     for name in expert_loras(model):
         fold(model.get_submodule(name.removesuffix("." + EXPERTS)))
     return model

@@ -1,7 +1,7 @@
 """Adapters on disk: what a run leaves behind, and how it becomes a model again.
 
 adapter_model.safetensors    the trained tensors
-adapter_config.json          PEFT's own configuration where the plan has no routers, so that PEFT loads the folder; else a
+adapter_config.json          PEFT's own configuration where no router is trained, so that PEFT loads the folder; else a
                              peft_type that PEFT refuses instead of misreading
 loraplan.json                which base model, which task, how to rebuild, and the model's logits on a fixed row of tokens
 plan.json                    the plan that was built
@@ -28,6 +28,7 @@ from trainer.adapters.peft_experts import tensor_ranks
 from trainer.adapters.reference_logits import reference_logits, require_same_logits
 from trainer.adapters.tensors import load_state, trained_state
 from trainer.base_model import head, load_model, resolved
+from trainer.layers.base_routers import unfreeze_routers
 from trainer.layers.inject import apply_plan
 from trainer.layers.offset import offset_mixtures
 from trainer.limits import DivergedError
@@ -46,7 +47,7 @@ def save_adapters(folder: str | Path, model: Any, plan: Plan, config: AdapterCon
     """
     folder = Path(folder)
     state = trained_state(model)
-    compatible = is_peft_compatible(plan)
+    compatible = is_peft_compatible(plan) and not config.mixture.train_router
     written = to_peft(model, state) if compatible else state
     # Before the other processes leave: a sharded model runs only if all of them do.
     noted = config.model_copy(update={"reference": (answered := reference_logits(model))})
@@ -115,6 +116,8 @@ def build(checkpoint: Checkpoint, plan: Plan, config: AdapterConfig, precision: 
     # Building the plan froze everything but the experts, the new head included.
     for parameter in head(model).values():
         parameter.requires_grad_(True)
+    if config.mixture.train_router:
+        unfreeze_routers(model)
     return model
 
 
@@ -137,6 +140,6 @@ def load_adapters(folder: str | Path, base: str | Path | None = None, precision:
     checkpoint = find_base(config, base)
     plan = Plan.load(folder / PLAN)
     model = build(checkpoint, plan, config, exact := resolved(precision))
-    load_state(folder / WEIGHTS, model, plan)
+    load_state(folder / WEIGHTS, model)
     require_same_logits(model, config.reference, (exact, config.precision), folder / WEIGHTS)
     return model.eval()

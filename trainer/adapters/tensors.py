@@ -6,11 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from planner import Plan
 from spectra import InputError
 from spectra.checkpoint.tensor_files import opened
 from spectra.core.errors import first_line
-from trainer.adapters.peft import from_peft, is_peft_compatible
+from trainer.adapters.peft import PREFIX, from_peft
 from trainer.layers.expert_lora import expert_loras
 from trainer.layers.offset import offset_mixtures, restore_start
 
@@ -43,19 +42,18 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_state(path: Path, model: nn.Module, plan: Plan | None = None) -> None:
+def load_state(path: Path, model: nn.Module) -> None:
     """Fill a model's trainable tensors from a file.
 
     Args:
-        path: a checkpoint's or a run's tensors.
+        path: a checkpoint's or a run's tensors, in the model's names or in PEFT's.
         model: as built from the plan.
-        plan: the run's plan, for a finished run, whose tensors may be in PEFT's names.
 
     Raises:
         InputError: the file is unreadable, or its tensors are not exactly the model's trainable ones.
     """
     stored: Mapping[str, Tensor] = read_state(path)
-    if plan is not None and is_peft_compatible(plan):
+    if any(name.startswith(PREFIX) for name in stored):
         try:
             stored = from_peft(model, stored)
         except (RuntimeError, IndexError, ValueError) as error:  # tensors of other dimensions

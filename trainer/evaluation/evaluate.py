@@ -13,7 +13,7 @@ from trainer.adapters.config import AdapterConfig, load_config
 from trainer.adapters.reference_logits import require_same_logits
 from trainer.adapters.store import build, find_base
 from trainer.adapters.tensors import load_state, read_state
-from trainer.base_model import load_tokenizer, resolved
+from trainer.base_model import load_tokenizer, on_device, resolved
 from trainer.data.dataset import read_texts
 from trainer.data.tokenize import tokenise
 from trainer.evaluation.metrics import Answers, pooled, scores
@@ -64,12 +64,12 @@ def evaluate(
     tasks = [prepare_task(file, config, tokenizer, checkpoint, generate) for file in files]
     plan = Plan.load(run / PLAN)
     # One model for both: as built it is untrained, and the run's tensors are filled in afterwards.
-    model = build(checkpoint, plan, config, exact := resolved(precision)).eval()
+    model = on_device(build(checkpoint, plan, config, exact := resolved(precision))).eval()
     places = [place_of(checkpoint, file, config, exact, generate) for file in files]
     known = [kept(place) if untrained else Untrained(scores={}) for place in places]
     counter = _Counter(progress, sum(task.work * (1 + (one is None)) for task, one in zip(tasks, known, strict=True)))
     before = [one or _untrained(counter, task, model, place) for one, task, place in zip(known, tasks, places, strict=True)]
-    load_state(run / WEIGHTS, model, plan)
+    load_state(run / WEIGHTS, model)
     require_same_logits(model, config.reference, (exact, config.precision), run / WEIGHTS)
     trained = [counter.through(task, model) for task in tasks]
     scored = [

@@ -48,6 +48,16 @@ RULES = (
         idle=lambda run: run.plan.parameters == 0,
         why="on a plan that adapts nothing",
     ),
+    Rule(
+        settings=("train_router",),
+        idle=lambda run: not any(site.routed and site.ranks for site in run.plan.sites),
+        why="on a plan that adapts no routed experts: no router of the base chooses among its adapters",
+    ),
+    Rule(
+        settings=("growth_tokens",),
+        idle=lambda run: run.task == "classification",
+        why="on a classifier, whose label is no token's",
+    ),
     Rule(settings=GROWTH, idle=lambda run: not run.settings.grow, why="without `grow`"),
     Rule(
         settings=("growth_events",),

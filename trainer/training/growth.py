@@ -26,8 +26,9 @@ from planner.strategies.growth import ranks_after, saliency
 from spectra import InputError
 from spectra.checkpoint.names import resolve
 from spectra.checkpoint.tensor_files import opened
-from spectra.core.distributed import decided_by_main
+from spectra.core.distributed import decided_by_main, is_main_process
 from spectra.core.files import read_json, write_atomic
+from spectra.core.log import LOG
 from trainer.layers.inject import lora_alpha_of
 from trainer.layers.offset import offset_mixtures
 from trainer.report import GrowthEvent, GrowthHistory
@@ -155,6 +156,7 @@ class Growth(TrainerCallback):
         the main process decides for all.
         """
         saliency = {name: growing.saliency() for name, growing in self.groups.items()}
+        own_before = {name: list(growing.group.ranks) for name, growing in self.groups.items()}
         # Only the main process's decision counts, but all have to be here: the broadcast takes every process.
         own = {name: growing.decide(number + 1, len(self.schedule)) for name, growing in self.groups.items()}
         decided = decided_by_main(own)
@@ -162,6 +164,8 @@ class Growth(TrainerCallback):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         for name, growing in self.groups.items():
             growing.group.grow_to(decided[name], generator)
+        if is_main_process():
+            LOG.info(_told(number + 1, len(self.schedule), step, own_before, decided))
         shares = {name: growing.share for name, growing in self.groups.items()}
         self.history.append(
             GrowthEvent(
@@ -214,6 +218,21 @@ class Growth(TrainerCallback):
         for group in groups:
             group.finish(lora_alpha_of(list(grown.sites), alpha))
         return grown
+
+
+def _told(number: int, events: int, step: int, before: Mapping[str, Sequence[int]], ranks: Mapping[str, Sequence[int]]) -> str:
+    """An event in one line."""
+    whole = [rank for group in ranks.values() for rank in group]
+    gains = {name: [new - old for old, new in zip(before[name], ranks[name], strict=True)] for name in ranks}
+    given = sum(map(sum, gains.values()))
+    if not given:
+        return f"step {step}, event {number} of {events}: nothing is known of any expert yet, so nothing grows"
+    most = max(gains, key=lambda name: max(gains[name]))
+    expert = gains[most].index(max(gains[most]))
+    return (
+        f"step {step}, event {number} of {events}: {given} ranks handed out, experts now have {min(whole)} to {max(whole)}, mean"
+        f" {sum(whole) / len(whole):.3g}; the most, {gains[most][expert]}, to expert {expert} of {most.removesuffix('.loraplan')}"
+    )
 
 
 def _summed(usage: Tensor) -> Tensor:

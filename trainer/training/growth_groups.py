@@ -10,12 +10,14 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from planner.modules.fused_experts import router_of
 from planner.solver.budget import widest_rank
 from planner.strategies.growth import GrowthRule
 from trainer.layers.expert_lora import ExpertLora, draw_uniform, expert_loras, padded_rank
 from trainer.layers.mixture import MixtureLinear, mixtures, scaling_columns
-from trainer.layers.router_state import RouterState
+from trainer.layers.router_state import RouterState, mask_for
 from trainer.settings import GradientForm as Form
+from trainer.settings import GrowthSettings
 
 
 class GrowthGroup(Protocol):
@@ -222,23 +224,51 @@ def pull(dA_A: Tensor, dB_B: Tensor, sides: tuple[int, int], form: Form) -> Tens
     return of_A * of_B if form == "paper" else of_A + of_B
 
 
-def growth_groups(model: nn.Module, rule: GrowthRule) -> Iterator[tuple[str, GrowthGroup]]:
+def growth_groups(model: nn.Module, settings: GrowthSettings) -> Iterator[tuple[str, GrowthGroup]]:
     """Everything in a model that can grow: layers of routed experts, and modules with several LoRA experts.
 
     Raises:
-        ValueError: experts whose projections differ in total rank.
+        ValueError: experts whose projections differ in total rank, or whose base router cannot be found where it is asked.
     """
     for name, lora in expert_loras(model).items():
-        _count(lora.state)
-        yield name, RoutedGroup(name, lora, rule)
+        _count(lora.state, settings)
+        if settings.growth_share == "softmax":
+            _watch_router(model, name.rpartition(".")[0], lora)
+        yield name, RoutedGroup(name, lora, settings)
     for name, mixture in mixtures(model).items():
         # A module with one LoRA has nobody to compete with, and keeps the rank of the plan.
         if len(mixture.ranks) > 1:
-            _count(mixture.state)
-            yield name, MixtureGroup(name, mixture, rule)
+            _count(mixture.state, settings)
+            yield name, MixtureGroup(name, mixture, settings)
 
 
-def _count(state: RouterState | None) -> None:
+def _count(state: RouterState | None, settings: GrowthSettings) -> None:
     """Let the use of experts be summed up, which the saliency needs."""
     if state is not None:
         state.counting = True
+        state.counts_learned, state.counts_softmax = settings.growth_tokens == "learned", settings.growth_share == "softmax"
+
+
+def _watch_router(model: nn.Module, experts: str, lora: ExpertLora) -> None:
+    """Let the base's router of a layer tell its whole softmax; experts themselves are told the chosen ones only.
+
+    Raises:
+        ValueError: no router is found beside the experts.
+    """
+    router = router_of(model, experts)
+    if router is None:
+        raise ValueError(f"no router is found beside {experts}, whose softmax `growth_share` asks for")
+
+    def tell(module: nn.Module, inputs: tuple[Tensor, ...], _output: object) -> None:
+        state = lora.state
+        if state is None or not lora.training:
+            return
+        with torch.no_grad():
+            # From the weights and not from the output, which every family arranges in its own way.
+            x_TI, bias = inputs[0].reshape(-1, inputs[0].shape[-1]), getattr(module, "bias", None)
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            logits_TE = nn.functional.linear(x_TI.float(), weight.float(), None if bias is None else bias.float())
+            state.count(lora.name, logits_TE.softmax(-1), mask_for(state, len(x_TI)))
+
+    router.register_forward_hook(tell)

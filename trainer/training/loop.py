@@ -17,6 +17,7 @@ from spectra.core.files import write_atomic
 from spectra.core.progress import Progress
 from trainer.adapters.tensors import load_state, trained_state
 from trainer.data.by_length import ByLength
+from trainer.layers.base_routers import router_parameters
 from trainer.layers.inject import router_state_of
 from trainer.limits import DivergedError
 from trainer.report import EvaluationPoint, LogPoint, RouterHealth
@@ -98,7 +99,7 @@ def _warmup_steps(settings: TrainSettings, steps: int) -> int:
     """
     if settings.warmup < 1:
         return round(settings.warmup * steps)
-    if settings.warmup > steps or not settings.warmup.is_integer():
+    if settings.warmup > steps or settings.warmup % 1:
         raise InputError(
             f"`warmup` {settings.warmup:g}: from 1 on a whole number of steps, and this run has {steps}; below 1 a share of them"
         )
@@ -224,6 +225,27 @@ class AdapterTrainer(Trainer):
             # Ranks before tensors, which are read expert by expert by their ranks.
             self.growth.load(Path(resume_from_checkpoint))
         load_state(Path(resume_from_checkpoint) / WEIGHTS, model or self.model)
+
+
+class RouterCallback(TrainerCallback):
+    """Keeps the base's own routers as they are until the learning rate has risen (DR-LoRA, arXiv 2601.04823, readme)."""
+
+    def __init__(self, model: Any, begin: int) -> None:
+        """Hold a model's trained routers still for the first `begin` steps."""
+        self.routers, self.begin, self.step = list(router_parameters(model)), begin, 0
+        for parameter in self.routers:
+            # Before gradients are clipped, so that a router that stands still does not shorten the others' steps.
+            parameter.register_hook(lambda gradient: gradient if self.step >= self.begin else torch.zeros_like(gradient))  # type: ignore[no-untyped-call]
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Note the step."""
+        self.step = state.global_step
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Leave a router that stands still out of the step, in which a weight decay would move it."""
+        if self.step < self.begin:
+            for parameter in self.routers:
+                parameter.grad = None
 
 
 class MonitorCallback(TrainerCallback):

@@ -30,6 +30,7 @@ from trainer.adapters.store import build, save_adapters
 from trainer.base_model import head
 from trainer.data.dataset import collator
 from trainer.data.split import split
+from trainer.layers.base_routers import router_parameters
 from trainer.limits import DivergedError
 from trainer.report import GrowthHistory, RateSearch, RunReport
 from trainer.run_folder import BEST, HISTORY, MANIFEST, REPORT
@@ -37,9 +38,11 @@ from trainer.settings import TrainSettings
 from trainer.training.claim import claim, step_of, taken_up, tidy
 from trainer.training.effects import GROWTH, USUAL
 from trainer.training.growth import Growth
+from trainer.training.idle import idle_experts, told_idle
 from trainer.training.loop import (
     AdapterTrainer,
     MonitorCallback,
+    RouterCallback,
     arguments,
     collapsed,
     curve,
@@ -237,7 +240,12 @@ def _trainer(
         eval_dataset=run.evaluation.rows if run.evaluation else None,
         data_collator=collator(run.config.task, run.tokenizer),
         # Growth saves first: the monitor notes what a checkpoint holds.
-        callbacks=[*([growth] if growth else []), monitor, FreedMemoryCallback()],
+        callbacks=[
+            *([growth] if growth else []),
+            *([RouterCallback(model, int(made.warmup_steps))] if run.config.mixture.train_router else []),
+            monitor,
+            FreedMemoryCallback(),
+        ],
         growth=growth,
         settings=run.settings,
     )
@@ -265,11 +273,13 @@ def _report(run: Run, trainer: AdapterTrainer, seconds: float, search: RateSearc
         steps=state.global_step,
         adapter_parameters=run.plan.parameters,
         head_parameters=sum(parameter.numel() for parameter in head(trainer.model).values()),
+        base_router_parameters=sum(parameter.numel() for parameter in router_parameters(trainer.model)),
         curve=curve(state.log_history),
         evaluations=scored,
         best_step=min(scored, key=lambda point: point.loss).step if scored else None,
         routers=health,
-        notes=collapsed(health),
+        idle=(untouched := idle_experts(trainer.model)),
+        notes=(*collapsed(health), *told_idle(untouched, trainer.model)),
         seconds=seconds,
         tokens_per_second=tokens / seconds,
         peak_memory=peak_memory(),

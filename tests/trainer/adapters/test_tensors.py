@@ -77,9 +77,7 @@ def test_a_finished_run_without_routers_is_in_pefts_names(lora_plan, tmp_path):
     model = adapted("llama", lora_plan)
     save_file(to_peft(model, trained_state(model)), tmp_path / "state")
     other = apply_plan(models.build("llama"), lora_plan)
-    with pytest.raises(InputError, match=r"tensor 'base_model.model.model.* is in the file but not in the model"):
-        load_state(tmp_path / "state", other)
-    load_state(tmp_path / "state", other, lora_plan)
+    load_state(tmp_path / "state", other)
     for name, tensor in trained_state(model).items():
         torch.testing.assert_close(trained_state(other)[name], tensor, rtol=1e-6, atol=1e-6)
 

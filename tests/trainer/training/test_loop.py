@@ -161,7 +161,10 @@ def test_a_log_becomes_a_curve_and_evaluations():
 
 def test_health_is_averaged_over_the_routers():
     found = (health(0.5, 0.5, entropy=1.0), health(0.2, 0.3, 0.5, entropy=0.5, dropped=0.5))
-    assert means(found) == {"effective_support": 2.5, "entropy": 0.75, "dropped": 0.25}
+    assert means(found) == {"effective_support": 2.5, "entropy": 0.75, "dropped": 0.25, "unserved": 0.0}
+    base = health(1.0, entropy=math.nan, dropped=math.nan)
+    assert means((*found, base))["entropy"] == 0.75
+    assert means((base,)) == {"effective_support": 1.0, "unserved": 0.0}
 
 
 def test_a_collapsed_router_is_a_note():

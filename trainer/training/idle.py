@@ -1,0 +1,46 @@
+"""Experts that learned nothing: their B is as it started, zero, because no gradient ever reached it."""
+
+import torch
+from torch import nn
+
+from trainer.layers.expert_lora import NAME, expert_loras
+from trainer.layers.mixture import mixtures
+from trainer.layers.offset import offset_mixtures
+
+SHOWN = 8
+
+
+def idle_experts(model: nn.Module) -> tuple[str, ...]:
+    """`SITE, expert N` for LoRA experts of mixtures, and the name of every routed expert of the base that was planned to learn.
+
+    Modules whose B does not start at zero are left out, because nothing can be read off them.
+    """
+    found = []
+    for name, mixture in mixtures(model).items():
+        if name in offset_mixtures(model):
+            continue
+        # (E,): the largest element of each expert's columns of B.
+        parts = [
+            part.abs().amax() if part.numel() else None for part in torch.split(mixture.B.detach(), list(mixture.ranks), dim=1)
+        ]
+        idle = [expert for expert, largest in enumerate(parts) if largest is not None and not bool(largest)]
+        found += [f"{name}, expert {expert}" if len(parts) > 1 else name for expert in idle]
+    for name, lora in expert_loras(model).items():
+        moved = {part: lora.B[part].detach().abs().amax((1, 2)).tolist() for part in lora.ranks}
+        for expert in range(len(next(iter(lora.ranks.values()), []))):
+            planned = [part for part, ranks in lora.ranks.items() if ranks[expert]]
+            if planned and not any(moved[part][expert] for part in planned):
+                found.append(f"{name.removesuffix('.' + NAME)}.{expert}")
+    return tuple(found)
+
+
+def told_idle(idle: tuple[str, ...], model: nn.Module) -> tuple[str, ...]:
+    """A note, if there are any."""
+    if not idle:
+        return ()
+    there = sum(len(mixture.ranks) for mixture in mixtures(model).values())
+    there += sum(len(next(iter(lora.ranks.values()), [])) for lora in expert_loras(model).values())
+    more = f", and {len(idle) - SHOWN} more" if len(idle) > SHOWN else ""
+    return (
+        f"{len(idle)} of {there} experts learned nothing, because no learned token reached them: {'; '.join(idle[:SHOWN])}{more}",
+    )
