@@ -121,10 +121,19 @@ def test_the_options_of_every_command():
         )
         for name, command in cli.main.commands.items()
     }
-    growth = ["--growth-events", "--growth-handout", "--growth-most", "--growth-penalty", "--growth-per-event", "--growth-start"]
+    growth = [
+        "--growth-events",
+        "--growth-handout",
+        "--growth-most",
+        "--growth-penalty",
+        "--growth-per-event",
+        "--growth-start",
+        "--growth-tokens",
+    ]
     training = ["--accumulation", "--alpha", "--balance-loss", "--batch-size", "--capacity", *growth,
                 "--growth-decay", "--growth-every", "--growth-reset", "--renormalise",
-                "--dropout", "--epochs", "--evaluations", "--expert-dropout", "--gradient-checkpointing", "--group-by-length", "--grow",
+                "--dropout", "--epochs", "--evaluations", "--expert-dropout", "--gradient-checkpointing", "--grow",
+                "--group-by-length", "--growth-share", "--train-router",
                 "--init", "--learning-rate", "--loss-on", "--lr-ratio", "--max-length", "--max-steps", "--packing", "--patience",
                 "--precision", "--report-to", "--router", "--saliency", "--schedule", "--seed", "--shard", "--warmup",
                 "--weight-decay", "--z-loss"]  # fmt: skip

@@ -18,6 +18,72 @@ def reference_growth(worth, ranks, quota, most, per_event, gamma=1.2):
     return grown
 
 
+class ReferenceGrowth:
+    """One layer's growth, step by step in plain Python; nothing of the product is used.
+
+    Each step takes `routing`, per token the logits over experts, the chosen experts and their weights, and whether the token
+    counts; and `factors`, projection -> per expert A, dA, B, dB as nested lists, of the active rank dimensions or more.
+    """
+
+    def __init__(self, experts, target, *, handout, share, saliency, reset, events, per_event=0.1, gamma=1.2, beta=0.9):
+        self.experts, self.target, self.events = experts, target, events
+        self.start, self.most = max(1, int(target / experts / 2)), 2 * math.ceil(target / experts)
+        self.per_event = per_event
+        self.handout, self.share_form, self.form, self.reset = handout, share, saliency, reset
+        self.gamma, self.beta = gamma, beta
+        self.ranks, self.done = [self.start] * experts, 0
+        self.forget()
+
+    def forget(self):
+        self.share, self.scores = None, {}
+
+    def step(self, routing, factors):
+        used = [0.0] * self.experts
+        for logits, chosen, weights, counts in routing:
+            if not counts:
+                continue
+            if self.share_form == "softmax":
+                top = max(logits)
+                exps = [math.exp(value - top) for value in logits]
+                used = [before + value / sum(exps) for before, value in zip(used, exps, strict=True)]
+            else:
+                for expert, weight in zip(chosen, weights, strict=True):
+                    used[expert] += weight
+        before = self.share or [1 / self.experts] * self.experts
+        self.share = [self.beta * old + (1 - self.beta) * new / sum(used) for old, new in zip(before, used, strict=True)]
+        for part, experts in factors.items():
+            for expert, (A, dA, B, dB) in enumerate(experts):
+                for dimension in range(len(A)):
+                    of_A = [a * g for a, g in zip(A[dimension], dA[dimension], strict=True)]
+                    of_B = [row[dimension] * gradient[dimension] for row, gradient in zip(B, dB, strict=True)]
+                    if self.form == "absolute":
+                        pull = sum(map(abs, of_A)) * sum(map(abs, of_B))
+                    else:
+                        sides = abs(sum(of_A)), abs(sum(of_B))
+                        pull = sides[0] * sides[1] if self.form == "paper" else sides[0] + sides[1]
+                    key = part, expert, dimension
+                    self.scores[key] = self.beta * self.scores.get(key, 0.0) + (1 - self.beta) * pull
+
+    def event(self):
+        self.done += 1
+        parts = {part for part, _, _ in self.scores}
+        worth = []
+        for expert, rank in enumerate(self.ranks):
+            means = [
+                sum(self.scores.get((part, expert, d), 0.0) for d in range(self.most)) / max(1, rank) for part in sorted(parts)
+            ]
+            worth.append((self.share[expert] if self.share else 0.0) * (sum(means) / len(means) if means else 0.0))
+        due = self.experts * self.start + (self.target - self.experts * self.start) * self.done // self.events
+        last = self.done == self.events
+        limit = self.most if last else max(1, math.ceil(self.per_event * (self.most - self.start)))
+        if any(worth) or last:
+            share_out = reference_growth if self.handout == "one-by-one" else reference_one_pass
+            self.ranks = share_out(worth, self.ranks, due - sum(self.ranks), self.most, limit, self.gamma)
+        if self.reset:
+            self.forget()
+        return self.ranks
+
+
 def reference_importance(steps, beta=0.9):
     """Moving average of |sum A dA| * |sum B dB| per rank dimension; `steps` holds A (r, i), dA, B (o, r), dB as nested lists."""
     rank = len(steps[0][0])

@@ -113,12 +113,16 @@ def test_routed_experts_equal_plain_autograd_and_are_counted(family):
     routed = {site.name: site for site in report.sites if site.usage}
     assert len(routed) == 2 * 4 * 3
     real = batch["attention_mask"].flatten().bool()
+    # A token is learned if the next one has a label.
+    learned = torch.cat([batch["labels"][:, 1:] != -100, torch.zeros(len(batch["labels"]), 1, dtype=torch.bool)], dim=1).flatten()
+    assert 0 < learned.sum() < real.sum()
     for name, (index, weights) in chosen.items():
         for expert in range(4):
-            picked = (index == expert) & real[:, None]
+            of_all, picked = ((index == expert) & kept[:, None] for kept in (real, learned))
             for part in ("gate_proj", "up_proj", "down_proj"):
                 (usage,) = routed[f"{name}.{expert}.{part}"].usage
-                assert usage.token_share == pytest.approx(float(picked.sum() / real.sum()))
+                assert usage.token_share == pytest.approx(float(picked.sum() / learned.sum()))
+                assert usage.all_share == pytest.approx(float(of_all.sum() / real.sum()))
                 if picked.any():
                     assert usage.mean_weight == pytest.approx(float(weights[picked].detach().mean()))
 

@@ -69,13 +69,29 @@ def test_experts_are_counted_over_real_tokens_and_unused_ones_have_no_gradient()
     with recorder.watching():
         recorder.begin(2, torch.tensor([[1, 1], [1, 0]]))
         experts(hidden, index, weights)[:3].sum().backward()
-    shares, means = recorder.usage("experts")
+    shares, means, of_all = recorder.usage("experts")
+    assert torch.equal(shares, of_all)  # nobody said which tokens are learned
     assert shares.tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 0])
     assert means[:3].tolist() == [0.75, 0.5, 0.375]
     assert torch.isnan(means[3])
     assert (recorder.per_example("experts.0.up_proj")[:, 0] > 0).tolist() == [True, False]
     assert recorder.per_example("experts.2.up_proj")[:, 0].min() > 0
     assert recorder.per_example("experts.3.up_proj")[:, 0].tolist() == [0.0, 0.0]
+
+
+def test_shares_are_counted_at_learned_tokens_and_over_all_beside_it():
+    experts = next(module for module in models.build("olmoe").modules() if is_experts(module)).requires_grad_(False)
+    hidden = torch.randn(4, 32, requires_grad=True)
+    index = torch.tensor([[0, 1], [0, 2], [1, 2], [3, 0]])
+    weights = torch.tensor([[0.5, 0.25], [1.0, 0.5], [0.75, 0.25], [9.0, 9.0]])
+    recorder = Recorder({}, {"experts": experts})
+    with recorder.watching():
+        recorder.begin(2, torch.tensor([[1, 1], [1, 0]]), torch.tensor([[False, True], [False, False]]))
+        experts(hidden, index, weights).sum().backward()
+    shares, means, of_all = recorder.usage("experts")
+    assert shares.tolist() == [1, 0, 1, 0]
+    assert means[[0, 2]].tolist() == [1.0, 0.5]
+    assert of_all.tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 0])
 
 
 def test_a_forward_that_somebody_else_put_on_experts_is_put_back():

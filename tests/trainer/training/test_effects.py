@@ -14,6 +14,7 @@ OTHER = {
     "growth_events": 3, "growth_penalty": 1.0, "growth_per_event": 0.2, "growth_start": 1, "growth_most": 9,
     "growth_handout": "one-pass", "growth_every": 5, "growth_decay": 0.5, "growth_reset": True, "saliency": "absolute",
     "epochs": 1.0, "max_steps": 7, "evaluations": 3, "loss_on": "all", "grow": True,
+    "growth_share": "softmax", "growth_tokens": "all", "group_by_length": True, "packing": True, "train_router": True,
 }  # fmt: skip
 
 
@@ -52,6 +53,11 @@ def test_every_rule_is_about_settings_that_exist():
         ("pairs", {"router": "sira", "balance_loss": 0.1}, set()),
         ("nothing", {"dropout": 0.1, "init": "svd"}, {"dropout", "init"}),
         ("mixtures", {"growth_start": 1}, {"growth_start"}),
+        ("mixtures", {"growth_share": "softmax", "growth_tokens": "all"}, {"growth_share", "growth_tokens"}),
+        ("mixtures", {"grow": True, "growth_tokens": "all", "task": "classification"}, {"growth_tokens"}),
+        ("mixtures", {"train_router": True}, {"train_router"}),
+        ("plain", {"group_by_length": True, "packing": True}, {"group_by_length"}),
+        ("plain", {"group_by_length": True}, set()),
         ("mixtures", {"growth_start": 1, "grow": True}, set()),
         ("mixtures", {"growth_every": 5, "growth_events": 3, "grow": True}, {"growth_events"}),
         ("plain", {"epochs": 1.0, "max_steps": 5}, {"epochs"}),

@@ -12,6 +12,7 @@ from trainer import MixtureLinear, MixtureSettings, apply_plan
 from trainer.layers.expert_lora import ExpertLora, adapt
 from trainer.layers.inject import router_state_of
 from trainer.layers.router_state import RouterState
+from trainer.settings import GrowthSettings
 from trainer.training.growth_groups import MixtureGroup, RoutedGroup, growth_groups
 
 
@@ -176,14 +177,14 @@ def test_usage_is_taken_from_the_shared_state():
 def test_everything_that_can_grow_in_a_model_is_found_and_its_use_is_counted(tiny_olmoe, tiny_llama):
     model = apply_plan(models.build("olmoe"), uniform(tiny_olmoe, "rank 4", max_experts=1))
     assert not router_state_of(model).counting
-    found = dict(growth_groups(model, GrowthRule()))
+    found = dict(growth_groups(model, GrowthSettings()))
     assert {name: type(group) for name, group in found.items()} == {
         f"model.layers.{layer}.mlp.experts.loraplan": RoutedGroup for layer in range(2)
     }  # the attention has one LoRA a module, among which there is nothing to share out
     assert router_state_of(model).counting
     dense = apply_plan(models.build("llama"), uniform(tiny_llama, "30k", expert_rank=4, max_experts=3, max_rank=12))
-    found = dict(growth_groups(dense, GrowthRule()))
+    found = dict(growth_groups(dense, GrowthSettings()))
     assert len(found) == 14
     assert {type(group) for group in found.values()} == {MixtureGroup}
     bare = with_ranks(uniform(tiny_llama, "rank 2"), lambda site: (2,))
-    assert dict(growth_groups(apply_plan(models.build("llama"), bare), GrowthRule())) == {}
+    assert dict(growth_groups(apply_plan(models.build("llama"), bare), GrowthSettings())) == {}
