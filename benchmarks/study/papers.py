@@ -64,10 +64,8 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {  # plan, and what is trained 
     "sira": ("mixture", sira()),
     "sira, renormalise": ("mixture", sira(renormalise=True)),
     "sira, balance loss": ("mixture", sira() | {"balance_loss": 0.01}),
-    "sira, no dropout": ("mixture", sira(expert_dropout=0.0)),
     "topk, balance loss": ("mixture", {"balance_loss": 0.01}),
     "top-1": ("top-1", {}),
-    "uniform mixture at 3e-4": ("mixture", {"learning_rate": PUBLISHED_RATE}),
     "alphalora, peak at 3e-4": ("peak", {"learning_rate": PUBLISHED_RATE}),
 }
 
