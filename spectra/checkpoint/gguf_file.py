@@ -117,8 +117,16 @@ def _require_dequantisable(file: Path, tensor: Any) -> None:
 def _reader(file: Path, _changed: int) -> Any:
     import gguf
 
+    class Bounded(gguf.GGUFReader):
+        """Reads nothing beyond the file's end, where the package finds empty values: as many as an array claims to have."""
+
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+            if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
+                raise ValueError("it ends before what it claims to hold")
+            return super()._get(offset, dtype, count, override_order)
+
     try:
-        reader = gguf.GGUFReader(file)
+        reader = Bounded(file)
         reader.fields["general.architecture"].contents()
     except Exception as error:  # numpy and the package raise many unrelated classes on a bad file
         raise InputError(f"{file}: not a readable GGUF file: {_reason(error)}") from None

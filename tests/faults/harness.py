@@ -18,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 SECONDS, BYTES, JUSTIFIED = 60, 3 << 30, 1 << 30  # a case's limits, and memory above the parent's that small inputs may take
 MARK = "CODE-WAS-RUN"  # a file that no case may make
 
@@ -94,6 +96,8 @@ def _child(own: Path, case: Case, rng: random.Random) -> None:
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(own / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        # Here, alone: of several threads that are the first to ask torch for its pool after a fork, one may find none.
+        torch.set_num_threads(1)
         code = _plan(arguments)
     except BaseException:
         (own / "harness").write_text(traceback.format_exc())

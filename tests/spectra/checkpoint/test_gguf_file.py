@@ -69,9 +69,19 @@ def unknown_kind(content):
     return content
 
 
+def endless_array(content):
+    """A list of numbers that claims to be longer than the file, and whose reader finds nothing there, again and again."""
+    name, kind = b"tokenizer.ggml.token_type", 9
+    at = content.index(name) + len(name)
+    assert struct.unpack_from("<I", content, at) == (kind,)
+    content[at + 8 : at + 16] = struct.pack("<Q", 2**60)
+    return content
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (endless_array, "it ends before what it claims to hold"),
         (lambda content: content[:200], "not a readable GGUF file"),
         (lambda content: content[: len(content) // 2], "not a readable GGUF file"),
         (lambda content: b"", "not a readable GGUF file"),
