@@ -108,6 +108,27 @@ def sensitivity_figure(report: SensitivityReport) -> Figure:
     return figure
 
 
+def usage_figure(report: SensitivityReport) -> Figure:
+    """Share of the tokens that choose each of the base's routed experts, a row for each layer: of learned tokens and of all."""
+    used = [site for site in report.sites if site.usage]
+    shares = {
+        title: {site.name: sum(getattr(task, field) for task in site.usage) / len(site.usage) for site in used}
+        for title, field in (("of learned tokens", "token_share"), ("of all tokens", "all_share"))
+    }
+    known = {title: values for title, values in shares.items() if any(math.isfinite(value) for value in values.values())}
+    # Its projections share an expert's tokens, so one stands for all.
+    panels = [replace(_panels_of(values, "sensitivity report")[0], title=title) for title, values in known.items()]
+    with style():
+        figure = Figure(figsize=(1.2 + 3.4 * len(panels), max(2.4, _height(panels[0]))), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        top = (0.0, max(limits(panels)[1], 1e-9))
+        for one, ax in zip(panels, axes, strict=True):
+            image = heat_map(ax, one, "YlGnBu", top)
+        axes[0].set_xlabel("routed expert")
+        figure.colorbar(image, ax=list(axes), label="share of tokens", shrink=0.9)
+    return figure
+
+
 def _draw_stability(axes: Axes, report: SensitivityReport) -> None:
     for number, task in enumerate(report.tasks):
         sizes = [entry.examples for entry in task.stability]

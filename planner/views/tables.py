@@ -9,11 +9,12 @@ from rich.table import Table
 from planner.plan import Plan, PlannedSite
 from planner.sensitivity.report import SensitivityReport, SiteSensitivity, Task, TrialRun
 from spectra import InputError
-from spectra.checkpoint.names import parse_name, projection_type, resolve, short_name
+from spectra.checkpoint.names import expert_index, parse_name, projection_type, resolve, short_name
 from spectra.views.layer_grid import layer_grid, layer_labels
 
 BAR = 10  # characters for the largest site
 FOLDED = 60  # a plan with more routed experts than this shows one line per projection and layer instead of one per expert
+TOP_EXPERTS = 8  # that a line names; a layer may have hundreds
 PRINTED_NOTES = 2  # a reader skips a longer list; the plan file holds all of them
 LOOK = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
 
@@ -23,8 +24,9 @@ def plan_table(plan: Plan) -> Table:
     # NaN unless every site has one: a trial run covers all sites of a task.
     reduced = math.fsum(site.loss_reduction for site in plan.sites)
     tried, routed = not math.isnan(reduced), any(not math.isnan(site.token_share) for site in plan.sites)
+    folded = sum(site.routed for site in plan.sites) > FOLDED
     title = f"plan for {plan.model.name}: {plan.strategy}, budget {plan.budget.request}"
-    table = Table(title=title, caption=_caption(plan, tried), **LOOK)  # type: ignore[arg-type]  # each key has its own type
+    table = Table(title=title, caption=_caption(plan, tried, folded), **LOOK)  # type: ignore[arg-type]  # each key has its own type
     for heading in ("layer", "site"):
         table.add_column(heading, no_wrap=True)
     for heading in ("ranks", "params"):
@@ -32,31 +34,40 @@ def plan_table(plan: Plan) -> Table:
     table.add_column("total rank", no_wrap=True)
     for heading in ("weight", "alpha", "g/mean", *["tokens"] * routed, *["trial"] * tried):
         table.add_column(heading, justify="right", no_wrap=True)
-    rows = _folded(plan) if sum(site.routed for site in plan.sites) > FOLDED else plan.sites
+    rows = _folded(plan) if folded else [(site, 0) for site in plan.sites]
     largest = max(sum(site.ranks) for site in plan.sites) or 1
-    # Over a mean that is 0 or unknown everything is NaN, which prints as nothing.
-    mean = sum(site.sensitivity for site in plan.sites) / len(plan.sites) or math.nan
+    means = _means({site.name: site.sensitivity for site in plan.sites})
     labels = layer_labels(site.name for site in plan.sites)
-    for site in rows:
+    for site, more in rows:
         known = [_share(site.token_share)] * routed + [f"{site.loss_reduction / reduced:.1%}"] * tried
-        table.add_row(labels.get(site.name, ""), _projection(site.name), *_row(site, largest, mean), *known)
+        shown = _projection(site.name) + (f" +{more}" if more else "")
+        table.add_row(labels.get(site.name, ""), shown, *_row(site, largest, means[projection_type(site.name)]), *known)
     return table
 
 
-def _caption(plan: Plan, tried: bool) -> str:
+def _means(values: Mapping[str, float]) -> dict[str, float]:
+    """Projection type -> mean of its sites' values; NaN where it is 0 or unknown, over which everything prints as nothing."""
+    of_type: dict[str, list[float]] = {}
+    for name, value in values.items():
+        of_type.setdefault(projection_type(name), []).append(value)
+    return {kind: sum(found) / len(found) or math.nan for kind, found in of_type.items()}
+
+
+def _caption(plan: Plan, tried: bool, folded: bool) -> str:
     mixtures = "3 x 2: three experts of rank 2; " if any(len(site.ranks) > 1 for site in plan.sites) else ""
     trial = "; trial: share of the trial run's loss reduction" if tried else ""
-    return f"{mixtures}g/mean: {plan.settings.statistic} per parameter, mean site = 1{trial}"
+    more = "; +7: seven more experts, none with more rank" if folded else ""
+    return f"{mixtures}g/mean: {plan.settings.statistic} per parameter, mean of the projection's sites = 1{trial}{more}"
 
 
-def _folded(plan: Plan) -> list[PlannedSite]:
-    """All rows, but of the routed experts of one layer and projection only the one that got most."""
-    rows: dict[object, PlannedSite] = {}
+def _folded(plan: Plan) -> list[tuple[PlannedSite, int]]:
+    """All rows, but of a layer's routed experts of one projection only the one that got most, and how many more there are."""
+    rows: dict[object, tuple[PlannedSite, int]] = {}
     for site in plan.sites:
         where = parse_name(site.name)
         key = (where.stack, where.layer, projection_type(site.name)) if where else site.name
-        if key not in rows or sum(site.ranks) > sum(rows[key].ranks):
-            rows[key] = site
+        first, others = rows.get(key, (site, -1))
+        rows[key] = (site if sum(site.ranks) > sum(first.ranks) else first), others + 1
     return list(rows.values())
 
 
@@ -99,13 +110,19 @@ def plan_summary(plan: Plan) -> str:
         f"{sum(bool(site.ranks) for site in plan.sites)} of {len(plan.sites)} sites adapted{_experts(plan, mixtures)}",
         f"{plan.parameters:,} trainable parameters{', routers included' if mixtures else ''}"
         f" ({100 * plan.parameters / plan.model.parameters:.2f}% of {plan.model.parameters:,})",
-        f"budget: {plan.budget.spent:,} of {plan.budget.limit:,} {plan.budget.unit} spent",
+        f"budget: {plan.budget.spent:,} of {plan.budget.limit:,} {plan.budget.unit} spent{_mean_rank(plan)}",
     ]
     if plan.optimum is not None:
         lines.append(f"within {100 * plan.optimum.gap:.3f}% of the best possible value of its objective")
     if plan.training:
         lines.append(f"to be trained with {plan.training.shown()}; {plan.training.found}")
     return "\n".join([*lines, *_notes(plan)])
+
+
+def _mean_rank(plan: Plan) -> str:
+    """What the sites that are adapted have on average: a budget such as `rank 6` may be spent on half of them."""
+    totals = [sum(site.ranks) for site in plan.sites if site.ranks]
+    return f"; mean rank {sum(totals) / len(totals):.3g} of the {len(totals)} adapted sites" if totals else ""
 
 
 def _notes(plan: Plan) -> list[str]:
@@ -171,7 +188,48 @@ def sensitivity_tables(report: SensitivityReport) -> list[Table]:
     found = [_site_table(report, "sensitivity: squared gradient per parameter, mean site = 1", _gradient)]
     if report.sites[0].loss_reduction:
         found.append(_site_table(report, "trial run: loss reduction per parameter of an adapter, mean site = 1", _loss_reduction))
-    return found
+    return [*found, *_usage_tables(report)]
+
+
+def _usage_tables(report: SensitivityReport) -> list[Table]:
+    """How the tokens of all tasks chose among the base's routed experts, layer by layer; none on a dense model."""
+    layers: dict[tuple[str, int], dict[int, SiteSensitivity]] = {}
+    for site in report.sites:
+        expert, where = expert_index(site.name), parse_name(site.name)
+        if expert is not None and where is not None and site.usage:
+            layers.setdefault((where.stack, where.layer), {}).setdefault(expert, site)
+    if not layers:
+        return []
+    title = "routing: share of the learned tokens that choose an expert, in brackets of all tokens; the most chosen first"
+    table = Table("layer", "experts", title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("chosen by no learned token", justify="right")
+    labels = layer_labels(site.name for site in report.sites)
+    for experts in layers.values():
+        shares = {expert: _shares_of(site) for expert, site in experts.items()}
+        unused = sum(learned == 0 for learned, _ in shares.values())
+        table.add_row(labels[next(iter(experts.values())).name], most_used(shares), f"{unused} of {len(shares)}")
+    return [table]
+
+
+def _shares_of(site: SiteSensitivity) -> tuple[float, float]:
+    tasks = len(site.usage)
+    return sum(task.token_share for task in site.usage) / tasks, sum(task.all_share for task in site.usage) / tasks
+
+
+def most_used(shares: Mapping[int, tuple[float, float]]) -> str:
+    """The experts with the largest shares, and how many more there are.
+
+    Args:
+        shares: expert -> its share of the learned tokens and of all, the second NaN where it is not known.
+    """
+    order = sorted(shares, key=lambda expert: (-shares[expert][0], expert))
+    shown = [f"{expert}: {shares[expert][0]:.0%}" + _bracketed(shares[expert][1]) for expert in order[:TOP_EXPERTS]]
+    more = len(order) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _bracketed(share: float) -> str:
+    return "" if math.isnan(share) else f" ({share:.0%})"
 
 
 def _site_table(report: SensitivityReport, title: str, value: Callable[[SiteSensitivity], float]) -> Table:

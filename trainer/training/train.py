@@ -47,6 +47,7 @@ from trainer.training.loop import (
     collapsed,
     curve,
     evaluations,
+    overflowing,
 )
 from trainer.training.memory import FreedMemoryCallback, peak_memory
 from trainer.training.prepare import Run, prepare, with_hints
@@ -279,7 +280,7 @@ def _report(run: Run, trainer: AdapterTrainer, seconds: float, search: RateSearc
         best_step=min(scored, key=lambda point: point.loss).step if scored else None,
         routers=health,
         idle=(untouched := idle_experts(trainer.model)),
-        notes=(*collapsed(health), *told_idle(untouched, trainer.model)),
+        notes=(*collapsed(health), *overflowing(health), *told_idle(untouched, trainer.model)),
         seconds=seconds,
         tokens_per_second=tokens / seconds,
         peak_memory=peak_memory(),

@@ -21,7 +21,7 @@ from spectra.views.tables import overview
 from trainer.report import Evaluation, GrowthHistory, RunReport
 from trainer.run_folder import EVALUATION, HISTORY, PLAN, REPORT
 from trainer.study.report import STUDY, StudyReport, sentence
-from trainer.views.tables import evaluation_tables, run_summary, study_table
+from trainer.views.tables import evaluation_tables, load_tables, run_summary, study_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,9 +66,12 @@ def _sensitivity_text(path: Path) -> list[str]:
 
 
 def _sensitivity_figures(path: Path) -> Figures:
-    from planner.views.plots import sensitivity_figure
+    from planner.views.plots import sensitivity_figure, usage_figure
 
-    yield "sensitivity", sensitivity_figure(SensitivityReport.load(path))
+    report = SensitivityReport.load(path)
+    yield "sensitivity", sensitivity_figure(report)
+    if any(site.usage for site in report.sites):
+        yield "routing", usage_figure(report)
 
 
 def _plan_figures(path: Path) -> Figures:
@@ -83,14 +86,17 @@ def _plan_figures(path: Path) -> Figures:
 
 def _run_tables(path: Path) -> list[Table]:
     file = path / EVALUATION
-    return evaluation_tables(Evaluation.load(file)) if file.is_file() else []
+    scores = evaluation_tables(Evaluation.load(file)) if file.is_file() else []
+    return [*load_tables(RunReport.load(path / REPORT)), *scores]
 
 
 def _run_figures(path: Path) -> Figures:
-    from trainer.views.plots import GROWTH, growth_figure, run_figure
+    from trainer.views.plots import GROWTH, growth_figure, load_figure, run_figure
 
-    file = path / EVALUATION
-    yield "training", run_figure(RunReport.load(path / REPORT), Evaluation.load(file) if file.is_file() else None)
+    file, report = path / EVALUATION, RunReport.load(path / REPORT)
+    yield "training", run_figure(report, Evaluation.load(file) if file.is_file() else None)
+    if report.routers:
+        yield "load", load_figure(report)
     if (path / HISTORY).is_file():
         history = GrowthHistory.load(path / HISTORY)
         for what in GROWTH:

@@ -3,15 +3,18 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from spectra.checkpoint.names import parse_name
-from spectra.views.figures import GREY, PALETTE, style
+from spectra.views.figures import GREY, PALETTE, heat_map, style
+from spectra.views.layer_grid import Panel
 from trainer.evaluation.metrics import METRICS
 from trainer.report import Evaluation, GrowthEvent, GrowthHistory, RunReport
 from trainer.study.report import UNCOMPARED, StudyReport
+from trainer.views.tables import place_of
 
 
 def run_figure(report: RunReport, evaluation: Evaluation | None = None) -> Figure:
@@ -22,6 +25,29 @@ def run_figure(report: RunReport, evaluation: Evaluation | None = None) -> Figur
         _draw_curve(panels[0], report)
         if evaluation:
             _draw_scores(panels[1], evaluation)
+    return figure
+
+
+def load_figure(report: RunReport) -> Figure:
+    """Share of the routing weight of every expert at the end of a run, a row for each router, over an even share."""
+    widest = max(len(site.shares) for site in report.routers)
+    values = np.full((len(report.routers), widest), np.nan)
+    for row, site in enumerate(report.routers):
+        values[row, : len(site.shares)] = np.array(site.learned_shares or site.shares) * len(site.shares)
+    panel = Panel(
+        title="share of the routing weight at learned tokens, even share = 1",
+        rows=tuple(place_of(site.site) for site in report.routers),
+        columns=tuple(str(expert) for expert in range(widest)),
+        values=values,
+        names=np.full(values.shape, ""),
+    )
+    with style():
+        figure = Figure(figsize=(4.2 + 0.12 * min(widest, 40), 1.4 + 0.16 * min(len(panel.rows), 60)), layout="constrained")
+        axes = figure.subplots()
+        # Centred at an even share; twice of it and more is the other end.
+        image = heat_map(axes, panel, "RdBu_r", (0.0, 2.0))
+        axes.set(ylabel="", xlabel="expert")
+        figure.colorbar(image, ax=axes, extend="max", shrink=0.9)
     return figure
 
 

@@ -6,9 +6,13 @@ from collections.abc import Mapping
 from rich import box
 from rich.table import Table
 
+from planner.views.tables import most_used
+from spectra.checkpoint.names import parse_name, short_name
 from trainer.evaluation.metrics import METRICS
 from trainer.report import Evaluation, RunReport, Scores
 from trainer.study.report import BASELINE, StudyReport
+
+UNEVEN = 8  # routers that a table shows
 
 
 def run_summary(report: RunReport) -> str:
@@ -17,8 +21,10 @@ def run_summary(report: RunReport) -> str:
     rows = "rows of packed texts" if settings.packing else "texts"
     truncated = f", {report.truncated:,} of them cut to {settings.max_length} tokens" if report.truncated else ""
     dropped = f", {report.dropped:,} left out because nothing to learn remained" if report.dropped else ""
+    routers = f", {report.base_router_parameters:,} of the base's routers" if report.base_router_parameters else ""
     lines = [
-        f"trained {report.adapter_parameters:,} adapter and {report.head_parameters:,} head parameters for {report.steps} steps"
+        f"trained {report.adapter_parameters:,} adapter and {report.head_parameters:,} head parameters"
+        f"{routers} for {report.steps} steps"
         f" on {report.examples:,} {rows}{truncated}{dropped}; loss {_span(report)}",
         f"{_speed(report)}peak memory {report.peak_memory / 2**20:,.0f} MiB",
     ]
@@ -34,8 +40,39 @@ def run_summary(report: RunReport) -> str:
     if report.routers:
         support = sum(site.effective_support for site in report.routers) / len(report.routers)
         experts = sum(len(site.shares) for site in report.routers) / len(report.routers)
-        lines.append(f"routing: {support:.1f} of {experts:.1f} experts do the work in the mean router")
+        lines.append(f"routing: {support:.1f} of {experts:.1f} experts do the work in the mean router{_turned_away(report)}")
     return "\n".join([*lines, *(f"note: {note}" for note in report.notes)])
+
+
+def _turned_away(report: RunReport) -> str:
+    """What capacity limits did, if they did anything."""
+    found = [(site.dropped, site.unserved) for site in report.routers if not math.isnan(site.dropped)]
+    dropped, unserved = (sum(part) / len(found) if found else 0.0 for part in zip(*found, strict=True)) if found else (0.0, 0.0)
+    return f"; {dropped:.1%} of picks were turned away, {unserved:.1%} of tokens got no expert" if dropped else ""
+
+
+def place_of(name: str) -> str:
+    """Layer and projection of a router; its name outside any layer."""
+    where = parse_name(name)
+    return f"{where.layer} {short_name(where.projection)}" if where else name
+
+
+def load_tables(report: RunReport) -> list[Table]:
+    """How routers shared out their tokens at the end of a run, the most uneven ones; none without routers."""
+    if not report.routers:
+        return []
+    order = sorted(report.routers, key=lambda site: site.effective_support / len(site.shares))[:UNEVEN]
+    which = f"the {UNEVEN} most uneven of {len(report.routers)} routers" if len(report.routers) > UNEVEN else "every router"
+    title = f"load at the end of the run, {which}: share of the routing weight at learned tokens, in brackets at all"
+    table = Table("router", "experts", title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("experts at work", "picks turned away", "tokens without an expert"):
+        table.add_column(heading, justify="right")
+    for site in order:
+        learned = site.learned_shares or site.shares
+        shares = dict(enumerate(zip(learned, site.shares, strict=True)))
+        known = ["" if math.isnan(share) else f"{share:.1%}" for share in (site.dropped, site.unserved)]
+        table.add_row(place_of(site.site), most_used(shares), f"{site.effective_support:.1f} of {len(site.shares)}", *known)
+    return [table]
 
 
 def _span(report: RunReport) -> str:
