@@ -8,7 +8,6 @@ from itertools import compress
 import numpy as np
 
 from planner.evidence.evidence import Evidence, gather
-from planner.modules.chosen import chosen_modules
 from planner.notes import notes
 from planner.plan import Budget, Optimum, Plan, PlannedSite, Source
 from planner.sensitivity.report import SensitivityReport
@@ -22,6 +21,7 @@ from planner.solver.problem import Problem
 from planner.strategies import STRATEGIES, Demand
 from planner.strategies.demand import utility
 from spectra import Checkpoint, InputError, SpectraReport, __version__
+from spectra.checkpoint.chosen import chosen_modules
 
 Ranks = list[tuple[int, ...]]  # of every site, one number per expert
 NUMBERS = ("expert_rank", "max_experts", "min_rank", "max_rank", "rank_multiple", "granularity")  # of ranks and experts
@@ -65,7 +65,8 @@ def allocate(
     """
     settings = settings or AllocationSettings()
     settings = _with_estimator(settings, spectra)
-    evidence = gather(spectra, sensitivity, model, estimator=settings.estimator, statistic=settings.statistic)
+    chosen = {name: getattr(settings, name) for name in ("estimator", "statistic", "modules")}
+    evidence = gather(spectra, sensitivity, model, **chosen)
     problem = _problem(budget, evidence, settings)
     split = expert_split(problem)
     ranks, solution = _answer(problem, split)

@@ -4,7 +4,7 @@ A plan file holds every note that applies; a terminal prints the first two. What
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -69,7 +69,10 @@ class Situation:
     @cached_property
     def trial_runs(self) -> list[bool]:
         """For every trial run whether its loss reduction exceeds its noise."""
-        return [is_significant(task) for task in self.problem.evidence.loss_reductions()]
+        evidence = self.problem.evidence
+        # Reports of some modules know nothing of the others.
+        measured = replace(evidence, sites=tuple(site for site in evidence.sites if site.loss_reduction))
+        return [is_significant(task) for task in measured.loss_reductions()]
 
     @cached_property
     def depth_correlation(self) -> float:

@@ -3,11 +3,13 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spectra.checkpoint.chosen import chosen_modules
 from spectra.checkpoint.folder import open_checkpoint
 from spectra.checkpoint.fused import is_fused
 from spectra.checkpoint.layouts import Matrix
@@ -65,6 +67,7 @@ def analyze(
     if whole := [matrix.name for matrix in matrices if matrix.name == matrix.module and is_fused(matrix.name.rpartition(".")[2])]:
         more = f" and {len(whole) - 1} more" if len(whole) > 1 else ""
         LOG.info(f"{whole[0]}{more}: kept whole, because config.json does not say which outputs are queries, keys and values")
+    matrices, reasons = _asked(matrices, reasons, settings)
     known = load_eigenvalues(eigenvalues, checkpoint, settings) if eigenvalues else {}
     processes = Processes.join(device)
     # A journal counts only for the same weights and settings, and where eigenvalues are kept only if its entries hold them.
@@ -84,11 +87,27 @@ def analyze(
         progress(finished, len(matrices) if processes.count == 1 else len(todo), site.name)
     done = processes.gather(done)
     if eigenvalues and processes.index == 0:
-        save_eigenvalues(eigenvalues, checkpoint, settings, {name: spectrum for name, (_, spectrum) in done.items()})
+        # With those that were kept before and are not asked for now.
+        save_eigenvalues(eigenvalues, checkpoint, settings, known | {name: spectrum for name, (_, spectrum) in done.items()})
     skipped = tuple(Skipped(name=name, reason=reason) for name, reason in reasons.items())
     # In the checkpoint's order, whoever finished a matrix and when: two runs write the same bytes.
     sites = tuple(done[matrix.name][0] for matrix in matrices)
     return SpectraReport(model=ModelInfo.of(checkpoint), settings=settings, sites=sites, skipped=skipped)
+
+
+def _asked(
+    matrices: tuple[Matrix, ...], reasons: Mapping[str, str], settings: AnalysisSettings
+) -> tuple[tuple[Matrix, ...], Mapping[str, str]]:
+    """The matrices that are asked for; the others are among the reasons.
+
+    Raises:
+        InputError: a part of `modules` that no matrix answers to.
+    """
+    if settings.modules is None:
+        return matrices, reasons
+    asked = chosen_modules([matrix.module for matrix in matrices], settings.modules)
+    others = {matrix.name: "not asked for" for matrix, one in zip(matrices, asked, strict=True) if not one}
+    return tuple(compress(matrices, asked)), dict(sorted({**reasons, **others}.items()))
 
 
 def _analysed(

@@ -16,6 +16,8 @@ class AnalysisSettings(Value):
     """Estimator whose exponent a site reports as its alpha. The report holds those of clauset, hill and peak in any case."""
     precision: Literal["exact", "guarded"] = "exact"
     """Precision of the eigenvalues. `exact`: float64. `guarded`: float32 where the fit provably does not change (clauset and hill, and no other fit is then kept), float64 elsewhere."""  # noqa: E501
+    modules: str | None = None
+    """Matrices to analyse, separated by commas: names as PEFT's target_modules takes them, `attention`, `mlp`, or patterns of the whole name. Default: all."""  # noqa: E501
     bootstrap: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Number of resamples for an interval of alpha; 0 for none."""
     subsamples: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -61,6 +61,7 @@ def _task(checkpoint: Checkpoint, file: Path, settings: ProbeSettings, device: s
             sample.batches,
             checkpoint=checkpoint,
             task=file.stem,
+            modules=settings.modules,
             gradient_checkpointing=settings.gradient_checkpointing,
             progress=lambda done, _total=None, note="": progress(done, sample.examples, note),
         )
@@ -70,6 +71,12 @@ def _task(checkpoint: Checkpoint, file: Path, settings: ProbeSettings, device: s
     with stage(f"trial run of {file.stem}") as progress:
         return report.with_trial_run(
             *run_trial(
-                checkpoint, file, TrainSettings(max_steps=steps, **shared), base=sample.model, device=device, progress=progress
+                checkpoint,
+                file,
+                TrainSettings(max_steps=steps, **shared),
+                modules=settings.modules,
+                base=sample.model,
+                device=device,
+                progress=progress,
             )
         )

@@ -121,6 +121,8 @@ class ProbeSettings(Value):
 
     samples: Annotated[int, Field(ge=1, lt=2**31)] = 128
     """Examples per task."""
+    modules: str | None = None
+    """Modules to measure, separated by commas: names as PEFT's target_modules takes them, `attention`, `mlp`, or patterns of the whole name. Default: all linear modules of the layers."""  # noqa: E501
     max_length: Annotated[int, Field(ge=2, lt=2**31)] = 128
     """Tokens per text."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

@@ -7,6 +7,7 @@ attracts nor repels capacity, and a noisy one is moved towards that mean by how 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from planner.evidence.shrinkage import TRUST, Floats, shrunk, updated
 from planner.sensitivity.report import Estimate, SensitivityReport, SiteSensitivity, Statistic
 from spectra import Checkpoint, InputError, SpectraReport
+from spectra.checkpoint.chosen import chosen_modules
 from spectra.checkpoint.names import expert_index, is_adaptable, parse_name, projection_type, resolve, sort_key
 from spectra.report import ModelInfo, SiteSpectrum
 
@@ -156,6 +158,7 @@ def gather(
     *,
     estimator: str | None = None,
     statistic: Statistic = "squared-gradient",
+    modules: str | None = None,
 ) -> Evidence:
     """Join what is known.
 
@@ -167,6 +170,7 @@ def gather(
         checkpoint: the opened model.
         estimator: name of the one whose alphas count; by default the report's own.
         statistic: which gradient statistic.
+        modules: the ones that are asked for; a report may know nothing of the others.
 
     Raises:
         InputError: nothing given, no adaptable site, reports of different models, a site that only one side knows, or an
@@ -174,8 +178,9 @@ def gather(
     """
     _require_one_model(spectra, sensitivity, checkpoint)
     model, shapes = _inventory(spectra, sensitivity, checkpoint)
-    alphas = _joined(shapes, _alphas(spectra, estimator), "spectra") if spectra else {}
-    gradients = _joined(shapes, _gradients(sensitivity), "sensitivity") if sensitivity else {}
+    asked = set(shapes) if modules is None else set(compress(shapes, chosen_modules(list(shapes), modules)))
+    alphas = _joined(shapes, asked, _alphas(spectra, estimator), "spectra") if spectra else {}
+    gradients = _joined(shapes, asked, _gradients(sensitivity), "sensitivity") if sensitivity else {}
     names = sorted(shapes, key=sort_key)
     sites = tuple(_site(name, shapes[name], alphas.get(name, UNKNOWN), gradients.get(name), statistic) for name in names)
     # Of what is not square a table may confuse the sides.
@@ -276,15 +281,17 @@ def _gradients(sensitivity: SensitivityReport) -> dict[str, tuple[Shape, SiteSen
     return {site.name: (site.shape, site) for site in sensitivity.sites}
 
 
-def _joined(shapes: Mapping[str, Shape], known: Mapping[str, tuple[Shape, T]], report: str) -> dict[str, T]:
-    """The report's value for every site; both sides must know the same modules with the same shapes."""
+def _joined(shapes: Mapping[str, Shape], asked: set[str], known: Mapping[str, tuple[Shape, T]], report: str) -> dict[str, T]:
+    """The report's value for every site; both sides must know the same modules with the same shapes, if they are asked for."""
     found = resolve(known, list(shapes))
     if unknown := [name for name in known if name not in found]:
         raise InputError(f"site {unknown[0]!r} of the {report} report is no module of the model")
     by_site = {found[name]: value for name, value in known.items()}
     for name, shape in shapes.items():
         if name not in by_site:
-            raise InputError(f"site {name!r} is missing from the {report} report")
+            if name not in asked:
+                continue
+            raise InputError(f"site {name!r} is missing from the {report} report; was it made with other `modules`?")
         # Unordered: weightwatcher's table does not say which side is the input.
         if sorted(by_site[name][0]) != sorted(shape):
             raise InputError(

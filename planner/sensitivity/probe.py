@@ -11,6 +11,7 @@ No clipping, no weight updates, dropout off, every site sees the same examples: 
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import compress
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from planner.sensitivity.recorder import Recorder
 from planner.sensitivity.report import ExpertUsage, SensitivityReport, SiteSensitivity, Task, field_of
 from planner.sensitivity.statistics import estimates, stability
 from spectra import Checkpoint, InputError
+from spectra.checkpoint.chosen import chosen_modules
 from spectra.checkpoint.names import is_adaptable, projection_type, resolve, sort_key
 from spectra.core.progress import Progress, silent
 from spectra.report import ModelInfo
@@ -37,6 +39,7 @@ def probe(
     *,
     checkpoint: Checkpoint | None = None,
     task: str = "task",
+    modules: str | None = None,
     gradient_checkpointing: bool = False,
     progress: Progress = silent,
 ) -> SensitivityReport:
@@ -48,6 +51,7 @@ def probe(
         batches: mappings of tensors, with `labels` of shape (batch,), or (batch, tokens) where -100 is ignored.
         checkpoint: where the model came from; the report then uses its names, which may lack a prefix that the live model adds.
         task: a name for this sample.
+        modules: which of them to measure, as `chosen_modules` reads it; by default all.
         gradient_checkpointing: recompute each layer in the backward pass instead of keeping its activations.
         progress: told the number of examples done after each batch.
 
@@ -61,6 +65,10 @@ def probe(
     linears = {name: module for name, module in model.named_modules() if linear_shape(module) and is_adaptable(name)}
     experts = {name: module for name, module in model.named_modules() if is_experts(module)}
     shapes = _shapes(linears, experts)
+    if modules is not None:
+        shapes = dict(compress(shapes.items(), chosen_modules(list(shapes), modules)))
+        linears = {name: module for name, module in linears.items() if name in shapes}
+        experts = {name: one for name, one in experts.items() if any(f"{name}.{site}" in shapes for site in expert_sites(one))}
     if not shapes:
         raise InputError(f"{type(model).__name__}: no linear module inside a numbered layer")
     stored = _stored_names(shapes, checkpoint)

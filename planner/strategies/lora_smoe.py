@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import Field
 
 from planner.evidence.evidence import Evidence, SiteEvidence
-from planner.modules.chosen import is_attention
 from planner.strategies.demand import Demand
+from spectra.checkpoint.chosen import is_attention
 from spectra.core.documents import Value
 
 

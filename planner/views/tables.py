@@ -21,9 +21,12 @@ LOOK = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HE
 
 def plan_table(plan: Plan) -> Table:
     """One row per site: its ranks, what they cost, a bar, and the evidence behind them. Fits a terminal of 80 columns."""
-    # NaN unless every site has one: a trial run covers all sites of a task.
-    reduced = math.fsum(site.loss_reduction for site in plan.sites)
-    tried, routed = not math.isnan(reduced), any(not math.isnan(site.token_share) for site in plan.sites)
+    known = [site.loss_reduction for site in plan.sites if not math.isnan(site.loss_reduction)]
+    reduced, tried, routed = (
+        math.fsum(known) or math.nan,
+        bool(known),
+        any(not math.isnan(site.token_share) for site in plan.sites),
+    )
     folded = sum(site.routed for site in plan.sites) > FOLDED
     title = f"plan for {plan.model.name}: {plan.strategy}, budget {plan.budget.request}"
     table = Table(title=title, caption=_caption(plan, tried, folded), **LOOK)  # type: ignore[arg-type]  # each key has its own type
@@ -39,9 +42,9 @@ def plan_table(plan: Plan) -> Table:
     means = _means({site.name: site.sensitivity for site in plan.sites})
     labels = layer_labels(site.name for site in plan.sites)
     for site, more in rows:
-        known = [_share(site.token_share)] * routed + [f"{site.loss_reduction / reduced:.1%}"] * tried
+        more_known = [_share(site.token_share)] * routed + [number(site.loss_reduction / reduced, ".1%")] * tried
         shown = _projection(site.name) + (f" +{more}" if more else "")
-        table.add_row(labels.get(site.name, ""), shown, *_row(site, largest, means[projection_type(site.name)]), *known)
+        table.add_row(labels.get(site.name, ""), shown, *_row(site, largest, means[projection_type(site.name)]), *more_known)
     return table
 
 
@@ -122,6 +125,8 @@ def plan_summary(plan: Plan) -> str:
 def _mean_rank(plan: Plan) -> str:
     """What the sites that are adapted have on average: a budget such as `rank 6` may be spent on half of them."""
     totals = [sum(site.ranks) for site in plan.sites if site.ranks]
+    if len(set(totals)) == 1 and len(totals) == len(plan.sites):  # what the line before says
+        return ""
     return f"; mean rank {sum(totals) / len(totals):.3g} of the {len(totals)} adapted sites" if totals else ""
 
 

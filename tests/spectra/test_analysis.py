@@ -122,3 +122,18 @@ def test_a_convolution_is_pooled_as_weightwatcher_does(tmp_path):
     pooled = np.concatenate([np.linalg.svd(slices[:, :, place], compute_uv=False) ** 2 / 2 for place in range(9)])
     assert site.n_eigenvalues == 108
     assert site.alpha == pytest.approx(spectra.fit(pooled).alpha, rel=1e-9)
+
+
+def test_only_the_matrices_that_are_asked_for_are_analysed(tiny_llama, tmp_path):
+    from spectra import AnalysisSettings, analyze
+
+    kept = tmp_path / "kept.safetensors"
+    whole = analyze(tiny_llama, eigenvalues=kept).by_name()
+    part = analyze(tiny_llama, AnalysisSettings(modules="q_proj,down_proj"), eigenvalues=kept)
+    assert {site.name.rpartition(".")[2] for site in part.sites} == {"q_proj", "down_proj"}
+    assert all(site.alpha == whole[site.name].alpha for site in part.sites)
+    left_out = {one.name for one in part.skipped if one.reason == "not asked for"}
+    assert left_out | part.by_name().keys() == whole.keys()
+    assert analyze(tiny_llama, eigenvalues=kept).by_name().keys() == whole.keys()  # nothing that was kept is lost
+    with pytest.raises(InputError, match="`modules` 'x_proj': no such module"):
+        analyze(tiny_llama, AnalysisSettings(modules="x_proj"))

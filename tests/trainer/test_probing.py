@@ -83,3 +83,24 @@ def test_by_default_language_models_are_tried_and_classifiers_are_not(tiny_llama
     language, labelled = (measure(checkpoint, [file], settings) for file in (sentences, small_corpus[0]))
     assert language.tasks[0].trial_run.steps == 2
     assert labelled.tasks[0].trial_run is None
+
+
+def test_reports_of_some_modules_make_a_plan_for_these(tiny_llama, two_tasks):
+    import spectra
+
+    checkpoint, modules = open_checkpoint(tiny_llama), "q_proj,down_proj"
+    some = FEW.model_copy(update={"modules": modules, "trial_steps": 2})
+    sensitivity = measure(checkpoint, two_tasks[:1], some)
+    assert len(sensitivity.sites) == 4
+    assert all(site.loss_reduction for site in sensitivity.sites)
+    alphas = spectra.analyze(tiny_llama, spectra.AnalysisSettings(modules=modules))
+    wanted = planner.AllocationSettings(modules=modules)
+    known = {"sensitivity": sensitivity, "spectra": alphas}
+    small = planner.allocate("rank 2", wanted, **known)
+    whole = planner.allocate("rank 2", wanted, **known, model=checkpoint)
+    given = {site.name: site.ranks for site in whole.sites if site.ranks}
+    assert given == {site.name: site.ranks for site in small.sites if site.ranks}
+    assert {name.rpartition(".")[2] for name in given} == {"q_proj", "down_proj"}
+    assert len(whole.sites) == 14
+    with pytest.raises(InputError, match=r"is missing from the spectra report; was it made with other `modules`\?"):
+        planner.allocate("rank 2", **known, model=checkpoint)

@@ -42,6 +42,7 @@ def run_trial(
     data: str | Path,
     settings: TrainSettings,
     *,
+    modules: str | None = None,
     base: Any = None,
     device: str = "cpu",
     progress: Progress = silent,
@@ -52,6 +53,7 @@ def run_trial(
         checkpoint: the base model.
         data: a dataset file.
         settings: how to train; `max_steps` says how short the run is.
+        modules: the ones that get an adapter; by default all.
         base: the model, if it is loaded already in the settings' precision; it is trained and of no use afterwards.
         device: where to measure.
         progress: told after each step of training and each pass of measuring.
@@ -67,7 +69,7 @@ def run_trial(
     def training(done: int, total: int | None = None, note: str = "") -> None:
         progress(done, whole, note)
 
-    model, sample = short_run(checkpoint, Path(data), settings, device, training, base)
+    model, sample = short_run(checkpoint, Path(data), settings, device, training, base, modules)
     found = adapter_scales(model)
     shares = attribute(model, found, sample, lambda done: progress(settings.max_steps + done, whole, "measuring"))
     names = [site for scale in found for site in scale.sites]
@@ -91,9 +93,10 @@ def short_run(
     device: str,
     progress: Progress = silent,
     base: Any = None,
+    modules: str | None = None,
 ) -> tuple[Any, Batches]:
     """The model after the run, and a sample of what it did not see."""
-    plan = planner.allocate(f"rank {RANK}", AllocationSettings(strategy="uniform"), model=checkpoint)
+    plan = planner.allocate(f"rank {RANK}", AllocationSettings(strategy="uniform", modules=modules), model=checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         training, held = split(data, Path(folder))
         _shorten(training, settings.max_steps * settings.batch_size)

@@ -9,8 +9,8 @@ from typing import Literal
 
 import click
 
-from planner.modules.chosen import chosen_modules
 from spectra import Checkpoint, InputError, open_checkpoint
+from spectra.checkpoint.chosen import chosen_modules
 from spectra.checkpoint.names import expert_index, is_adaptable
 from spectra.core.documents import Document, Value
 from spectra.core.files import require_place, require_regular

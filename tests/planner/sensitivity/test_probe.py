@@ -230,3 +230,12 @@ def test_losses_of_half_precision_are_computed_in_single():
 def test_an_example_without_labels_has_no_loss():
     logits = torch.zeros(1, 3, 4)
     assert example_losses(logits, torch.tensor([[1, -100, -100]])).tolist() == [0.0]  # its only label has nothing before it
+
+
+def test_a_probe_of_some_modules_measures_these_as_a_whole_one_does():
+    model, batch = tiny_moe("olmoe"), language_batch()
+    whole = probe(model, [batch]).by_name()
+    part = probe(model, [batch], modules="q_proj,*experts.1.*")
+    assert {site.name.rpartition(".")[2] for site in part.sites} == {"q_proj", "gate_proj", "up_proj", "down_proj"}
+    assert len(part.sites) == 2 * (1 + 3)
+    assert all(site == whole[site.name] for site in part.sites)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from planner import allocate
-from planner.views.plots import READABLE, allocation_figure, evidence_figure, sensitivity_figure
+from planner.sensitivity.report import ExpertUsage
+from planner.views.plots import READABLE, allocation_figure, evidence_figure, sensitivity_figure, usage_figure
 from spectra import InputError
 from tests.planner.examples import plan_of, planned, sensitivity_of
 
@@ -128,3 +129,12 @@ def test_sites_outside_layers_cannot_be_laid_out():
         allocation_figure(outside)
     with pytest.raises(InputError, match="sensitivity report: no site inside a numbered layer to plot"):
         sensitivity_figure(sensitivity_of({"head": [1.0]}))
+
+
+def test_routing_is_drawn_at_learned_tokens_and_at_all():
+    names = [f"layers.{layer}.experts.{expert}.up" for layer in range(2) for expert in range(3)]
+    usage = {name: (ExpertUsage(token_share=at / 10, mean_weight=0.5, all_share=(5 - at) / 10),) for at, name in enumerate(names)}
+    learned, of_all, _bar = usage_figure(sensitivity_of({key: [1.0] for key in names}, usage=usage)).axes
+    assert (learned.get_title(loc="left"), of_all.get_title(loc="left")) == ("of learned tokens", "of all tokens")
+    np.testing.assert_allclose(shown(learned), [[0.0, 0.1, 0.2], [0.3, 0.4, 0.5]])
+    np.testing.assert_allclose(shown(of_all), [[0.5, 0.4, 0.3], [0.2, 0.1, 0.0]])

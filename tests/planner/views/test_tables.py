@@ -6,11 +6,12 @@ import pytest
 
 from planner import AllocationSettings, allocate
 from planner.plan import Note, Optimum, TrainingHints
-from planner.sensitivity.report import Estimate, TrialRun
+from planner.sensitivity.report import Estimate, ExpertUsage, TrialRun
 from planner.views.tables import (
     FOLDED,
     difference_table,
     format_ranks,
+    most_used,
     number,
     plan_summary,
     plan_table,
@@ -37,11 +38,13 @@ PLAN = plan_of(
 def test_a_plans_rows_hold_ranks_cost_a_bar_and_the_evidence():
     table = plan_table(PLAN)
     assert table.title == "plan for model: uniform, budget 344"
-    assert table.caption == "3 x 2: three experts of rank 2; g/mean: squared-gradient per parameter, mean site = 1"
+    assert table.caption == (
+        "3 x 2: three experts of rank 2; g/mean: squared-gradient per parameter, mean of the projection's sites = 1"
+    )
     assert columns(table) == {
         "layer": ["0", "0", "1"], "site": ["q_proj", "up_proj", "q_proj"], "ranks": ["2 x 4", "3,2", "-"],
         "params": ["208", "136", "0"], "total rank": ["█" * 10 + " 8", "█" * 6 + " 5", " 0"], "weight": ["1.50", "1.00", "0.50"],
-        "alpha": ["3.46", "", "2.00"], "g/mean": ["1.50", "0.50", "1.00"],
+        "alpha": ["3.46", "", "2.00"], "g/mean": ["1.20", "1.00", "0.80"],
     }  # fmt: skip
 
 
@@ -58,7 +61,8 @@ def test_many_routed_experts_are_folded_into_the_one_that_got_most():
     experts = [planned(f"layers.0.mlp.experts.{expert}.up", (1 + expert % 3,)) for expert in range(FOLDED + 1)]
     assert plan_table(plan_of(*experts[:FOLDED])).row_count == FOLDED
     folded = columns(plan_table(plan_of(planned("layers.0.q", (1,)), *experts)))
-    assert (folded["site"], folded["ranks"]) == (["q", "experts.2.up"], ["1", "3"])
+    assert (folded["site"], folded["ranks"]) == (["q", f"experts.2.up +{FOLDED}"], ["1", "3"])
+    assert plan_table(plan_of(*experts)).caption.endswith("; +7: seven more experts, none with more rank")
 
 
 @pytest.mark.parametrize(("ranks", "text"), [((), "-"), ((4,), "4"), ((2, 2, 2), "3 x 2"), ((3, 3, 2), "3,3,2")])
@@ -75,7 +79,7 @@ def test_a_summary_says_what_is_adapted_what_it_costs_and_how_good_it_is():
     assert plan_summary(PLAN.model_copy(update={"optimum": optimum})).splitlines() == [
         "2 of 3 sites adapted, 2 of them as mixtures; 4 LoRA experts of rank 2 to 4, at most 2 per token",
         "344 trainable parameters, routers included (0.34% of 100,000)",
-        "budget: 344 of 344 parameters spent",
+        "budget: 344 of 344 parameters spent; mean rank 6.5 of the 2 adapted sites",
         "within 1.000% of the best possible value of its objective",
     ]
     assert plan_summary(plan_of(planned("layers.0.q", (2,)))).splitlines()[0] == "1 of 1 sites adapted, one LoRA of rank 2 each"
@@ -137,9 +141,26 @@ def test_a_site_that_the_other_plan_lacks_gets_nothing_there_and_equal_plans_say
 def test_experts_have_rows_and_layers_of_theirs(routed):
     plan = allocate("60k", **routed)
     assert plan_table(plan).row_count == len(plan.sites)
-    assert [table.row_count for table in sensitivity_tables(routed["sensitivity"])] == [2]
+    gradients, routing = sensitivity_tables(routed["sensitivity"])
+    assert (gradients.row_count, routing.row_count) == (2, 2)
     other = allocate("60k", AllocationSettings(strategy="uniform"), **routed)
     assert 0 < difference_table(plan, other).row_count <= len(plan.sites)
+
+
+def test_the_most_chosen_experts_are_named_and_the_rest_counted():
+    names = [f"layers.0.experts.{expert}.up" for expert in range(11)]
+    shares = [expert / 20 for expert in range(11)]
+    usage = {
+        name: (ExpertUsage(token_share=share, mean_weight=0.5, all_share=0.25),)
+        for name, share in zip(names, shares, strict=True)
+    }
+    *_, table = sensitivity_tables(sensitivity_of({key: [1.0] for key in names}, usage=usage))
+    found = columns(table)
+    assert found["layer"] == ["0"]
+    assert found["experts"][0].startswith("10: 50% (25%), 9: 45% (25%), ")
+    assert found["experts"][0].endswith("3: 15% (25%) and 3 more")
+    assert found["chosen by no learned token"] == ["1 of 11"]
+    assert most_used({0: (0.75, math.nan), 1: (0.25, math.nan)}) == "0: 75%, 1: 25%"
 
 
 REPORT = sensitivity_of({"layers.0.q": [8.0, 0.0], "layers.0.up": [16.0, 8.0], "layers.1.q": [8.0, 8.0]}, names=("a", "b"))

@@ -8,10 +8,10 @@ from matplotlib.colors import to_hex
 
 from spectra.views.figures import GREY, PALETTE
 from tests.trainer.study.examples import study_of
-from tests.trainer.views.examples import HISTORY_OF_TWO, evaluation_of, run_of
+from tests.trainer.views.examples import HISTORY_OF_TWO, evaluation_of, health, run_of
 from trainer.evaluation.metrics import METRICS
 from trainer.study.report import BASELINE
-from trainer.views.plots import GROWTH, growth_figure, run_figure, study_figure
+from trainer.views.plots import GROWTH, growth_figure, load_figure, run_figure, study_figure
 
 
 def test_a_run_is_drawn_as_its_loss_by_step():
@@ -123,3 +123,13 @@ def test_less_loss_is_drawn_as_better():
 def test_everything_that_is_drawn_of_growth_is_a_field_of_its_events():
     assert GROWTH.keys() <= set(type(HISTORY_OF_TWO.events[0]).model_fields)
     assert METRICS.keys() >= {"accuracy", "loss"}
+
+
+def test_load_is_drawn_over_an_even_share_a_row_for_each_router():
+    routers = (
+        health(0.5, 0.5, site="model.layers.0.self_attn.q_proj"),
+        health(0.1, 0.3, 0.6, site="model.layers.1.mlp.experts").model_copy(update={"learned_shares": (0.0, 0.0, 1.0)}),
+    )
+    axes, _bar = load_figure(run_of(routers=routers)).axes
+    np.testing.assert_allclose(axes.images[0].get_array().filled(math.nan), [[1, 1, math.nan], [0, 0, 3]])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0 q_proj", "1 experts"]

@@ -11,7 +11,7 @@ from trainer import TrainSettings
 from trainer.evaluation.metrics import METRICS
 from trainer.report import LogPoint
 from trainer.study.report import BASELINE, Candidate, StudyReport
-from trainer.views.tables import evaluation_tables, run_summary, score_table, study_table
+from trainer.views.tables import evaluation_tables, load_tables, run_summary, score_table, study_table
 
 
 def cells(table):
@@ -128,3 +128,22 @@ def test_studies_without_learning_rates_have_no_such_column(tmp_path):
     study.save(tmp_path / "study.json")
     for report in (study, StudyReport.load(tmp_path / "study.json")):
         assert "learning rate" not in cells(study_table(report))
+
+
+def test_loads_show_the_most_uneven_routers_and_what_was_turned_away():
+    uneven = health(0.9, 0.1, support=1.2, site="model.layers.3.self_attn.q_proj")
+    uneven = uneven.model_copy(update={"learned_shares": (1.0, 0.0), "dropped": 0.5, "unserved": 0.25})
+    base = health(*[1 / 10] * 10, support=9.0, site="model.layers.0.mlp.experts")
+    base = base.model_copy(update={"dropped": math.nan, "unserved": math.nan})
+    even = [health(0.5, 0.5, support=2.0, site=f"model.layers.{layer}.self_attn.k_proj") for layer in range(9)]
+    (table,) = load_tables(run_of(routers=(*even, base, uneven)))
+    assert "the 8 most uneven of 11 routers" in table.title
+    rows = list(zip(*(column.cells for column in table.columns), strict=True))
+    assert rows[0] == ("3 q_proj", "0: 100% (90%), 1: 0% (10%)", "1.2 of 2", "50.0%", "25.0%")
+    assert rows[1][0] == "0 experts"
+    assert rows[1][1].endswith(" and 2 more")
+    assert rows[1][3:] == ("", "")
+    assert len(rows) == 8
+    assert load_tables(run_of()) == []
+    assert "; 25.0% of picks were turned away, 12.5% of tokens got no expert" in run_summary(run_of(routers=(uneven, even[0])))
+    assert ", 64 of the base's routers for 4 steps" in run_summary(run_of(base_router_parameters=64))

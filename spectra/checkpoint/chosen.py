@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from spectra import InputError
 from spectra.checkpoint.names import live_name, parse_name, projection_type
+from spectra.core.errors import InputError
 
 ATTENTION = ("attn", "attention")
 
@@ -40,7 +40,8 @@ def chosen_modules(names: Sequence[str], asked: str) -> list[bool]:
 
 def _fits(name: str, wanted: str) -> bool:
     if wanted in ("attention", "mlp"):
-        return is_attention(name) == (wanted == "attention")
+        # Embeddings and heads lie in no layer and belong to neither.
+        return parse_name(name) is not None and is_attention(name) == (wanted == "attention")
     if any(letter in wanted for letter in "*?["):
         return fnmatchcase(name, wanted)
     # Mixtral's checkpoints call up_proj w3, and people may write either.

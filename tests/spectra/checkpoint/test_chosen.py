@@ -1,12 +1,12 @@
 import pytest
 
-from planner.modules.chosen import chosen_modules, is_attention
 from spectra import InputError
+from spectra.checkpoint.chosen import chosen_modules, is_attention
 
 NAMES = [
     "model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", "model.layers.10.self_attn.o_proj",
     "model.layers.10.mlp.experts.3.w3", "encoder.layer.1.attention.output.dense", "encoder.layer.1.output.dense",
-    "transformer.h.2.self_attention.query_key_value", "encoder.block.0.layer.0.SelfAttention.q",
+    "transformer.h.2.self_attention.query_key_value", "encoder.block.0.layer.0.SelfAttention.q", "model.embed_tokens",
 ]  # fmt: skip
 
 
@@ -19,7 +19,7 @@ NAMES = [
         ("up_proj", [1, 3]),  # Mixtral calls it w3
         ("w3", [3]),
         ("attention", [0, 2, 4, 6, 7]),
-        ("mlp", [1, 3, 5]),
+        ("mlp", [1, 3, 5]),  # the embedding is of no layer
         ("output.dense", [4, 5]),
         ("*.layers.1?.*", [2, 3]),
         ("attention,mlp", list(range(8))),
