@@ -14,7 +14,7 @@ from spectra import InputError, __version__
 from spectra.commands import analyze
 from spectra.core.errors import visible
 from spectra.core.log import LOG
-from spectra.core.terminal import EchoHandler, as_options, prepare_streams
+from spectra.core.terminal import EchoHandler, as_options, prepare_interrupt, prepare_streams
 from trainer.commands import compare, demo, evaluate, merge, plot, probe, report, run, show_, train
 from trainer.quiet import quiet_bitsandbytes
 
@@ -71,6 +71,7 @@ class Cli(click.Group):
 def main(ctx: click.Context) -> None:
     """Plan how many LoRA experts, of what ranks, each layer of a model gets; train exactly that; see whether it paid."""
     prepare_streams()
+    prepare_interrupt()
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
     quiet_bitsandbytes()
