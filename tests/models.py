@@ -151,10 +151,10 @@ def save_tokenizer(folder: Path) -> None:
     transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
 
 
-def sentences(path: Path) -> Path:
-    """Write 32 lines of text in `WORDS`."""
+def sentences(path: Path, words: int = 2) -> Path:
+    """Write 32 lines of text in `WORDS`, of so many words each."""
     lines = [
-        {"text": " ".join(WORDS[(start * step + offset) % len(WORDS)] for offset in range(0, 2 * step, step))}
+        {"text": " ".join(WORDS[(start * step + offset) % len(WORDS)] for offset in range(0, words * step, step))}
         for start in range(16)
         for step in (3, 5)
     ]
