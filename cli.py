@@ -13,10 +13,13 @@ from planner.commands import allocate, check, export
 from spectra import InputError, __version__
 from spectra.commands import analyze
 from spectra.core.errors import visible
+from spectra.core.interrupt import prepare_interrupt
 from spectra.core.log import LOG
-from spectra.core.terminal import EchoHandler, as_options, prepare_interrupt, prepare_streams
-from trainer.commands import compare, demo, evaluate, merge, plot, probe, report, run, show_, train
+from spectra.core.terminal import EchoHandler, as_options, prepare_streams
+from trainer.commands import compare, evaluate, merge, plot, probe, report, show_, train
+from trainer.demo.commands import demo
 from trainer.quiet import quiet_bitsandbytes
+from trainer.recipes.commands import run
 
 SECTIONS = {
     "Measure": (analyze, probe),

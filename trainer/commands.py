@@ -1,10 +1,5 @@
 """The commands that measure tasks, train, study and present."""
 
-import shlex
-import sys
-from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -13,7 +8,6 @@ import click
 from spectra.core.files import require_apart, write_atomic
 from spectra.core.terminal import PATH, SettingsCommand, from_yaml, json_option, numbers, progress_bar, show
 from trainer.data.formats import formats_help
-from trainer.recipes.recipe import shipped
 from trainer.run_folder import EVALUATION, OWN
 from trainer.settings import Precision, ProbeSettings, TrainSettings
 
@@ -276,117 +270,3 @@ def report(sources: tuple[Path, ...], output: Path) -> None:
     require_apart({"output": output}, [source for source in sources if source.is_file()])
     write_atomic(output, page(sources))
     show(f"wrote {output}")
-
-
-@click.command()
-@click.argument("recipe", metavar="RECIPE")
-@click.option("--model", **MODEL)  # type: ignore[arg-type]
-@click.option("--data", type=PATH, multiple=True, required=True, help="Training file; repeat for several tasks.")
-@click.option(
-    "--test", "tests", type=PATH, multiple=True, help="Held-out file.  [default: a tenth of every training file is kept back]"
-)
-@click.option(
-    "--set", "changes", multiple=True, metavar="STEP.OPTION=VALUE",
-    help="Another value of an option, such as train.epochs=1; without a value the option is left out. Repeat for several.",
-)  # fmt: skip
-@click.option("--small", is_flag=True, help="Take the recipe's small section, which ends in minutes.")
-@click.option("-o", "--output", type=PATH, default=Path("recipe"), show_default=True, help="Folder for everything.")
-@json_option
-@click.pass_context
-def run(
-    ctx: click.Context,
-    recipe: str,
-    model: str,
-    data: tuple[Path, ...],
-    tests: tuple[Path, ...],
-    changes: tuple[str, ...],
-    small: bool,
-    output: Path,
-    as_json: bool,
-) -> None:
-    """Run a RECIPE from analysis to evaluation: RECIPES, or a YAML file of your own.
-
-    Every command is printed before it runs. A run that was interrupted goes on when the same command is given again.
-
-    Example: plan run alphalora --model all-MiniLM-L6-v2 --data train.jsonl --small
-    """
-    from spectra import open_checkpoint
-    from trainer.recipes.recipe import Recipe, parse_changes
-    from trainer.recipes.run import check, options_of, parts_of, require_fit, require_folder, run_steps
-    from trainer.recipes.steps import Place
-
-    group = ctx.find_root().command
-    assert isinstance(group, click.Group)
-    chosen = Recipe.load(recipe)
-    chosen = chosen.with_small() if small else chosen
-    offers = {step: list(options_of(group.commands[step])) for step in chosen.steps}
-    chosen = chosen.with_options(parse_changes(chosen, changes, offers))
-    checkpoint = open_checkpoint(model)
-    require_fit(chosen, recipe, checkpoint)
-    require_folder(output, checkpoint)
-    given, held = tuple(map(str, data)), tuple(map(str, tests))
-    files, held = (given, held) if held else parts_of(given, output)
-    place = Place(folder=output, model=model, data=files, tests=held, steps=tuple(chosen.steps))
-    lines = check(chosen, recipe, group.commands, place)
-    call = partial(run_command, group, quiet=as_json)
-    found = run_steps(lines, chosen.title, place, given, call, lambda text: click.secho(f"\n{text}", bold=True, err=as_json))
-    if as_json:
-        click.echo(found.to_json(), nl=False)
-    else:
-        show(f"\n{chosen.title}: everything is in {output}/")
-
-
-run.help = (run.help or "").replace("RECIPES", ", ".join(shipped()))
-
-
-def run_command(group: click.Group, arguments: Sequence[str], quiet: bool = False) -> None:
-    """Run a command through the whole command line, as typed; an error of it reaches our own group, and Ctrl-C ends all.
-
-    Args:
-        group: the command line.
-        arguments: what would be typed after `plan`.
-        quiet: print on standard error what the command has for standard output.
-    """
-    with redirect_stdout(sys.stderr) if quiet else nullcontext():
-        # Not standalone, so that it raises instead of ending the process; Ctrl-C is the one thing it only returns.
-        code = group.main(list(arguments), standalone_mode=False)
-    if code:
-        raise click.exceptions.Exit(code)
-
-
-@click.command()
-@click.option("-o", "--output", type=PATH, default=Path("demo"), show_default=True, help="Folder for everything the demo makes.")
-@click.option("--classifier", is_flag=True, help="Instead train a MiniLM classifier on docstrings labelled by their chapter.")
-@click.pass_context
-def demo(ctx: click.Context, output: Path, classifier: bool) -> None:
-    """Run the whole path in a few minutes: SmolLM2, a real language model, learns from Python's own standard library."""
-    from trainer.demo import classifier as of_classifier
-    from trainer.demo import language
-
-    chosen = of_classifier if classifier else language
-    click.secho("preparing the model and the examples", bold=True)
-    inputs = chosen.prepare(output)
-    given = {"model": str(inputs.model), "data": (inputs.train,), "tests": (inputs.test,), "output": output}
-    shown = (
-        "run",
-        chosen.RECIPE,
-        "--model",
-        str(inputs.model),
-        "--data",
-        str(inputs.train),
-        "--test",
-        str(inputs.test),
-        "-o",
-        str(output),
-    )
-    click.secho("$ plan " + shlex.join(shown), bold=True)
-    ctx.invoke(run, recipe=chosen.RECIPE, changes=(), small=False, as_json=False, **given)
-    group = ctx.find_root().command
-    assert isinstance(group, click.Group)
-    for step in chosen.afterwards(output):
-        click.secho(f"\n{step.comment}" if step.comment else "", bold=True)
-        if step.before is not None:
-            step.before()
-        click.secho("$ plan " + shlex.join(step.arguments), bold=True)
-        run_command(group, step.arguments)
-    show(*chosen.summary(output))

@@ -3,17 +3,14 @@
 click and rich only, so that `plan --help` starts at once.
 """
 
-import _thread
 import logging
 import os
 import re
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, UnionType
+from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
@@ -32,7 +29,6 @@ if TYPE_CHECKING:
     ParamType = click.ParamType[Any]
 else:
     ParamType = click.ParamType  # which takes no parameter before click 8.4
-AGAIN = 0.02  # seconds until a Ctrl-C that came inside a destructor is told again
 PIPED_WIDTH = 132  # characters of a line where nobody says how wide the terminal is
 _SETTING = re.compile(r"`(\w+)`")
 
@@ -62,24 +58,6 @@ def prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-
-
-def prepare_interrupt() -> None:
-    """Let no Ctrl-C be lost: Python ignores one that it is told of inside a destructor, and would run on."""
-    here = threading.current_thread() is threading.main_thread()
-    if here and signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # neither ignored nor somebody else's
-        signal.signal(signal.SIGINT, _interrupt)
-
-
-def _interrupt(_signal: int, frame: FrameType | None) -> None:
-    while frame is not None:
-        if frame.f_code.co_name == "__del__":
-            again = threading.Timer(AGAIN, _thread.interrupt_main)
-            again.daemon = True
-            again.start()
-            return
-        frame = frame.f_back
-    raise KeyboardInterrupt
 
 
 def show(*parts: RenderableType) -> None:

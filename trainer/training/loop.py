@@ -29,8 +29,6 @@ from trainer.training.sharding import averaged, is_sharded
 
 IS_B = re.compile(r"\.B(\.\w+)?$")  # names of parameters: of mixtures, and of experts' projections
 LOGS_PER_RUN, SAVES_PER_RUN = 50, 5
-OVERFLOWING = 0.25  # share of picks that capacity limits turn away, from which on a reader should know
-COLLAPSED = 0.95  # share of the gates' mass from which on one expert does all the work
 COUNTED = "counted"  # in a pass: (batch,) booleans, whether an example is new in this epoch; absent where all are
 LOGGERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
 
@@ -327,25 +325,3 @@ def curve(history: list[dict[str, Any]]) -> tuple[LogPoint, ...]:
 def evaluations(history: list[dict[str, Any]]) -> tuple[EvaluationPoint, ...]:
     """The evaluations from a Trainer's log."""
     return tuple(EvaluationPoint(step=entry["step"], loss=entry["eval_loss"]) for entry in history if "eval_loss" in entry)
-
-
-def overflowing(health: tuple[RouterHealth, ...]) -> tuple[str, ...]:
-    """A note where capacity limits turn most picks away."""
-    found = [site for site in health if not math.isnan(site.dropped)]
-    if not found or (dropped := sum(site.dropped for site in found) / len(found)) <= OVERFLOWING:
-        return ()
-    unserved = sum(site.unserved for site in found) / len(found)
-    return (
-        f"capacity limits turned away {dropped:.1%} of picks, and {unserved:.1%} of tokens got no expert at all; a larger"
-        " `capacity` or a smaller `expert_dropout` lets more through",
-    )
-
-
-def collapsed(health: tuple[RouterHealth, ...]) -> tuple[str, ...]:
-    """A note for every mixture in which one expert does all the work."""
-    return tuple(
-        f"the router of {site.site} has collapsed: expert {site.shares.index(max(site.shares))} carries {max(site.shares):.0%};"
-        " a `balance_loss` of 0.01 or `router` constant spreads the work"
-        for site in health
-        if max(site.shares) > COLLAPSED
-    )

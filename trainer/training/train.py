@@ -38,20 +38,18 @@ from trainer.settings import TrainSettings
 from trainer.training.claim import claim, step_of, taken_up, tidy
 from trainer.training.effects import GROWTH, USUAL
 from trainer.training.growth import Growth
-from trainer.training.idle import idle_experts, told_idle
 from trainer.training.loop import (
     AdapterTrainer,
     MonitorCallback,
     RouterCallback,
     arguments,
-    collapsed,
     curve,
     evaluations,
-    overflowing,
 )
 from trainer.training.memory import FreedMemoryCallback, peak_memory
 from trainer.training.prepare import Run, prepare, with_hints
 from trainer.training.rate import search as find_rate
+from trainer.training.routing_notes import collapsed, idle_experts, overflowing, told_idle
 from trainer.training.sharding import shard
 
 HELD_OUT = 200  # examples that tell learning rates apart

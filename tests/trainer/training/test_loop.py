@@ -20,7 +20,6 @@ from trainer.training.loop import (
     AdapterTrainer,
     MonitorCallback,
     arguments,
-    collapsed,
     curve,
     evaluations,
     means,
@@ -165,12 +164,6 @@ def test_health_is_averaged_over_the_routers():
     base = health(1.0, entropy=math.nan, dropped=math.nan)
     assert means((*found, base))["entropy"] == 0.75
     assert means((base,)) == {"effective_support": 1.0, "unserved": 0.0}
-
-
-def test_a_collapsed_router_is_a_note():
-    found = collapsed((health(0.01, 0.98, 0.01), health(0.05, 0.95, site="layers.1.q")))
-    (note,) = found
-    assert note.startswith("the router of layers.0.q has collapsed: expert 1 carries 98%; a `balance_loss` of 0.01 or `router`")
 
 
 def test_a_held_out_loss_that_is_not_finite_ends_the_run():

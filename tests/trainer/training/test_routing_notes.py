@@ -1,4 +1,6 @@
-"""Experts whose adapters are still at their start."""
+"""Notes on routers: collapsed, overflowing, and experts whose adapters are still at their start."""
+
+import math
 
 import torch
 
@@ -7,7 +9,8 @@ from tests.trainer.examples import uniform, with_ranks
 from trainer import apply_plan
 from trainer.layers.expert_lora import expert_loras
 from trainer.layers.mixture import mixtures
-from trainer.training.idle import idle_experts, told_idle
+from trainer.report import RouterHealth
+from trainer.training.routing_notes import collapsed, idle_experts, overflowing, told_idle
 
 
 def test_experts_of_a_mixture_that_got_no_gradient_are_named(llama_plan):
@@ -40,3 +43,22 @@ def test_a_note_names_eight_and_counts_the_rest(llama_plan):
     idle = tuple(f"site {number}" for number in range(11))
     assert told_idle((), model) == ()
     assert told_idle(idle, model)[0].endswith("site 6; site 7, and 3 more")
+
+
+def health(*shares, site="layers.0.q", dropped=0.0, unserved=0.0):
+    known = {"entropy": 0.5, "effective_support": len(shares), "dropped": dropped, "unserved": unserved}
+    return RouterHealth(site=site, shares=shares, **known)
+
+
+def test_a_collapsed_router_is_a_note():
+    (note,) = collapsed((health(0.01, 0.98, 0.01), health(0.05, 0.95, site="layers.1.q")))
+    assert note.startswith("the router of layers.0.q has collapsed: expert 1 carries 98%; a `balance_loss` of 0.01 or `router`")
+
+
+def test_a_limit_that_turns_most_picks_away_is_a_note():
+    tight, loose = health(0.5, 0.5, dropped=0.9, unserved=0.8), health(0.5, 0.5, dropped=0.1)
+    (note,) = overflowing((tight, loose))
+    assert note.startswith(
+        "capacity limits turned away 50.0% of picks, and 40.0% of tokens got no expert at all; a larger `capacity`"
+    )
+    assert overflowing((loose,)) == overflowing(()) == overflowing((health(1.0, dropped=math.nan, unserved=math.nan),)) == ()
