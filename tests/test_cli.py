@@ -143,7 +143,7 @@ def test_the_options_of_every_command():
                      "--parity", "--rank-multiple", "--seed", "--sensitivity", "--shape", "--spectra", "--statistic",
                      "--strategy", "--top-k", "--top-percent"],
         "analyze": ["--bootstrap", "--compare", "--csv", "--device", "--estimator", "--goodness", "--json", "--keep-eigenvalues",
-                    "--output", "--precision", "--seed", "--subsamples"],
+                    "--modules", "--output", "--precision", "--seed", "--subsamples"],
         "check": [],
         "compare": sorted(
             {*training, "--data", "--json", "--lr-sweep", "--model", "--no-baselines", "--output", "--processes", "--seeds",
@@ -157,7 +157,7 @@ def test_the_options_of_every_command():
         "export": ["--format", "--output"],
         "run": ["--data", "--json", "--model", "--output", "--set", "--small", "--test"],
         "probe": ["--batch-size", "--data", "--device", "--gradient-checkpointing", "--json", "--learning-rate", "--max-length",
-                  "--output", "--precision", "--samples", "--seed", "--trial-steps"],
+                  "--modules", "--output", "--precision", "--samples", "--seed", "--trial-steps"],
         "report": ["--output"],
         "show": ["--json"],
         "train": sorted([*training, "--config", "--data", "--eval-data", "--json", "--model", "--output", "--resume",
