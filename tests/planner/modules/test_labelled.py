@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM
 
 from planner import labelled_losses
 from planner.modules import labelled as module
-from planner.modules.labelled import is_separable, token_losses
+from planner.modules.labelled import is_separable, learned_positions, token_losses
 from tests import models
 
 FAMILIES = ("llama", "gpt2", "gemma2", "olmoe", "gpt-oss")
@@ -121,3 +121,9 @@ def test_a_classifier_is_asked_for_its_logits():
     ids = torch.randint(3, model.config.vocab_size, (2, 5))
     found = labelled_losses(model, {"input_ids": ids}, torch.tensor([0, 2]))
     torch.testing.assert_close(found.mean(), model(input_ids=ids, labels=torch.tensor([0, 2])).loss)
+
+
+def test_a_token_is_learned_if_the_next_one_has_a_label():
+    labels = torch.tensor([[-100, -100, 7, 8], [-100, 5, -100, -100]])
+    assert learned_positions(labels).tolist() == [[False, True, True, False], [True, False, False, False]]
+    assert learned_positions(torch.tensor([0, 1])) is None

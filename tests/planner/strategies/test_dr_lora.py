@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from planner import AllocationSettings, allocate
@@ -84,3 +86,14 @@ def test_in_a_dense_model_every_module_is_its_own_expert():
     demand = dr_lora(evidence, GrowthRule())
     assert demand.weights == pytest.approx((0.5 * 0.25, 0.5 * 0.75, 0.5 * 0.5, 0.5 * 0.5), rel=1e-4)
     assert demand.granularity == "module"
+
+
+def test_tokens_may_count_that_are_not_learned():
+    def expert(number, learned, of_all):
+        return site_of(f"layers.0.mlp.experts.{number}.up_proj", tasks=(1.0,), token_share=learned, all_share=of_all)
+
+    evidence = evidence_of(expert(0, 0.75, 0.25), expert(1, 0.25, 0.75))
+    learned, of_all = (dr_lora(evidence, GrowthRule(growth_tokens=tokens)).weights for tokens in ("learned", "all"))
+    assert learned == pytest.approx(of_all[::-1])
+    with pytest.raises(InputError, match="`growth_tokens` all: the sensitivity report knows shares of learned tokens alone"):
+        dr_lora(evidence_of(expert(0, 0.75, math.nan), expert(1, 0.25, math.nan)), GrowthRule(growth_tokens="all"))

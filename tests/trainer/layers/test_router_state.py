@@ -179,6 +179,40 @@ def test_usage_counts_what_a_capacity_limit_turned_away():
     assert state.take_usage("site").tolist() == [2.0, 0.0]
 
 
+def test_use_is_counted_at_learned_tokens_and_health_tells_of_both():
+    state = RouterState(MixtureSettings())
+    state.recording = state.counting = True
+    state.token_mask = torch.tensor([[True, True, True], [True, True, False]])
+    state.learned_mask = torch.tensor([[False, True, False], [True, False, False]])
+    picked = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    kept = picked * torch.tensor([[1.0], [1.0], [0.0], [1.0], [1.0], [1.0]])  # the third token is turned away
+    logits = torch.randn(6, 2)
+    state.observe("site", logits, Gates(kept, picked), mask_for(state, 6))
+    (health,) = state.health()
+    assert health.shares == pytest.approx((2 / 5, 3 / 5))
+    assert health.learned_shares == pytest.approx((1 / 2, 1 / 2))
+    assert (health.dropped, health.unserved) == (pytest.approx(1 / 5), pytest.approx(1 / 5))
+    assert state.take_usage("site").tolist() == [1.0, 1.0]
+    state.counts_learned, state.counts_softmax = False, True
+    state.observe("site", logits, Gates(kept, picked), mask_for(state, 6))
+    torch.testing.assert_close(state.take_usage("site"), logits[:5].softmax(-1).sum(0))
+
+
+def test_the_bases_own_experts_are_counted_by_their_routing_weights():
+    state = RouterState(MixtureSettings())
+    index, weights = torch.tensor([[0, 2], [2, 1], [0, 1]]), torch.tensor([[0.75, 0.25], [0.5, 0.5], [1.0, 0.0]])
+    state.observe_experts("layer", index, weights, 4)
+    assert state.take_usage("layer") is None  # nobody has asked
+    state.recording = state.counting = True
+    state.learned_mask = torch.tensor([[False, True, False]])
+    state.observe_experts("layer", index, weights, 4)
+    assert state.take_usage("layer").tolist() == [0.0, 0.5, 0.5, 0.0]
+    (health,) = state.health()
+    assert health.shares == pytest.approx((1.75 / 3, 0.5 / 3, 0.75 / 3, 0))
+    assert health.learned_shares == pytest.approx((0, 0.5, 0.5, 0))
+    assert all(math.isnan(value) for value in (health.entropy, health.dropped, health.unserved))
+
+
 def test_the_auxiliary_loss_is_the_mean_over_mixtures_of_both_terms():
     state = RouterState(MixtureSettings(balance_loss=0.5, z_loss=0.25))
     torch.manual_seed(0)
