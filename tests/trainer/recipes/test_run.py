@@ -2,15 +2,20 @@
 
 import json
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import cli
+from planner import Plan
 from spectra import InputError, open_checkpoint
 from tests import models
-from tests.conftest import save_with_tokenizer
+from tests.models import save_with_tokenizer
+from tests.planner.examples import sensitivity_of
+from tests.planner.strategies.test_alphalora import ALPHAS, LLAMA_7B_COUNTS
 from trainer.recipes.recipe import Recipe
 from trainer.recipes.run import RECORD, RecipeRun, options_of, require_fit, start_over
+from trainer.recipes.steps import Place, line
 
 QUICK = "title: quick\nsteps:\n  allocate:\n    strategy: uniform\n    budget: rank 1\n"
 QUICK += "  train:\n    max-steps: 2\n    batch-size: 4\n    max-length: 16\n  evaluate:\n"
@@ -169,3 +174,54 @@ def test_a_finished_run_is_forgotten_and_an_interrupted_one_is_not(tmp_path):
         RecipeRun.model_validate({**record.model_dump(), "done": steps}).save(tmp_path / RECORD)
         start_over(tmp_path, recipe)
         assert (tmp_path / RECORD).exists() == (tmp_path / "run").exists() == stays
+
+
+def planned_from(recipe, folder, **options):
+    """The plan of a recipe's own allocation step, from inputs that somebody has published."""
+    place = Place(folder=folder, model="none", data=(), tests=(), steps=("allocate",))
+    _, *arguments = line("allocate", Recipe.load(recipe).steps["allocate"] | options, place)
+    given = [part for part in arguments if part not in ("--model", "none")]
+    found = CliRunner().invoke(cli.main, ["allocate", *given])
+    assert found.exit_code == 0, found.output
+    return Plan.load(folder / "plan.json")
+
+
+def by_layer(plan, layers):
+    found = [
+        {(len(site.ranks), site.top_k) for site in plan.sites if f".layers.{layer}." in site.name} for layer in range(layers)
+    ]
+    assert all(len(one) == 1 for one in found)
+    return [one.pop() for one in found]
+
+
+def test_the_recipe_gives_the_expert_counts_of_the_published_alphas_of_llama(tmp_path):
+    plan = planned_from("alphalora", tmp_path, spectra=str(ALPHAS))
+    assert [count for count, _ in by_layer(plan, 32)] == LLAMA_7B_COUNTS
+    assert plan.budget.spent == 160
+
+
+# Shipped in AlphaLoRA's run_all.sh for Mistral-7B-v0.1, whose weights are not at hand.
+MISTRAL = [1, 3, 5, 4, 4, 5, 4, 4, 3, 3, 2, 2, 2, 2, 3, 4, 9, 4, 8, 7, 8, 7, 8, 7, 9, 8, 6, 10, 6, 7, 3, 2]
+
+
+def test_the_recipe_can_say_the_vector_that_alphaloras_authors_ship(tmp_path):
+    # Alphas whose shares are exactly these counts: the least that gives them, beyond our usual eight a module.
+    rows = [f"model.layers.{layer}.mlp.up_proj,64,32,{count ** (1 / 2.5)!r}" for layer, count in enumerate(MISTRAL)]
+    (tmp_path / "alphas.csv").write_text("\n".join(["name,rows,cols,alpha", *rows]) + "\n")
+    plan = planned_from("alphalora", tmp_path, spectra=str(tmp_path / "alphas.csv"))
+    assert by_layer(plan, 32) == [(count, min(2, count)) for count in MISTRAL]
+
+
+def test_the_recipe_of_lora_smoe_counts_tasks_of_attention_alone(tmp_path):
+    names = [f"model.layers.{layer}.self_attn.{part}" for layer in range(5) for part in ("q_proj", "v_proj")]
+    names += [f"model.layers.{layer}.mlp.up_proj" for layer in range(5)]
+    rng = np.random.default_rng(0)
+    gradients = {name: rng.random(8).tolist() for name in names}
+    report = sensitivity_of(gradients, names=tuple("abcdefgh"))
+    report.save(tmp_path / "sensitivity.json")
+    plan = planned_from("lora-smoe", tmp_path, **{"sensitivity": str(tmp_path / "sensitivity.json"), "expert-rank": "1"})
+    for part in ("q_proj", "v_proj"):
+        group = np.array([gradients[name] for name in names if name.endswith(part)])
+        counts = (group > np.percentile(group, 40, axis=0)).sum(1).tolist()
+        assert [len(site.ranks) for site in plan.sites if site.name.endswith(part)] == counts
+    assert all(not site.ranks for site in plan.sites if ".mlp." in site.name)
