@@ -50,7 +50,7 @@ class Cli(click.Group):
             raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from None
         except KeyboardInterrupt:
             click.echo(
-                "Interrupted; nothing half-written is left. To continue, repeat analyze or compare, or add --resume to train.",
+                "Interrupted; nothing half-written is left. To continue, give the same command again (train with --resume).",
                 err=True,
             )
             ctx.exit(130)

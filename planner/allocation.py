@@ -132,7 +132,7 @@ def _problem(budget: str, evidence: Evidence, settings: AllocationSettings) -> P
         raise InputError(f"strategy {strategy.name!r} finds weights that are not finite; a value of the reports is too large")
     if not any(demand.weights):
         raise InputError(f"strategy {strategy.name!r} wants nothing at any site of {evidence.model.name}")
-    limit = _limit(budget, evidence, asked)
+    limit = _limit(budget, evidence, asked, demand)
     _require_effect(settings, demand, limit.unit)
     problem = Problem(evidence=evidence, demand=demand, limit=limit, settings=settings)
     if problem.limit.match_rank:
@@ -146,11 +146,11 @@ def _problem(budget: str, evidence: Evidence, settings: AllocationSettings) -> P
     return problem
 
 
-def _limit(budget: str, evidence: Evidence, asked: Sequence[bool]) -> BudgetLimit:
+def _limit(budget: str, evidence: Evidence, asked: Sequence[bool], demand: Demand) -> BudgetLimit:
     if budget.endswith(".json"):
         return BudgetLimit(request=f"size of {budget}", unit="parameters", amount=Plan.load(budget).parameters)
     sites = list(compress(evidence.sites, asked))
-    layers = len({site.layer for site in sites})
+    layers = len({site.layer for site, weight in zip(evidence.sites, demand.weights, strict=True) if weight > 0})
     return parse_budget(
         budget, parameters=evidence.model.parameters, rank_cost=sum(site.rank_cost for site in sites), layers=layers
     )

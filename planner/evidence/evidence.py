@@ -178,9 +178,8 @@ def gather(
     """
     _require_one_model(spectra, sensitivity, checkpoint)
     model, shapes = _inventory(spectra, sensitivity, checkpoint)
-    asked = set(shapes) if modules is None else set(compress(shapes, chosen_modules(list(shapes), modules)))
-    alphas = _joined(shapes, asked, _alphas(spectra, estimator), "spectra") if spectra else {}
-    gradients = _joined(shapes, asked, _gradients(sensitivity), "sensitivity") if sensitivity else {}
+    alphas = _joined(shapes, _alphas(spectra, estimator), "spectra", modules) if spectra else {}
+    gradients = _joined(shapes, _gradients(sensitivity), "sensitivity", modules) if sensitivity else {}
     names = sorted(shapes, key=sort_key)
     sites = tuple(_site(name, shapes[name], alphas.get(name, UNKNOWN), gradients.get(name), statistic) for name in names)
     # Of what is not square a table may confuse the sides.
@@ -205,6 +204,11 @@ def _site(name: str, shape: Shape, alpha: Estimate, gradients: SiteSensitivity |
         all_share=_plain_mean([task.all_share for task in used]),
         loss_reduction=gradients.loss_reduction if gradients else (),
     )
+
+
+def _asked(names: Mapping[str, object], modules: str | None) -> set[str]:
+    """The names that are asked for; all where nobody says which."""
+    return set(names) if modules is None else set(compress(names, chosen_modules(list(names), modules)))
 
 
 def _plain_mean(values: Sequence[float]) -> float:
@@ -281,12 +285,15 @@ def _gradients(sensitivity: SensitivityReport) -> dict[str, tuple[Shape, SiteSen
     return {site.name: (site.shape, site) for site in sensitivity.sites}
 
 
-def _joined(shapes: Mapping[str, Shape], asked: set[str], known: Mapping[str, tuple[Shape, T]], report: str) -> dict[str, T]:
+def _joined(shapes: Mapping[str, Shape], known: Mapping[str, tuple[Shape, T]], report: str, modules: str | None) -> dict[str, T]:
     """The report's value for every site; both sides must know the same modules with the same shapes, if they are asked for."""
+    asked, theirs = _asked(shapes, modules), _asked(known, modules)
     found = resolve(known, list(shapes))
-    if unknown := [name for name in known if name not in found]:
-        raise InputError(f"site {unknown[0]!r} of the {report} report is no module of the model")
-    by_site = {found[name]: value for name, value in known.items()}
+    if unknown := [name for name in known if name not in found and name in theirs]:
+        raise InputError(
+            f"site {unknown[0]!r} of the {report} report is no module of the model, or the other report was made with `modules`"
+        )
+    by_site = {found[name]: value for name, value in known.items() if name in found}
     for name, shape in shapes.items():
         if name not in by_site:
             if name not in asked:

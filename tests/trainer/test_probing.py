@@ -104,3 +104,14 @@ def test_reports_of_some_modules_make_a_plan_for_these(tiny_llama, two_tasks):
     assert len(whole.sites) == 14
     with pytest.raises(InputError, match=r"is missing from the spectra report; was it made with other `modules`\?"):
         planner.allocate("rank 2", **known, model=checkpoint)
+
+
+def test_a_report_of_some_modules_and_a_whole_one_go_together_where_these_are_asked_for(tiny_llama, two_tasks):
+    import spectra
+
+    whole = measure(open_checkpoint(tiny_llama), two_tasks[:1], FEW)
+    some = spectra.analyze(tiny_llama, spectra.AnalysisSettings(modules="attention"))
+    plan = planner.allocate("rank 2", planner.AllocationSettings(modules="attention"), spectra=some, sensitivity=whole)
+    assert {site.name.split(".")[3] for site in plan.sites} == {"self_attn"}
+    with pytest.raises(InputError, match="is no module of the model, or the other report was made with `modules`"):
+        planner.allocate("rank 2", spectra=some, sensitivity=whole)

@@ -54,7 +54,8 @@ def prepare(folder: Path) -> Inputs:
     """Put the model and the texts into the demo's folder; a demo that was run to its end starts over."""
     model = link_model(folder)
     train, test = write_corpus(folder)
-    start_over(folder, Recipe.load(RECIPE))
+    if (folder / HEAD / EVALUATION).exists():  # the last thing that the demo writes before its summary
+        start_over(folder, Recipe.load(RECIPE))
     shutil.rmtree(folder / HEAD, ignore_errors=True)  # nothing else writes it
     return Inputs(model=model, train=train, test=test)
 

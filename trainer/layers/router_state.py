@@ -161,8 +161,10 @@ def _shares(gate_E: Tensor | float) -> Tensor:
 
 def _by_expert(index: Tensor, weights: Tensor, mask_T: Tensor | None, experts: int) -> Tensor:
     """Routing weight that each expert gets from the tokens that count, (E,)."""
-    kept = weights if mask_T is None else weights * mask_T[:, None].to(weights.dtype)
-    seen = torch.zeros(experts, dtype=weights.dtype, device=weights.device)
+    # In single precision or better: a sum of thousands of tokens in half precision stops growing.
+    wide = weights.to(torch.promote_types(weights.dtype, torch.float32))
+    kept = wide if mask_T is None else wide * mask_T[:, None].to(wide.dtype)
+    seen = torch.zeros(experts, dtype=wide.dtype, device=wide.device)
     return seen.index_add(0, index.reshape(-1), kept.reshape(-1))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from spectra.core.terminal import PATH, json_option, show
+from spectra.core.terminal import PATH, SettingsCommand, json_option, show
 from trainer.recipes.recipe import shipped
 
 
@@ -46,7 +46,16 @@ def run(
     """
     from spectra import open_checkpoint
     from trainer.recipes.recipe import Recipe, parse_changes
-    from trainer.recipes.run import check, options_of, parts_of, require_fit, require_folder, run_steps
+    from trainer.recipes.run import (
+        check,
+        for_task,
+        options_of,
+        parts_of,
+        require_fit,
+        require_folder,
+        require_warmup,
+        run_steps,
+    )
     from trainer.recipes.steps import Place
 
     group = ctx.find_root().command
@@ -60,10 +69,25 @@ def run(
     require_folder(output, checkpoint)
     given, held = tuple(map(str, data)), tuple(map(str, tests))
     files, held = (given, held) if held else parts_of(given, output)
-    place = Place(folder=output, model=model, data=files, tests=held, steps=tuple(chosen.steps))
+    whole = () if tests else given
+    place = Place(folder=output, model=model, data=files, tests=held, steps=tuple(chosen.steps), whole=whole)
     lines = check(chosen, recipe, group.commands, place)
+    training = group.commands["train"]
+    assert isinstance(training, SettingsCommand)
+    if "train" in lines:
+        require_warmup(lines["train"], training, place)
+
+    def tell(text: str) -> None:
+        click.secho(f"\n{text}", bold=True, err=as_json)
+
+    def fit(written: tuple[str, ...]) -> tuple[str, ...]:
+        kept, left_out = for_task(written, training, place)
+        for option, why in left_out.items():
+            tell(f"left out {option}, which has no effect {why}")
+        return kept
+
     call = partial(run_command, group, quiet=as_json)
-    found = run_steps(lines, chosen.title, place, given, call, lambda text: click.secho(f"\n{text}", bold=True, err=as_json))
+    found = run_steps(lines, chosen.title, place, call, tell, fit)
     if as_json:
         click.echo(found.to_json(), nl=False)
     else:

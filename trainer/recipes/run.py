@@ -1,6 +1,7 @@
 """Running a recipe: everything is checked before the first step, and a run that was interrupted goes on where it stopped."""
 
 import hashlib
+import math
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
@@ -9,18 +10,20 @@ from typing import Literal
 
 import click
 
+from planner import Plan
 from spectra import Checkpoint, InputError, open_checkpoint
 from spectra.checkpoint.chosen import chosen_modules
 from spectra.checkpoint.names import expert_index, is_adaptable
 from spectra.core.documents import Document, Value
-from spectra.core.files import require_place, require_regular
+from spectra.core.files import require_apart, require_place, require_regular
 from spectra.core.locks import held
 from spectra.core.terminal import SettingsCommand
 from spectra.report import ModelInfo
-from trainer.data.split import split
+from trainer.data.split import SHARE, split
 from trainer.recipes.recipe import Recipe
-from trainer.recipes.steps import ORDER, RUN, Place, line
+from trainer.recipes.steps import ORDER, PLAN, RUN, Place, line
 from trainer.run_folder import CHECKPOINTS, EVALUATION, MANIFEST, REPORT
+from trainer.settings import TrainSettings
 
 RECORD = "recipe.json"
 DATA = "data"
@@ -82,6 +85,8 @@ def check(recipe: Recipe, source: str, commands: Mapping[str, click.Command], pl
                 raise InputError(f"{where}: is given by the run itself; leave it out")
             if name not in offered:
                 raise InputError(f"{where}: no such option; plan {step} --help lists them")
+            if not isinstance(value, str) and (not value or not offered[name].multiple):
+                raise InputError(f"{where}: takes one value, found a list of {len(value)}")
             flag = offered[name].is_flag
             if flag != (value in ("true", "false")):
                 raise InputError(f"{where}: {value!r}: {'is on or off; write true or false' if flag else 'takes a value'}")
@@ -115,6 +120,53 @@ def require_fit(recipe: Recipe, source: str, checkpoint: Checkpoint) -> None:
                 raise InputError(f"{source}: {step}: {error}") from None
 
 
+def for_task(written: tuple[str, ...], command: SettingsCommand, place: Place) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    """A command of training without what means nothing to the data's task: recipes are written for language models.
+
+    Args:
+        written: the command, from `check`.
+        command: `plan train`.
+        place: where its plan and data are.
+
+    Returns:
+        The command, and option -> why it was left out. What has no effect for another reason stays, and is refused by name.
+    """
+    from trainer.data.dataset import read_texts
+    from trainer.training.effects import Situation, without_effect
+
+    with command.make_context("train", list(written[1:])) as ctx:
+        settings = command.gathered(ctx)
+    assert isinstance(settings, TrainSettings)
+    about = {"plan": Plan.load(place.folder / PLAN), "settings": settings}
+    idle = without_effect(Situation(**about, task=read_texts(place.data[0]).task))  # type: ignore[arg-type]
+    anyway = without_effect(Situation(**about))  # type: ignore[arg-type]
+    left = {f"--{name.replace('_', '-')}": why for name, why in idle.items() if name not in anyway}
+    kept = list(written)
+    for flag in left:  # none of these is a flag without a value
+        at = kept.index(flag)
+        del kept[at : at + 2]
+    return tuple(kept), left
+
+
+def require_warmup(written: tuple[str, ...], command: SettingsCommand, place: Place) -> None:
+    """Refuse a warm-up that is longer than the training will be, as far as that is known before the data are tokenised.
+
+    Raises:
+        InputError: the warm-up, and how many steps there are.
+    """
+    from trainer.data.dataset import read_texts
+    from trainer.training.loop import steps_of, warmup_steps
+
+    with command.make_context("train", list(written[1:])) as ctx:
+        settings = command.gathered(ctx)
+    assert isinstance(settings, TrainSettings)
+    if settings.packing and not settings.max_steps:  # how many rows there will be nobody knows
+        return
+    counts = [len(read_texts(file).rows) for file in place.whole or place.data]
+    held = [math.ceil(SHARE * count) if place.whole else 0 for count in counts]
+    warmup_steps(settings, steps_of(settings, sum(counts) - sum(held)))
+
+
 def parts_of(data: tuple[str, ...], folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Where the parts of every training file will be, if a tenth of it is kept back: to train on, and to evaluate on."""
     stems = [folder / DATA / str(number) for number in range(len(data))]
@@ -125,9 +177,9 @@ def run_steps(
     lines: Mapping[str, tuple[str, ...]],
     title: str,
     place: Place,
-    given: tuple[str, ...],
     call: Call,
     tell: Callable[[str], None],
+    fit: Callable[[tuple[str, ...]], tuple[str, ...]],
 ) -> RecipeRun:
     """Run the steps that are not done yet.
 
@@ -135,27 +187,30 @@ def run_steps(
         lines: step -> its command, from `check`.
         title: of the recipe.
         place: where it runs.
-        given: the training files that the user named; if they are not the place's, these are their parts and are made first.
         call: runs a command.
         tell: is given every command before it runs.
+        fit: is given the command of the training once there is a plan, and may leave options out.
 
     Raises:
         InputError: the folder holds a run of another model, of other data, or of other options at a step that is done.
     """
-    kept_back = given != place.data
-    files = {file: _sha256(file) for file in dict.fromkeys((*given, *(() if kept_back else place.tests)))}
+    files = {file: _sha256(file) for file in dict.fromkeys(place.whole or (*place.data, *place.tests))}
+    if place.whole:
+        parts = {f"a part of {file}": Path(file) for file in (*place.data, *place.tests)}
+        require_apart({"output": place.folder / RECORD, **parts}, place.whole)
     record = RecipeRun(title=title, model=ModelInfo.of(open_checkpoint(place.model)), files=files)
     with held(place.folder, "runs a recipe in this folder"):
         done = _claimed(record, lines, place.folder)
-        if kept_back:
-            for number, file in enumerate(given):
+        if place.whole:
+            for number, file in enumerate(place.whole):
                 split(Path(file), place.folder / DATA, number)
             tell(f"a tenth of the data is kept back for evaluation: {', '.join(place.tests)}")
         for number, (step, written) in enumerate(lines.items()):
             if number < len(done):
                 tell(f"{step} is done: {place.at(ORDER[step].output) if ORDER[step].output else place.at(RUN)}")
                 continue
-            resumed = (*written, "--resume") if step == "train" and _begun(place.folder / RUN) else written
+            fitted = fit(written) if step == "train" else written
+            resumed = (*fitted, "--resume") if step == "train" and _begun(place.folder / RUN) else fitted
             tell("$ plan " + shlex.join(resumed))
             call(resumed)
             done = (*done, Done(step=step, arguments=written))

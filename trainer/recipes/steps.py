@@ -21,6 +21,8 @@ class Place:
     tests: tuple[str, ...]
     steps: tuple[str, ...]
     """The recipe's steps."""
+    whole: tuple[str, ...] = ()
+    """Training files that `data` and `tests` are the parts of; empty where held-out files were named."""
 
     def at(self, name: str) -> str:
         """A file of the folder."""

@@ -55,10 +55,8 @@ def _arguments(output: Path, settings: TrainSettings, examples: int, evaluates: 
         raise InputError(
             f"`batch_size` {settings.batch_size} cannot be split into {processes} processes x {settings.accumulation} passes"
         )
-    per_epoch = math.ceil(examples / settings.batch_size)
-    # Counted here and not by the Trainer, because warm-up, logs, saves and growth are all spread over the steps. An epoch's last,
-    # smaller batch is a step.
-    steps = settings.max_steps or max(1, math.ceil(per_epoch * settings.epochs))
+    # Counted here and not by the Trainer, because warm-up, logs, saves and growth are all spread over the steps.
+    steps = steps_of(settings, examples)
     return TrainingArguments(
         output_dir=str(output / CHECKPOINTS),
         max_steps=steps,
@@ -67,7 +65,7 @@ def _arguments(output: Path, settings: TrainSettings, examples: int, evaluates: 
         gradient_accumulation_steps=settings.accumulation,
         learning_rate=settings.rate,
         weight_decay=settings.weight_decay,
-        warmup_steps=_warmup_steps(settings, steps),
+        warmup_steps=warmup_steps(settings, steps),
         lr_scheduler_type=settings.schedule,
         logging_steps=max(1, steps // LOGS_PER_RUN),
         # Otherwise the Trainer logs the mean of earlier losses in place of NaN, and nobody would notice a run that diverged.
@@ -90,7 +88,13 @@ def _arguments(output: Path, settings: TrainSettings, examples: int, evaluates: 
     )
 
 
-def _warmup_steps(settings: TrainSettings, steps: int) -> int:
+def steps_of(settings: TrainSettings, examples: int) -> int:
+    """Optimiser steps of a run; an epoch's last, smaller batch is one."""
+    per_epoch = math.ceil(examples / settings.batch_size)
+    return settings.max_steps or max(1, math.ceil(per_epoch * settings.epochs))
+
+
+def warmup_steps(settings: TrainSettings, steps: int) -> int:
     """Steps of the warm-up.
 
     Raises:

@@ -44,12 +44,10 @@ def told_idle(idle: tuple[str, ...], model: nn.Module) -> tuple[str, ...]:
     """A note, if there are any."""
     if not idle:
         return ()
-    there = sum(len(mixture.ranks) for mixture in mixtures(model).values())
-    there += sum(len(next(iter(lora.ranks.values()), [])) for lora in expert_loras(model).values())
+    there = sum(sum(map(bool, mixture.ranks)) for mixture in mixtures(model).values())
+    there += sum(any(ranks) for lora in expert_loras(model).values() for ranks in zip(*lora.ranks.values(), strict=True))
     more = f", and {len(idle) - SHOWN} more" if len(idle) > SHOWN else ""
-    return (
-        f"{len(idle)} of {there} experts learned nothing, because no learned token reached them: {'; '.join(idle[:SHOWN])}{more}",
-    )
+    return (f"{len(idle)} of {there} experts learned nothing, their B is still zero: {'; '.join(idle[:SHOWN])}{more}",)
 
 
 def overflowing(health: tuple[RouterHealth, ...]) -> tuple[str, ...]:
@@ -70,5 +68,6 @@ def collapsed(health: tuple[RouterHealth, ...]) -> tuple[str, ...]:
         f"the router of {site.site} has collapsed: expert {site.shares.index(max(site.shares))} carries {max(site.shares):.0%};"
         " a `balance_loss` of 0.01 or `router` constant spreads the work"
         for site in health
-        if max(site.shares) > COLLAPSED
+        # No setting of ours spreads the work of the base's own routers, whose entropy is not known.
+        if max(site.shares) > COLLAPSED and not math.isnan(site.entropy)
     )

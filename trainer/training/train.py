@@ -140,6 +140,8 @@ def _with_rate(
                 "grow": False,
                 "patience": 0,
                 "report_to": "none",
+                # Of a warm-up in steps the share that it has of the run itself.
+                "warmup": settings.warmup if settings.warmup < 1 else min(settings.warmup / whole_steps, 0.99),
             } | {name: getattr(USUAL, name) for name in GROWTH}
             trial = settings.model_copy(update=changed)
             run = prepare(plan, checkpoint, [train for train, _ in parts], weights, held, trial)
@@ -151,10 +153,10 @@ def _with_rate(
 
         alone = settings.model_copy(update={"evaluations": USUAL.evaluations, "patience": 0})
         whole = prepare(plan, checkpoint, files, weights, None, alone)
-        steps = arguments(
+        whole_steps = arguments(
             Path(folder), settings.model_copy(update={"learning_rate": 1.0}), len(whole.examples.rows), False
         ).max_steps
-        found = find_rate(loss_of, steps)
+        found = find_rate(loss_of, whole_steps)
     found = found.model_copy(update={"seconds": time.monotonic() - started})
     return settings.model_copy(update={"learning_rate": found.learning_rate}), found
 

@@ -1,28 +1,31 @@
-"""Ctrl-C: told again where Python would ignore it, and left to whoever handles it."""
+"""Ctrl-C: told again where Python would ignore it; everything else that Python ignores is left to whoever handles it."""
 
-import os
-import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from spectra.core.interrupt import prepare_interrupt
 
 INTERRUPTED = """
-import os, signal, sys, time
+import os, signal, sys, time, weakref
 from spectra.core.interrupt import prepare_interrupt
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 prepare_interrupt()
 
+def come(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)
+
 class Slow:
-    def __del__(self):
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.01)
+    pass
 
 try:
-    Slow()
+    one = Slow()
+    {arrange}
+    del one
     time.sleep(5)
     print("ran on")
 except KeyboardInterrupt:
@@ -30,21 +33,20 @@ except KeyboardInterrupt:
 """
 
 
-def test_a_ctrl_c_that_comes_inside_a_destructor_is_not_lost():
-    found = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("arrange", ["Slow.__del__ = come", "kept = weakref.ref(one, come)", "weakref.finalize(one, come)"])
+def test_a_ctrl_c_that_python_ignores_is_not_lost(arrange):
+    script = INTERRUPTED.replace("{arrange}", arrange)
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert (found.stdout, found.stderr) == ("interrupted\n", "")
 
 
-def test_an_interrupt_that_somebody_handles_or_ignores_stays_so():
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        for theirs in (signal.SIG_IGN, lambda *_: None):
-            signal.signal(signal.SIGINT, theirs)
-            prepare_interrupt()
-            assert signal.getsignal(signal.SIGINT) is theirs
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        prepare_interrupt()
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
+def test_what_else_is_ignored_goes_where_it_went(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    prepare_interrupt()
+    first = sys.unraisablehook
+    prepare_interrupt()
+    assert sys.unraisablehook is first  # once is enough
+    unraisable = SimpleNamespace(exc_type=ValueError)
+    sys.unraisablehook(unraisable)
+    assert seen == [unraisable]

@@ -224,3 +224,13 @@ def test_the_auxiliary_loss_is_the_mean_over_mixtures_of_both_terms():
         expected.append(0.5 * balance_loss(logits, gates, None) + 0.25 * z_loss(logits, None))
     torch.testing.assert_close(state.loss(), sum(expected) / 2)
     assert RouterState(MixtureSettings()).loss() is None
+
+
+def test_half_precision_weights_of_many_tokens_are_summed_in_single_precision():
+    """In bf16 a sum of thousands of halves stops at 128, and all busy experts come out alike."""
+    state = RouterState(MixtureSettings())
+    state.recording = state.counting = True
+    index = torch.tensor([[0, 1]] * 3000 + [[0, 2]] * 1000)
+    state.observe_experts("layer", index, torch.full((4000, 2), 0.5, dtype=torch.bfloat16), 3)
+    assert state.take_usage("layer").tolist() == [2000.0, 1500.0, 500.0]
+    assert state.health()[0].shares == pytest.approx((0.5, 0.375, 0.125))

@@ -126,6 +126,39 @@ def test_every_option_is_checked_before_anything_is_written(quick, tiny_llama, t
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("value", ["[rank 1, rank 2]", "[]"])
+def test_a_list_where_one_value_stands_is_refused(tiny_llama, texts, tmp_path, value):
+    (tmp_path / "odd.yaml").write_text(QUICK.replace("rank 1", value))
+    found = plan(tmp_path / "odd.yaml", "--model", tiny_llama, "--data", texts, "-o", tmp_path / "out")
+    assert (found.exit_code, "allocate: budget: takes one value, found a list of" in found.output) == (1, True)
+
+
+@pytest.mark.parametrize("step", ["max-steps=4", "max-steps="])
+def test_a_warm_up_that_is_too_long_is_refused_before_the_first_step(quick, tiny_llama, texts, tmp_path, step):
+    given = ("--set", "train.warmup=100", "--set", f"train.{step}", "-o", tmp_path / "out")
+    found = plan(quick, "--model", tiny_llama, "--data", texts, *given)
+    assert "`warmup` 100: from 1 on a whole number of steps, and this run has" in found.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_part_of_the_data_replaces_the_data(quick, tiny_llama, texts, tmp_path):
+    (tmp_path / "out" / "data").mkdir(parents=True)
+    mine = tmp_path / "out" / "data" / "0-train.jsonl"
+    mine.write_bytes(texts.read_bytes())
+    found = plan(quick, "--model", tiny_llama, "--data", mine, "-o", tmp_path / "out")
+    assert (found.exit_code, "would replace" in found.output) == (1, True)
+    assert mine.read_bytes() == texts.read_bytes()
+
+
+@pytest.mark.training
+def test_what_means_nothing_to_a_classifier_is_left_out_aloud(minilm, small_corpus, tmp_path):
+    train, test = small_corpus
+    changes = ("--set", "max-steps=1", "--set", "train.warmup=", "--set", "budget=6 experts")
+    found = plan("alphalora", "--model", minilm, "--data", train, "--test", test, "--small", *changes, "-o", tmp_path / "out")
+    assert found.exit_code == 0, found.output
+    assert "left out --loss-on, which has no effect on a classifier, whose loss counts labels" in found.output
+
+
 def test_a_recipe_about_experts_refuses_a_dense_model(tiny_llama, texts, tmp_path):
     found = plan("dr-lora", "--model", tiny_llama, "--data", texts, "-o", tmp_path / "out")
     assert found.output == "Error: dr-lora: is about models with routed experts, and tiny-llama has none\n"

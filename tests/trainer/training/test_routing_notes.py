@@ -35,7 +35,7 @@ def test_a_routed_expert_learned_nothing_if_none_of_its_projections_did(tiny_olm
         next(iter(expert_loras(model).values())).B["down_proj"][3] = 0
     assert idle_experts(model) == ("model.layers.0.mlp.experts.3",)
     (note,) = told_idle(idle_experts(model), model)
-    assert note == "1 of 8 experts learned nothing, because no learned token reached them: model.layers.0.mlp.experts.3"
+    assert note == "1 of 8 experts learned nothing, their B is still zero: model.layers.0.mlp.experts.3"
 
 
 def test_a_note_names_eight_and_counts_the_rest(llama_plan):
@@ -51,7 +51,8 @@ def health(*shares, site="layers.0.q", dropped=0.0, unserved=0.0):
 
 
 def test_a_collapsed_router_is_a_note():
-    (note,) = collapsed((health(0.01, 0.98, 0.01), health(0.05, 0.95, site="layers.1.q")))
+    base = health(0.99, 0.01, site="layers.0.mlp.experts").model_copy(update={"entropy": math.nan})
+    (note,) = collapsed((health(0.01, 0.98, 0.01), health(0.05, 0.95, site="layers.1.q"), base))
     assert note.startswith("the router of layers.0.q has collapsed: expert 1 carries 98%; a `balance_loss` of 0.01 or `router`")
 
 
