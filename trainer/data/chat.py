@@ -71,7 +71,7 @@ def _plain(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> l
         answer = message["role"] == "assistant"
         # A heading is never learnt: it is what a model is given to ask for the answer.
         found.append(Segment("\n\n" * (position > 0) + HEADINGS[message["role"]], False))
-        found.append(Segment(_closed(message["content"], tokenizer) if answer else message["content"], answer))
+        found.append(Segment(_closed(message["content"], tokenizer) if answer else message["content"], message["learned"]))
     return found
 
 
@@ -94,7 +94,7 @@ def _templated(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) 
             raise InputError(
                 "the tokenizer's chat template rewrites earlier turns, so the assistant's cannot be located; use `loss_on` all"
             )
-        found.append(Segment(text[len(done) :], trained))
+        found.append(Segment(text[len(done) :], trained and messages[count - 1]["learned"]))
         done = text
     return found
 
@@ -102,7 +102,8 @@ def _templated(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) 
 def _render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, asks: bool) -> str:
     try:
         with bounded():
-            return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asks))
+            said = [{"role": one["role"], "content": one["content"]} for one in messages]
+            return str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=asks))
     except (TakesTooLongError, MemoryError):
         raise InputError("the tokenizer's chat template takes seconds or a gigabyte for one row; use another tokenizer") from None
     # A template is a program, and may fail as one.

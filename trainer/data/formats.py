@@ -1,6 +1,6 @@
 """The table of dataset formats: what a file's columns make of its rows. A new format is one function and one line of `FORMATS`.
 
-Every row becomes a canonical row: {text, label}, {text}, {prompt, completion}, {messages: [{role, content}, ...]} or
+Every row becomes a canonical row: {text, label}, {text}, {prompt, completion}, {messages: [{role, content, learned}, ...]} or
 {prompt, choices, answer}. Loads neither torch nor datasets, so that the command line can say which formats there are.
 """
 
@@ -12,9 +12,18 @@ from typing import Any, Literal, NamedTuple
 from spectra import InputError
 
 Row = Mapping[str, Any]
-Message = dict[str, str]
+Message = dict[str, Any]
+"""`role`, `content`, and `learned`: whether the loss counts the turn."""
 
 ROLES = {"system": "system", "user": "user", "assistant": "assistant"}
+FLAGS = ("weight", "train", "trainable")
+"""Keys of a turn by which its publisher says whether it is to be learned."""
+SYSTEM = ("system", "system_prompt")
+"""Columns that hold a conversation's system turn."""
+NOT_HEARD = ("reasoning_content", "reasoning", "thinking", "tool_calls", "function_call", "tool_call_id")
+"""Keys of a turn that say something which would be lost."""
+NOT_GIVEN = ("tools", "functions")
+"""Columns of a conversation that a chat template would have to be given."""
 SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 
 
@@ -99,7 +108,11 @@ def _alpaca(row: Row) -> dict[str, Any]:
     given = _optional(row, "input")
     turns.append(("user", _needed(row, "instruction") + (f"\n{given}" if given else "")))
     turns.append(("assistant", _needed(row, "output")))
-    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+    return {"messages": [_message(role, content) for role, content in turns]}
+
+
+def _message(role: str, content: str) -> Message:
+    return {"role": role, "content": content, "learned": role == "assistant"}
 
 
 def _history(value: Any) -> list[Row]:
@@ -121,12 +134,42 @@ def _conversation(row: Row, column: str, speaker: str, said: str, roles: dict[st
     turns = row[column]
     if not isinstance(turns, list) or not turns:
         raise InputError(f"{column} is {_shown(turns)}; it must be a list of {{{speaker}, {said}}} with at least one turn")
-    found = [_turn(turn, f"{column}[{number}]", speaker, said, roles) for number, turn in enumerate(turns)]
+    if lost := next((name for name in NOT_GIVEN if row.get(name)), None):
+        raise InputError(f"{lost} is {_shown(row[lost])}; chat templates are not given it, so remove the column or the row")
+    found = _with_system(row, [_turn(turn, f"{column}[{number}]", speaker, said, roles) for number, turn in enumerate(turns)])
     if all(message["role"] != "assistant" for message in found):
         raise InputError(f"{column} has no assistant turn among {len(found)}; add one or remove the row")
+    if not any(message["learned"] for message in found):
+        raise InputError(f"{column} has no assistant turn that is to be learned; remove the row")
     if found[0]["role"] == "assistant":
         raise InputError(f"{column} begins with the assistant's turn; put a user or system turn before it or remove the row")
     return found
+
+
+def _with_system(row: Row, found: list[Message]) -> list[Message]:
+    """The conversation with the system turn that the row keeps in a column of its own."""
+    texts = {name: text for name in SYSTEM if (text := _optional(row, name))}
+    if not texts:
+        return found
+    name, text = next(iter(texts.items()))
+    own = found[0]["content"] if found[0]["role"] == "system" else text
+    if odd := next((other for other in (own, *texts.values()) if other != text), None):
+        raise InputError(f"{name} is {_shown(text)}, and another system turn {_shown(odd)}; keep one of them")
+    return found if found[0]["role"] == "system" else [_message("system", text), *found]
+
+
+def _learned(turn: Row, role: str, place: str) -> bool:
+    """Whether a turn is learned: an assistant's, unless its publisher says otherwise.
+
+    Raises:
+        InputError: a flag that is neither yes nor no, or yes at a turn that is not the assistant's.
+    """
+    said = {name: turn[name] for name in FLAGS if turn.get(name) is not None}
+    if odd := next((name for name, value in said.items() if value not in (0, 1)), None):
+        raise InputError(f"{place}: {odd} is {_shown(said[odd])}; it must be 0 or 1")
+    if role != "assistant" and (odd := next((name for name in ("train", "trainable") if said.get(name)), None)):
+        raise InputError(f"{place}: {odd} is {_shown(said[odd])}, but only the assistant's turns are learned; use `loss_on` all")
+    return role == "assistant" and all(said.values())
 
 
 def _turn(turn: Any, place: str, speaker: str, said: str, roles: dict[str, str]) -> Message:
@@ -135,7 +178,10 @@ def _turn(turn: Any, place: str, speaker: str, said: str, roles: dict[str, str])
     role = turn.get(speaker)
     if not isinstance(role, str) or role not in roles:
         raise InputError(f"{place}: {speaker} is {_shown(role)}; use one of {', '.join(roles)}")
-    return {"role": roles[role], "content": _needed(turn, said, f"{place}: ")}
+    if lost := next((name for name in NOT_HEARD if turn.get(name)), None):
+        raise InputError(f"{place}: {lost} is {_shown(turn[lost])}; it would be lost, so write it into {said} or remove the row")
+    content = _needed(turn, said, f"{place}: ")
+    return _message(roles[role], content) | {"learned": _learned(turn, roles[role], place)}
 
 
 def _multiple_choice(row: Row) -> dict[str, Any]:
@@ -156,7 +202,7 @@ def _multiple_choice(row: Row) -> dict[str, Any]:
 
 
 TEXT, LABELLED = {"text": "string"}, {"text": "string", "label": "string"}
-MESSAGES = {"messages": [{"role": "string", "content": "string"}]}
+MESSAGES = {"messages": [{"role": "string", "content": "string", "learned": "bool"}]}
 COMPLETION = {"prompt": "string", "completion": "string"}
 QUESTION = {"prompt": "string", "choices": ["string"], "answer": "int64"}
 

@@ -46,9 +46,14 @@ def bytewise(template=None):
 
 
 def turns(*contents, system=None):
+    """Canonical messages, which a file may hold as well."""
     roles = ("user", "assistant")
-    found = [{"role": roles[position % 2], "content": content} for position, content in enumerate(contents)]
-    return ([{"role": "system", "content": system}] if system else []) + found
+    found = [said(roles[position % 2], content) for position, content in enumerate(contents)]
+    return ([said("system", system)] if system else []) + found
+
+
+def said(role, content, learned=None):
+    return {"role": role, "content": content, "learned": role == "assistant" if learned is None else learned}
 
 
 def trained(tokenizer, row):

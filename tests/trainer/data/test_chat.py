@@ -34,6 +34,18 @@ def test_turns_after_the_last_answer_are_read_but_not_learned(tmp_path):
     assert tokenizer.decode(row["input_ids"]).endswith("c<|im_end|>\n")
 
 
+@pytest.mark.parametrize("template", [CHATML, None])
+def test_an_answer_that_is_not_to_be_learned_is_read_all_the_same(tmp_path, template):
+    tokenizer = bytewise(template)
+    first, answer, more, last = turns("a", "b", "c", "d")
+    path = write_rows(tmp_path / "m.jsonl", [{"messages": [first, answer | {"weight": 0}, more, last]}])
+    row = tokenise(read_texts(path), tokenizer, 256).rows[0]
+    (learned,) = trained(tokenizer, row)
+    assert learned.startswith("d")
+    whole = tokenise(read_texts(write_rows(tmp_path / "n.jsonl", [{"messages": turns("a", "b", "c", "d")}])), tokenizer, 256)
+    assert row["input_ids"] == whole.rows[0]["input_ids"]
+
+
 def test_without_a_template_a_conversation_gets_our_plain_text(tmp_path):
     tokenizer = bytewise()
     texts = read_texts(write_rows(tmp_path / "m.jsonl", [TALK]))

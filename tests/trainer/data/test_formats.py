@@ -9,7 +9,7 @@ from spectra import InputError
 from tests.trainer.data.examples import TALK, turns
 from tests.trainer.examples import write_rows
 from trainer.data.dataset import read_texts
-from trainer.data.formats import FORMATS, detect, formats_help
+from trainer.data.formats import FORMATS, NOT_GIVEN, NOT_HEARD, SYSTEM, detect, formats_help
 
 ASKED = {"prompt": "the file", "choices": ["reads", "does"], "answer": 1}
 CASES = {
@@ -129,6 +129,38 @@ HUMAN, GPT = {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}
             r"row 2: conversations\[1\]: value is 3; it must be text",
         ),
         (bad("conversations", HUMAN, GPT), bad("conversations", HUMAN), "row 2: conversations has no assistant turn"),
+        (
+            bad("messages", USER, SAID),
+            bad("messages", USER, SAID | {"weight": 0.5}),
+            r"row 2: messages\[1\]: weight is 0.5; it must be 0 or 1",
+        ),
+        (
+            bad("messages", USER, SAID),
+            bad("messages", USER, SAID | {"weight": 0}),
+            "row 2: messages has no assistant turn that is to be learned; remove the row",
+        ),
+        (
+            bad("messages", USER, SAID),
+            bad("messages", USER | {"train": True}, SAID),
+            r"row 2: messages\[0\]: train is True, but only the assistant's turns are learned; use `loss_on` all",
+        ),
+        *(
+            (
+                bad("messages", USER, SAID),
+                bad("messages", USER, SAID | {key: "think"}),
+                rf"row 2: messages\[1\]: {key} is 'think'; it would be lost, so write it into content or remove the row",
+            )
+            for key in NOT_HEARD
+        ),
+        *(
+            (bad("conversations", HUMAN, GPT), bad("conversations", HUMAN, GPT) | {key: "[{}]"}, rf"row 2: {key} is '\[{{}}\]'")
+            for key in NOT_GIVEN
+        ),
+        (
+            bad("messages", USER, SAID),
+            bad("messages", {"role": "system", "content": "x"}, USER, SAID) | {"system": "y"},
+            "row 2: system is 'y', and another system turn 'x'; keep one of them",
+        ),
     ],
 )
 def test_bad_rows_are_named(tmp_path, good, row, message):
@@ -183,6 +215,22 @@ def test_a_canonical_row_has_the_columns_that_the_table_says(name):
     row, _ = CASES[name]
     assert FORMATS[name].canonical(row).keys() == FORMATS[name].becomes.keys()
     assert detect([*FORMATS[name].columns, "other"], evaluation=True) == name
+
+
+@pytest.mark.parametrize("column", SYSTEM)
+@pytest.mark.parametrize("own", [None, "be short"])
+def test_a_system_turn_may_stand_in_a_column_of_its_own(tmp_path, column, own):
+    row = {"messages": turns("a", "b", system=own), column: "be short"}
+    (read,) = read_texts(write_rows(tmp_path / "m.jsonl", [row])).rows.to_list()
+    assert read["messages"] == turns("a", "b", system="be short")
+
+
+@pytest.mark.parametrize(("flag", "value"), [("weight", 0), ("train", False), ("trainable", False)])
+def test_a_turn_that_its_publisher_leaves_out_is_not_learned(tmp_path, flag, value):
+    asked, answered, more, last = turns("a", "b", "c", "d")
+    row = {"messages": [asked | {flag: value}, answered | {flag: value}, more, last | {flag: 1}]}
+    (read,) = read_texts(write_rows(tmp_path / "m.jsonl", [row])).rows.to_list()
+    assert [message["learned"] for message in read["messages"]] == [False, False, False, True]
 
 
 def test_the_first_format_that_fits_wins():
