@@ -125,6 +125,8 @@ class ProbeSettings(Value):
     """Modules to measure, separated by commas: names as PEFT's target_modules takes them, `attention`, `mlp`, or patterns of the whole name. Default: all linear modules of the layers."""  # noqa: E501
     max_length: Annotated[int, Field(ge=2, lt=2**31)] = 128
     """Tokens per text."""
+    loss_on: LossOn = "completion"
+    """Part of conversations and prompts that the loss counts: the answers, or everything. Use what you will train with."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed for sampling examples and for a new classification head."""
     precision: Precision = "auto"

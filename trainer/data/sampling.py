@@ -12,7 +12,7 @@ from trainer.base_model import load_model, load_tokenizer, resolved
 from trainer.data.dataset import batches, read_texts
 from trainer.data.tokenize import tokenise
 from trainer.limits import require_device, require_length, require_vocabulary
-from trainer.settings import Precision, Task
+from trainer.settings import LossOn, Precision, Task
 
 PROBE_BATCH = 8
 
@@ -34,6 +34,7 @@ def load_sample(
     samples: int,
     max_length: int,
     seed: int,
+    loss_on: LossOn = "completion",
     precision: Precision = "fp32",
     device: str = "cpu",
 ) -> Sample:
@@ -45,6 +46,7 @@ def load_sample(
         samples: how many examples; all of them if the file has fewer.
         max_length: in tokens.
         seed: of the draw and of a new head.
+        loss_on: what the loss counts; see `tokenise`.
         precision: of the model's weights.
         device: where the model goes.
 
@@ -54,12 +56,14 @@ def load_sample(
     require_device(device)  # first: texts and models may take minutes
     texts = read_texts(data)
     labels = texts.labels if texts.task == "classification" else ()
+    if texts.task == "classification" and loss_on != "completion":
+        raise InputError("`loss_on` has no effect on a classifier, whose loss counts labels; leave it out")
     if len(labels) == 1:
         raise InputError(f"{data}: only one label, {labels[0]!r}; there is nothing to tell apart")
     tokenizer = load_tokenizer(checkpoint.location)
     require_length(checkpoint, max_length)
     drawn = replace(texts, rows=texts.rows.shuffle(seed=seed).select(range(min(samples, len(texts.rows)))))
-    examples = tokenise(drawn, tokenizer, max_length, labels)
+    examples = tokenise(drawn, tokenizer, max_length, labels, loss_on=loss_on)
     require_vocabulary(checkpoint, tokenizer, examples.rows["input_ids"], Path(data))
     model = load_model(checkpoint, texts.task, labels, seed, tokenizer.pad_token_id, resolved(precision)).to(device)
     # Examples of like length stand together, which leaves little padding; the longest come first, so that memory that does not

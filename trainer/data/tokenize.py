@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
@@ -9,12 +10,16 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from spectra import InputError
+from spectra.core.distributed import is_main_process
+from spectra.core.log import LOG
 from trainer.data.chat import encode, is_enough, letters
 from trainer.data.examples import Examples, Texts
 from trainer.data.packing import pack_rows
 from trainer.settings import LossOn
 
 BATCH = 1000
+LOOKED_AT = 256  # rows of which it is found out whether the tokenizer melts prompts with completions
+_told: set[Path] = set()  # files of which it has been said; a study tokenises each in every run
 
 
 def tokenise(
@@ -46,6 +51,7 @@ def tokenise(
     if labels:
         return _classified(texts, tokenizer, max_length, labels)
     plain = "text" in texts.rows.column_names
+    _tell_of_seams(texts, tokenizer)
     encoded = list(_plain(texts, tokenizer, max_length) if plain else _answers(texts, tokenizer, max_length, loss_on))
     # Without the first label, which is shifted away. A mean over no label at all would be NaN.
     kept = [example for example in encoded if (example.labels[1:] != -100).any()]
@@ -56,6 +62,32 @@ def tokenise(
     truncated = sum(example.cut for example in encoded)
     examples = Examples(task="causal", rows=rows, truncated=truncated, dropped=len(encoded) - len(kept))
     return pack(examples, max_length) if packing else examples
+
+
+def _tell_of_seams(texts: Texts, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Say that the tokenizer would melt the ends of prompts with the starts of completions, which are then tokenised apart.
+
+    A prompt that ends in a space is the usual case: the model has learned the space as the start of the next word, and asked
+    with the space before it is at a loss.
+    """
+    if "completion" not in texts.rows.column_names:
+        return
+    rows = texts.rows.select(range(min(LOOKED_AT, len(texts.rows))))
+    prompts, answers = list(rows["prompt"]), list(rows["completion"])
+    most = [prompt[-letters(1) :] for prompt in prompts]  # what melts is near the seam
+    given = {"add_special_tokens": False, "verbose": False}
+    whole = tokenizer([prompt + answer[:64] for prompt, answer in zip(most, answers, strict=True)], **given)["input_ids"]
+    alone = tokenizer(most, **given)["input_ids"]
+    melted = [number for number, (one, part) in enumerate(zip(whole, alone, strict=True)) if one[: len(part)] != part]
+    if not melted or not is_main_process() or texts.path in _told:
+        return
+    _told.add(texts.path)
+    end, start = prompts[melted[0]][-8:], answers[melted[0]][:8]
+    advice = "; move the space from the prompt's end to the completion's start" if end.endswith(" ") else ""
+    LOG.warning(
+        f"{texts.path}: in {len(melted)} of {len(rows)} rows looked at, the prompt's end and the completion's start belong to one"
+        f" token ({end!r} + {start!r}) and are learned apart, as no other text has them{advice}"
+    )
 
 
 class _Encoded(NamedTuple):

@@ -59,3 +59,17 @@ def test_what_cannot_be_sampled_is_refused(tiny_llama, sentences, tmp_path):
         load_sample(checkpoint, sentences, **OPTIONS, device="nowhere")
     with pytest.raises(InputError, match=r"`max_length` 4096 is more than the \d+ positions of tiny-llama"):
         load_sample(checkpoint, sentences, **OPTIONS | {"max_length": 4096})
+
+
+def test_a_probe_may_count_prompts_too(tiny_llama, tmp_path):
+    path = write_rows(tmp_path / "p.jsonl", [{"prompt": "the file and", "completion": " list"}] * 4)
+    given = {"samples": 2, "max_length": 16, "seed": 0}
+    answers, whole = (load_sample(open_checkpoint(tiny_llama), path, **given, loss_on=part) for part in ("completion", "all"))
+    counts = [int((next(iter(sample.batches))["labels"] != -100).sum()) for sample in (answers, whole)]
+    assert counts[0] < counts[1]
+
+
+def test_what_a_classifiers_loss_counts_cannot_be_chosen(tiny_llama, tmp_path):
+    path = write_rows(tmp_path / "l.jsonl", [{"text": "the file", "label": label} for label in "ab"])
+    with pytest.raises(InputError, match="`loss_on` has no effect on a classifier"):
+        load_sample(open_checkpoint(tiny_llama), path, samples=2, max_length=16, seed=0, loss_on="all")

@@ -1,5 +1,7 @@
 """Texts -> token ids and labels: what is cut, dropped, counted and refused."""
 
+import logging
+
 import pytest
 
 from spectra import InputError
@@ -127,3 +129,32 @@ def test_a_tokenizer_without_an_end_token_adds_none(tmp_path):
     tokenizer.eos_token = None
     texts = read_texts(write_rows(tmp_path / "c.jsonl", [{"prompt": "the", "completion": " file"}]))
     assert trained(tokenizer, tokenise(texts, tokenizer, 16).rows[0]) == ["file"]
+
+
+@pytest.mark.parametrize(("prompt", "completion", "said"), [("is ", "yes", True), ("is", " yes", False), ("is:", "yes", False)])
+def test_a_prompt_whose_end_melts_with_the_answer_is_told_once(tmp_path, caplog, prompt, completion, said):
+    """A tokenizer that has the space before a word inside the word's token, as most have."""
+    tokenizer = spaced()
+    path = write_rows(tmp_path / "p.jsonl", [{"prompt": prompt, "completion": completion}] * 3)
+    caplog.set_level(logging.WARNING, logger="loraplan")
+    for _ in range(2):
+        tokenise(read_texts(path), tokenizer, 32)
+    assert len(caplog.records) == said
+    if said:
+        assert "in 3 of 3 rows looked at" in caplog.text
+        assert "('is ' + 'yes')" in caplog.text
+        assert "move the space from the prompt's end to the completion's start" in caplog.text
+
+
+def spaced():
+    """Byte-level BPE with one merge: a space and the y behind it are one token."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<s>": 0, "</s>": 1} | {letter: number for number, letter in enumerate([*alphabet, "\u0120y"], start=2)}
+    made = Tokenizer(BPE(vocabulary, [("\u0120", "y")]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="</s>")
