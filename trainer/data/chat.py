@@ -23,12 +23,13 @@ class Segment(NamedTuple):
     """Whether the loss counts its tokens."""
 
 
-def segments(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> list[Segment]:
-    """Write out a canonical row with `prompt` or `messages`; neighbours differ in `trained`, and no text is empty.
+def segments(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> list[list[Segment]]:
+    """Write out a canonical row with `prompt` or `messages`, as one example or as several.
 
-    A prompt and its completion are joined as they are, with the end-of-text token behind. Messages go through the tokenizer's
-    chat template. Where it has none, they get a plain text that is our choice, after Alpaca's: the system's text bare, a user's
-    under "### Instruction:", an assistant's under "### Response:" and closed by the end-of-text token, blank lines between.
+    In each, neighbours differ in `trained`, and no text is empty. A prompt and its completion are joined as they are, with the
+    end-of-text token behind. Messages go through the tokenizer's chat template. Where it has none, they get a plain text that is
+    our choice, after Alpaca's: the system's text bare, a user's under "### Instruction:", an assistant's under "### Response:"
+    and closed by the end-of-text token, blank lines between.
 
     Args:
         row: what a format's `canonical` returned.
@@ -36,20 +37,20 @@ def segments(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> l
         loss_on: the completion or the assistant's turns, or everything.
 
     Raises:
-        InputError: a template that refuses the row, or that rewrites earlier turns so that the assistant's cannot be located.
+        InputError: a template that refuses the row, or that does not write what a turn says.
     """
     if "messages" not in row:
-        found = [Segment(row["prompt"], False), Segment(_closed(row["completion"], tokenizer), True)]
+        found = [[Segment(row["prompt"], False), Segment(_closed(row["completion"], tokenizer), True)]]
     elif not tokenizer.chat_template:
-        found = _plain(row["messages"], tokenizer)
+        found = [_plain(row["messages"], tokenizer)]
     elif loss_on == "all":
-        found = [Segment(_render(row["messages"], tokenizer, False), True)]
+        found = [[Segment(_render(row["messages"], tokenizer, False), True)]]
     else:
         found = _templated(row["messages"], tokenizer)
-    merged = _merged(Segment(text, trained or loss_on == "all") for text, trained in found)
-    if not any(segment.trained for segment in merged):
+    examples = [_merged(Segment(text, trained or loss_on == "all") for text, trained in example) for example in found]
+    if not all(any(segment.trained for segment in example) for example in examples):
         raise InputError("the tokenizer's chat template writes nothing of the assistant's turns; use another tokenizer")
-    return merged
+    return examples
 
 
 def _merged(found: Iterable[Segment]) -> list[Segment]:
@@ -75,28 +76,71 @@ def _plain(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> l
     return found
 
 
-def _templated(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[Segment]:
-    """An assistant's turn is what a rendering up to it adds to one that ends by asking for it.
+class _Turn(NamedTuple):
+    """An assistant's turn as the template writes it."""
 
-    Few templates mark these turns themselves, which `return_assistant_tokens_mask` would need.
+    given: str
+    """What stands before the answer when the model is asked for it."""
+    answer: str
+    learned: bool
+
+
+def _templated(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[list[Segment]]:
+    """Every answer as the model will be asked for it.
+
+    Few templates mark the assistant's turns themselves, which `return_assistant_tokens_mask` would need. So each answer takes two
+    renderings: of the turns before it, asking for it, and of the turns up to and with it. What they share is given, the rest of
+    the second is learned; where asking writes more than answers begin with, such as an empty thought, that is where they part.
+    A template that keeps what it has written gives one example with all turns. One that rewrites earlier turns, as those of
+    reasoning models do, gives an example for each answer, because no single text has all of them as they are asked for.
     """
-    answers = [position for position, message in enumerate(messages) if message["role"] == "assistant"]
-    # Two renderings per answer: of the turns before it, asking for it, and of the turns up to and with it.
-    cuts = [cut for position in answers for cut in ((position, False), (position + 1, True))]
+    turns = [_turn(messages, position, tokenizer) for position, one in enumerate(messages) if one["role"] == "assistant"]
+    whole = _render(messages, tokenizer, False)
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            _require_written(message, number, whole)
     found, done = [], ""
-    # The last cut is what the template writes behind the last answer, further turns included.
-    for count, trained in [*cuts, (len(messages), False)]:
-        # Asking puts the assistant's header before the cut, so that it counts as given and not as learnt.
-        asks = count in answers and not trained
-        text = _render(messages[:count], tokenizer, asks)
-        # Some templates drop an earlier turn's reasoning once another follows; then no rendering is a beginning of the next.
-        if not text.startswith(done):
-            raise InputError(
-                "the tokenizer's chat template rewrites earlier turns, so the assistant's cannot be located; use `loss_on` all"
-            )
-        found.append(Segment(text[len(done) :], trained and messages[count - 1]["learned"]))
-        done = text
-    return found
+    for turn in turns:
+        if not turn.given.startswith(done):
+            break
+        found += [Segment(turn.given[len(done) :], False), Segment(turn.answer, turn.learned)]
+        done = turn.given + turn.answer
+    else:
+        if whole.startswith(done):
+            # What the template writes behind the last answer, further turns included, is read and not learned.
+            return [[*found, Segment(whole[len(done) :], False)]]
+    return [[Segment(turn.given, False), Segment(turn.answer, True)] for turn in turns if turn.learned]
+
+
+def _turn(messages: Sequence[Message], position: int, tokenizer: PreTrainedTokenizerBase) -> _Turn:
+    asked = _render(messages[:position], tokenizer, True)
+    told = _render(messages[: position + 1], tokenizer, False)
+    if messages[position]["learned"]:
+        _require_written(messages[position], position, told)
+    shared = len(asked) if told.startswith(asked) else _parting(asked, told, tokenizer)
+    return _Turn(told[:shared], told[shared:], messages[position]["learned"])
+
+
+def _parting(asked: str, told: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Where two renderings part: behind the last line's end or special token that both have, so that no token is cut in two."""
+    same = next(
+        (at for at, (one, other) in enumerate(zip(asked, told, strict=False)) if one != other), min(len(asked), len(told))
+    )
+    ends = [asked.rfind(mark, 0, same) + len(mark) for mark in ("\n", *tokenizer.all_special_tokens) if mark in asked[:same]]
+    return max(ends, default=same)
+
+
+def _require_written(message: Message, number: int, text: str) -> None:
+    """Refuse a template that leaves out what a turn says, but for a thought that it takes out of an answer.
+
+    Raises:
+        InputError: the turn.
+    """
+    said = message["content"].strip()
+    if said not in text and said.rpartition("</think>")[2].strip() not in text:
+        raise InputError(
+            f"the tokenizer's chat template does not write what turn {number} ({message['role']}) says; use another tokenizer"
+        )
 
 
 def _render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, asks: bool) -> str:
@@ -118,6 +162,8 @@ def encode(
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Token ids and labels of canonical rows with `prompt` or `messages`; a label is -100 where there is no loss.
 
+    A conversation may give several, one after the other.
+
     Args:
         rows: with their `row` numbers.
         tokenizer: the model's own.
@@ -128,9 +174,9 @@ def encode(
         InputError: what `segments` says, after the number of the row.
     """
     # All rows at once, because a fast tokenizer is fast in batches.
-    found = [_written(row, tokenizer, loss_on) for row in rows]
-    begun = [_beginning(segments, letters(max_length)) for segments in found]
-    for row, whole, written, parts in zip(rows, found, begun, _tokens(begun, tokenizer), strict=True):
+    examples = [(row, example) for row in rows for example in _written(row, tokenizer, loss_on)]
+    begun = [_beginning(example, letters(max_length)) for _, example in examples]
+    for (row, whole), written, parts in zip(examples, begun, _tokens(begun, tokenizer), strict=True):
         lead = [] if "messages" in row and tokenizer.chat_template else _lead(tokenizer)  # a chat template writes its own
         if written is not whole and not is_enough(sum(map(len, parts)), max_length):
             written, parts = whole, next(_tokens([whole], tokenizer))
@@ -164,7 +210,7 @@ def _beginning(whole: list[Segment], most: int) -> list[Segment]:
     return found
 
 
-def _written(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> list[Segment]:
+def _written(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> list[list[Segment]]:
     try:
         return segments(row, tokenizer, loss_on)
     except InputError as fault:

@@ -53,6 +53,11 @@ def tokenise(
     plain = "text" in texts.rows.column_names
     _tell_of_seams(texts, tokenizer)
     encoded = list(_plain(texts, tokenizer, max_length) if plain else _answers(texts, tokenizer, max_length, loss_on))
+    if len(encoded) > len(texts.rows) and is_main_process():
+        LOG.info(
+            f"{texts.path}: the chat template rewrites earlier turns, so each answer of {len(texts.rows):,} conversations is an"
+            f" example of its own, {len(encoded):,} in all"
+        )
     # Without the first label, which is shifted away. A mean over no label at all would be NaN.
     kept = [example for example in encoded if (example.labels[1:] != -100).any()]
     if not kept:

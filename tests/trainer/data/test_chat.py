@@ -1,5 +1,6 @@
 """Prompts and conversations written out: exactly the answers are learned."""
 
+import logging
 from dataclasses import replace
 
 import pytest
@@ -57,12 +58,49 @@ def test_without_a_template_a_conversation_gets_our_plain_text(tmp_path):
     assert trained(tokenizer, row) == ["it reads</s>", "no</s>"]
 
 
-def test_a_template_that_rewrites_earlier_turns_is_named(tmp_path):
+def test_a_template_that_rewrites_earlier_turns_gives_an_example_for_each_answer(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="loraplan")
     path = write_rows(tmp_path / "m.jsonl", [{"messages": turns("a", "b")}, TALK])
-    with pytest.raises(InputError, match=r"row 2: the tokenizer's chat template rewrites .* use `loss_on` all") as caught:
-        tokenise(read_texts(path), words(REWRITES), 64)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert len(tokenise(read_texts(path), words(REWRITES), 64, loss_on="all").rows) == 2
+    tokenizer = bytewise(REWRITES)
+    rows = tokenise(read_texts(path), tokenizer, 256).rows
+    assert [trained(tokenizer, row) for row in rows] == [
+        ["<think>b<|im_end|>\n"], ["<think>it reads<|im_end|>\n"], ["<think>no<|im_end|>\n"]
+    ]  # fmt: skip
+    for row, before in zip(rows, (turns("a"), TALK["messages"][:2], TALK["messages"][:4]), strict=True):
+        asked = tokenizer.apply_chat_template(before, tokenize=False, add_generation_prompt=True)
+        assert tokenizer.decode(row["input_ids"]).startswith(asked)
+    assert "each answer of 2 conversations is an example of its own, 3 in all" in caplog.text
+    assert len(tokenise(read_texts(path), tokenizer, 256, loss_on="all").rows) == 2
+
+
+def test_where_asking_writes_more_than_answers_begin_with_the_rest_is_learned():
+    """An empty thought when it is asks without thinking, and none in what was said."""
+    template = CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>{% endif %}")
+    (example,) = segments({"messages": turns("a", "b")}, bytewise(template), "completion")
+    assert [part.trained for part in example] == [False, True]
+    assert example[0].text.endswith("<|im_start|>assistant\n")
+    assert example[1].text == "b<|im_end|>\n"
+    (kept,) = segments({"messages": turns("a", "<think>so</think>b")}, bytewise(template), "completion")
+    assert kept[0].text.endswith("assistant\n<think>")
+    assert kept[1].text == "so</think>b<|im_end|>\n"
+    (tag,) = segments({"messages": turns("a", "<b>b</b>")}, bytewise(template), "completion")
+    assert tag[1].text == "<b>b</b><|im_end|>\n"  # and not from its second letter on
+
+
+def test_a_turn_that_the_template_does_not_write_is_named():
+    silent = CHATML.replace("{{ message['content'] }}", "{{ message['content'] if message['role'] != 'system' }}")
+    with pytest.raises(InputError, match=r"does not write what turn 0 \(system\) says"):
+        segments(TALK, bytewise(silent), "completion")
+    parts = CHATML.replace("{{ message['content'] }}", "{% for part in message['content'] %}{{ part.text }}{% endfor %}")
+    with pytest.raises(InputError, match=r"does not write what turn 2 \(assistant\) says"):
+        segments(TALK, bytewise(parts), "completion")
+
+
+def test_answers_that_are_not_learned_give_no_example_of_their_own():
+    first, answer, more, last = turns("a", "b", "c", "d")
+    row = {"messages": [first, answer | {"learned": False}, more, last]}
+    (example,) = segments(row, bytewise(REWRITES), "completion")
+    assert example[-1] == Segment("<think>d<|im_end|>\n", True)
 
 
 @pytest.mark.parametrize("loss_on", ["completion", "all"])
@@ -77,15 +115,15 @@ def test_rows_keep_their_numbers_when_shuffled(tmp_path):
     path = write_rows(tmp_path / "m.jsonl", [{"messages": turns("a", "b")}, TALK])
     texts = read_texts(path)
     drawn = replace(texts, rows=texts.rows.select([1, 0]))
-    with pytest.raises(InputError, match="row 2: the tokenizer's chat template rewrites"):
-        tokenise(drawn, words(REWRITES), 64)
+    with pytest.raises(InputError, match="row 2: the tokenizer's chat template refuses"):
+        tokenise(drawn, words(REFUSES), 64)
 
 
 def test_segments_are_whole_and_alternate():
-    found = segments(TALK, bytewise(CHATML), "completion")
+    (found,) = segments(TALK, bytewise(CHATML), "completion")
     assert "".join(part.text for part in found) == bytewise(CHATML).apply_chat_template(TALK["messages"], tokenize=False)
     assert [part.trained for part in found] == [False, True, False, True]
-    assert segments({"prompt": "a", "completion": "b"}, bytewise(), "all") == [Segment("ab</s>", True)]
+    assert segments({"prompt": "a", "completion": "b"}, bytewise(), "all") == [[Segment("ab</s>", True)]]
 
 
 def test_rows_are_encoded_uncut_with_labels_where_the_loss_counts():
@@ -104,9 +142,9 @@ def test_a_refused_row_is_named_by_its_number():
 
 
 def test_no_segment_is_empty():
-    found = segments({"messages": turns("a", "b")}, bytewise(), "completion")
+    (found,) = segments({"messages": turns("a", "b")}, bytewise(), "completion")
     assert [part.text for part in found] == ["### Instruction:\na\n\n### Response:\n", "b</s>"]
-    assert segments({"messages": turns("a", "b")}, bytewise(), "all") == [Segment("".join(part.text for part in found), True)]
+    assert segments({"messages": turns("a", "b")}, bytewise(), "all") == [[Segment("".join(part.text for part in found), True)]]
 
 
 @pytest.mark.parametrize("text", ["the file " * 5000, "the " + " " * 90_000 + "file", "thefile" * 9000])
@@ -124,7 +162,7 @@ NOTHING = "{% for message in messages %}{% endfor %}"
 
 @pytest.mark.parametrize("template", [NOTHING, "{% if add_generation_prompt %}{% endif %}", "x"])
 def test_a_template_that_writes_no_answer_is_refused(template):
-    with pytest.raises(InputError, match=r"writes nothing of the assistant's turns|rewrites earlier turns"):
+    with pytest.raises(InputError, match=r"does not write what turn 2 \(assistant\) says"):
         segments(TALK, bytewise(template), "completion")
 
 
