@@ -83,6 +83,12 @@ class _Turn(NamedTuple):
     """What stands before the answer when the model is asked for it."""
     answer: str
     learned: bool
+    said: str
+    """What the answer says; behind it stands what ends it."""
+
+    def stopped(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """The answer with an end: the model's end-of-text token where the template writes none, or it would never stop."""
+        return _closed(self.answer, tokenizer) if self.answer.rstrip().endswith(self.said) else self.answer
 
 
 def _templated(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[list[Segment]]:
@@ -108,8 +114,10 @@ def _templated(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) 
     else:
         if whole.startswith(done):
             # What the template writes behind the last answer, further turns included, is read and not learned.
-            return [[*found, Segment(whole[len(done) :], False)]]
-    return [[Segment(turn.given, False), Segment(turn.answer, True)] for turn in turns if turn.learned]
+            behind = Segment(whole[len(done) :], False)
+            found[-1] = found[-1]._replace(text=turns[-1].stopped(tokenizer) if not behind.text else turns[-1].answer)
+            return [[*found, behind]]
+    return [[Segment(turn.given, False), Segment(turn.stopped(tokenizer), True)] for turn in turns if turn.learned]
 
 
 def _turn(messages: Sequence[Message], position: int, tokenizer: PreTrainedTokenizerBase) -> _Turn:
@@ -117,17 +125,24 @@ def _turn(messages: Sequence[Message], position: int, tokenizer: PreTrainedToken
     told = _render(messages[: position + 1], tokenizer, False)
     if messages[position]["learned"]:
         _require_written(messages[position], position, told)
-    shared = len(asked) if told.startswith(asked) else _parting(asked, told, tokenizer)
-    return _Turn(told[:shared], told[shared:], messages[position]["learned"])
+    before = messages[position - 1]["content"].strip() if position else ""
+    shared = len(asked) if told.startswith(asked) else _parting(asked, told, before)
+    said = messages[position]["content"].rpartition("</think>")[2].strip()
+    return _Turn(told[:shared], told[shared:], messages[position]["learned"], said)
 
 
-def _parting(asked: str, told: str, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Where two renderings part: behind the last line's end or special token that both have, so that no token is cut in two."""
-    same = next(
-        (at for at, (one, other) in enumerate(zip(asked, told, strict=False)) if one != other), min(len(asked), len(told))
-    )
-    ends = [asked.rfind(mark, 0, same) + len(mark) for mark in ("\n", *tokenizer.all_special_tokens) if mark in asked[:same]]
-    return max(ends, default=same)
+def _parting(asked: str, told: str, before: str) -> int:
+    """Where two renderings part, at a place where no token is cut in two: behind a line's end or the end of a mark, such as `>`.
+
+    Args:
+        asked: ends with what asks for an answer.
+        told: has the answer in its place.
+        before: the last turn before it, in which no answer begins.
+    """
+    pairs = enumerate(zip(asked, told, strict=False))
+    same = next((at for at, (one, other) in pairs if one != other), min(len(asked), len(told)))
+    place = max(asked.rfind(mark, 0, same) + 1 for mark in "\n>]")
+    return place if place > asked.rfind(before, 0, same) + len(before) else same
 
 
 def _require_written(message: Message, number: int, text: str) -> None:

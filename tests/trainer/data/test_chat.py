@@ -87,6 +87,15 @@ def test_where_asking_writes_more_than_answers_begin_with_the_rest_is_learned():
     assert tag[1].text == "<b>b</b><|im_end|>\n"  # and not from its second letter on
 
 
+def test_an_answer_that_the_template_does_not_end_gets_the_end_of_text():
+    endless = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    endless += "{% if add_generation_prompt %}assistant: {% endif %}"
+    (example,) = segments({"messages": turns("a", "b", "c", "d")}, bytewise(endless), "completion")
+    assert [part.text for part in example if part.trained] == ["b\n", "d\n</s>"]
+    (further,) = segments({"messages": turns("a", "b", "c")}, bytewise(endless), "completion")
+    assert [part.text for part in further] == ["user: a\nassistant: ", "b\n", "user: c\n"]
+
+
 def test_a_turn_that_the_template_does_not_write_is_named():
     silent = CHATML.replace("{{ message['content'] }}", "{{ message['content'] if message['role'] != 'system' }}")
     with pytest.raises(InputError, match=r"does not write what turn 0 \(system\) says"):
