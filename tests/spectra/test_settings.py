@@ -7,7 +7,8 @@ from spectra.estimators.hill import hill
 
 def test_by_default_only_what_is_quick_is_computed():
     assert AnalysisSettings().model_dump() == {
-        "estimator": "clauset", "precision": "exact", "bootstrap": 0, "subsamples": 0, "goodness": 0, "compare": False, "seed": 0
+        "estimator": "clauset", "precision": "exact", "bootstrap": 0, "subsamples": 0, "goodness": 0, "compare": False, "seed": 0,
+        "modules": None,
     }  # fmt: skip
 
 

@@ -32,7 +32,15 @@ def test_the_whole_path(plan_command, here):
     assert json.loads((here / "run" / "evaluation.json").read_text())["examples"] == 32
     assert "fine-tuned" in plan_command("show", "run").output
     drawn = plan_command("plot", "spectra.json", "plan.json", "run", "-o", "plots").output.split()
-    names = ["spectra-alpha", "spectra-heatmap", "spectra-density", "plan-allocation", "plan-evidence", "run-training"]
+    names = [
+        "spectra-alpha",
+        "spectra-heatmap",
+        "spectra-density",
+        "plan-allocation",
+        "plan-evidence",
+        "run-training",
+        "run-load",
+    ]
     assert drawn == [f"plots/{name}.{ending}" for name in names for ending in ("png", "svg")]
     for path in drawn:
         if path.endswith("svg"):
