@@ -88,7 +88,11 @@ class _Turn(NamedTuple):
 
     def stopped(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """The answer with an end: the model's end-of-text token where the template writes none, or it would never stop."""
-        return _closed(self.answer, tokenizer) if self.answer.rstrip().endswith(self.said) else self.answer
+        tail = self.answer.rpartition("</think>")[2]
+        found, _, behind = tail.partition(self.said) if self.said else (tail, "", tail)
+        # Where the words are not found, they begin in what was given, and nothing can be read off the rest.
+        endless = not behind.strip() and found != tail
+        return _closed(self.answer, tokenizer) if endless else self.answer
 
 
 def _templated(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[list[Segment]]:

@@ -96,6 +96,12 @@ def test_an_answer_that_the_template_does_not_end_gets_the_end_of_text():
     assert [part.text for part in further] == ["user: a\nassistant: ", "b\n", "user: c\n"]
 
 
+@pytest.mark.parametrize("said", [">", "a > b|>", "<think>so</think>"])
+def test_an_answer_that_the_template_ends_gets_no_second_end(said):
+    (example,) = segments({"messages": turns("a", said)}, bytewise(CHATML), "completion")
+    assert example[-1].text == f"{said}<|im_end|>\n"
+
+
 def test_a_turn_that_the_template_does_not_write_is_named():
     silent = CHATML.replace("{{ message['content'] }}", "{{ message['content'] if message['role'] != 'system' }}")
     with pytest.raises(InputError, match=r"does not write what turn 0 \(system\) says"):
