@@ -20,6 +20,7 @@ from planner import labelled_losses
 from spectra import open_checkpoint
 from trainer.attribution.attribution import adapter_scales, scaled
 from trainer.quiet import quiet_libraries
+from trainer.settings import DataSettings
 
 PARTS = (0.0, 0.05, 0.1, 0.2, 1.0)
 SAMPLES = 16
@@ -72,7 +73,7 @@ def main() -> None:
     quiet_libraries()
     checkpoint = open_checkpoint(options.model)
     plan = planner.allocate("rank 2", planner.AllocationSettings(strategy="uniform"), model=checkpoint)
-    sample = trainer.load_sample(checkpoint, options.data, samples=SAMPLES, max_length=128, seed=1)
+    sample = trainer.load_sample(checkpoint, options.data, samples=SAMPLES, settings=DataSettings(max_length=128), seed=1)
     batches = list(sample.batches)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"

@@ -26,8 +26,12 @@ TRIED: tuple[dict[str, Any], ...] = ({}, {"add_special_tokens": False}, {"trunca
 AUTO = {"classification": "AutoModelForSequenceClassification", "causal": "AutoModelForCausalLM"}
 
 
-def load_tokenizer(location: Path) -> Any:
+def load_tokenizer(location: Path, chat_template: str | None = None) -> Any:
     """The tokenizer of a model's folder or GGUF file, with a padding token even where the model never had one.
+
+    Args:
+        location: the folder or file.
+        chat_template: text of a chat template that takes the place of its own.
 
     Raises:
         InputError: no usable tokenizer there.
@@ -52,6 +56,8 @@ def load_tokenizer(location: Path) -> Any:
         tokenizer.batch_decode(parts[0], skip_special_tokens=True)
     except Exception as error:  # as above
         raise InputError(f"{location}: its tokenizer fails on a text: {_reason(location, error)}") from None
+    if chat_template:
+        tokenizer.chat_template = chat_template
     return tokenizer
 
 

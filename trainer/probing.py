@@ -47,8 +47,8 @@ def measure(
 
 
 def _task(checkpoint: Checkpoint, file: Path, settings: ProbeSettings, device: str, stage: Stage) -> SensitivityReport:
-    drawn = {name: getattr(settings, name) for name in ("samples", "max_length", "loss_on", "seed", "precision")}
-    sample = load_sample(checkpoint, file, **drawn, device=device)
+    drawn = {name: getattr(settings, name) for name in ("samples", "seed", "precision")}
+    sample = load_sample(checkpoint, file, **drawn, settings=settings.data(), device=device)
     steps = STEPS[sample.task] if settings.trial_steps is None else settings.trial_steps
     tried = steps * settings.batch_size + (POINTS + 1) * MEASURED if steps else 0  # its last forward passes cost about one more
     also = f", then a trial run on {tried}" if tried else ""

@@ -1,8 +1,10 @@
 """The settings of a run. Loads no torch."""
 
+import json
+from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from planner.strategies.growth import GrowthRule
 from spectra.core.documents import Value
@@ -16,6 +18,7 @@ Task = Literal["classification", "causal"]
 GradientForm = Literal["paper", "released", "absolute"]
 LossOn = Literal["completion", "all"]
 Exact = Literal["fp32", "bf16"]
+TemplateOption = str | int | float | bool
 Precision = Literal["auto", "fp32", "bf16"]
 """Of frozen weights and of what is computed with them; `auto` is bf16 where the hardware has units for it."""
 
@@ -56,7 +59,105 @@ class GrowthSettings(GrowthRule):
     """How `grow` combines the gradients of A and B: `paper` multiplies |sum A dA| and |sum B dB|, `released` adds them, `absolute` multiplies the sums of absolute values."""  # noqa: E501
 
 
-class TrainSettings(GrowthSettings, MixtureSettings):
+class DataSettings(Value):
+    """How rows of data become tokens; training, evaluation and generation share it."""
+
+    max_length: Annotated[int, Field(gt=1, lt=2**31)] | Literal["auto"] = "auto"
+    """Tokens per example; `auto` takes what the data needs, the model allows and the memory holds. Of longer conversations the oldest turns are left out, of longer prompts the front, of longer texts the end."""  # noqa: E501
+    loss_on: LossOn = "completion"
+    """Part of conversations and prompts that the loss counts: the answers, or everything. Plain text always counts whole."""
+    turns: Literal["all", "last"] = "all"
+    """Answers of a conversation that the loss counts: all, or the last one only."""
+    columns: str | None = None
+    """Which column is which, where their names do not say it, such as prompt=question,completion=answer."""
+    role_map: str | None = None
+    """Which role a speaker has, where the name does not say it, such as Alice=user,Bob=assistant."""
+    chat_template: str | None = None
+    """Chat template to use in place of the tokenizer's: a file, or one of chatml, alpaca, vicuna, zephyr, llama3, gemma. It is kept with the run."""  # noqa: E501
+    template_option: str | None = None
+    """Options of the chat template, such as enable_thinking=false. They are kept with the run. By default a thinking switch is set so that the data's answers begin as they are asked for."""  # noqa: E501
+    template_date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
+    """Day, such as 2026-01-31, that a chat template writes where it writes the day. Default: the day on which the run was begun, which it keeps."""  # noqa: E501
+    join: Literal["as-is", "space"] = "as-is"
+    """How a prompt and its completion are joined; `space` moves the spaces at the prompt's end to the completion's start."""
+
+    @field_validator("columns", "role_map")
+    @classmethod
+    def _are_pairs(cls, text: str | None) -> str | None:
+        pairs(text)
+        return text
+
+    @field_validator("template_option")
+    @classmethod
+    def _is_no_own_name(cls, text: str | None) -> str | None:
+        if odd := pairs(text).keys() & TEMPLATE_OWN:
+            raise ValueError(f"{min(odd)} is the template's input, not an option of it")
+        return text
+
+    @field_validator("template_date")
+    @classmethod
+    def _is_a_day(cls, text: str | None) -> str | None:
+        if text:
+            date.fromisoformat(text)
+        return text
+
+    def renamed(self) -> dict[str, str]:
+        """The name that a column stands for -> the column."""
+        return pairs(self.columns)
+
+    def roles(self) -> dict[str, str]:
+        """A speaker's name -> the role."""
+        return pairs(self.role_map)
+
+    def template_options(self) -> dict[str, TemplateOption]:
+        """Name -> value of the chat template's options; what is JSON is read as such, anything else is text."""
+        return {name: _plain_value(value) for name, value in pairs(self.template_option).items()}
+
+    def data(self) -> "DataSettings":
+        """This part alone, of settings that have more."""
+        return DataSettings.model_validate({name: getattr(self, name) for name in DataSettings.model_fields})
+
+    @property
+    def length(self) -> int:
+        """The maximum length as a number.
+
+        Raises:
+            InputError: it is still to be found.
+        """
+        if self.max_length == "auto":
+            raise InputError("`max_length` auto has to be found from data first; give a number")
+        return self.max_length
+
+
+TEMPLATE_OWN = {"messages", "tools", "documents", "add_generation_prompt"}
+
+
+def pairs(text: str | None) -> dict[str, str]:
+    """Read pairs such as a=b,c=d.
+
+    Raises:
+        ValueError: a part that is no pair, or a name that is there twice.
+    """
+    found: dict[str, str] = {}
+    for part in (text or "").split(",") if text is not None else []:
+        name, equals, value = (side.strip() for side in part.partition("="))
+        if not (name and equals and value):
+            raise ValueError(f"{part!r} is no pair such as name=value")
+        if name in found:
+            raise ValueError(f"{name!r} is there twice")
+        found[name] = value
+    return found
+
+
+def _plain_value(text: str) -> TemplateOption:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, str | int | float | bool) else text
+
+
+class TrainSettings(DataSettings, GrowthSettings, MixtureSettings):
     """How to train. Defaults suit adapters on a small encoder; the learning rate is the one to tune first."""
 
     epochs: Annotated[float, Field(gt=0, le=100_000)] = 3.0
@@ -75,10 +176,6 @@ class TrainSettings(GrowthSettings, MixtureSettings):
     """Steps over which the learning rate rises: below 1 a share of the run's, from 1 on their number."""
     weight_decay: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """AdamW's weight decay."""
-    max_length: Annotated[int, Field(gt=1, lt=2**31)] = 128
-    """Tokens per text; longer texts lose their end, and the run reports how many."""
-    loss_on: LossOn = "completion"
-    """Part of conversations and prompts that the loss counts: the answers, or everything. Plain text always counts whole."""
     packing: bool = False
     """Put several short examples into one row; they do not see each other. For language models."""
     group_by_length: bool = False
@@ -116,17 +213,13 @@ class TrainSettings(GrowthSettings, MixtureSettings):
         return MixtureSettings.model_validate({name: getattr(self, name) for name in MixtureSettings.model_fields})
 
 
-class ProbeSettings(Value):
+class ProbeSettings(DataSettings):
     """Settings of `plan probe`."""
 
     samples: Annotated[int, Field(ge=1, lt=2**31)] = 128
     """Examples per task."""
     modules: str | None = None
     """Modules to measure, separated by commas: names as PEFT's target_modules takes them, `attention`, `mlp`, or patterns of the whole name. Default: all linear modules of the layers."""  # noqa: E501
-    max_length: Annotated[int, Field(ge=2, lt=2**31)] = 128
-    """Tokens per text."""
-    loss_on: LossOn = "completion"
-    """Part of conversations and prompts that the loss counts: the answers, or everything. Use what you will train with."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed for sampling examples and for a new classification head."""
     precision: Precision = "auto"

@@ -20,6 +20,7 @@ import spectra
 from spectra import open_checkpoint
 from trainer import load_sample
 from trainer.attribution.trial_run import run_trial
+from trainer.settings import DataSettings
 from trainer.study.jobs import Job, run_all, workers
 
 RATE = 2e-2
@@ -60,7 +61,7 @@ def jobs(name: str, output: Path, task: str, seeds: int, processes: int) -> list
     bed, frontier = BEDS[name], FRONTIERS[name]
     checkpoint, alphas = open_checkpoint(bed.model(output)), spectra.analyze(bed.model(output))
     data, _ = bed.write(output / "tasks", task)
-    sample = load_sample(checkpoint, data, samples=PROBED, max_length=bed.length, seed=0)
+    sample = load_sample(checkpoint, data, samples=PROBED, settings=DataSettings(max_length=bed.length), seed=0)
     gradients = planner.probe(sample.model, sample.batches, checkpoint=checkpoint, task=task)
     if frontier.with_trial_run:
         gradients = gradients.with_trial_run(*run_trial(checkpoint, data, bed.settings(RATE, max_steps=frontier.with_trial_run)))

@@ -30,6 +30,7 @@ from trainer import load_sample
 from trainer.attribution.trial_run import run_trial
 from trainer.report import Evaluation
 from trainer.run_folder import EVALUATION
+from trainer.settings import DataSettings
 from trainer.study.compare import compare
 
 PROBED = 64
@@ -65,7 +66,7 @@ def run_stage(stage: Stage, output: Path, processes: int) -> pd.DataFrame:
     rows = []
     for task in stage.tasks:
         data, test = bed.write(output / "tasks", task)
-        sample = load_sample(checkpoint, data, samples=PROBED, max_length=bed.length, seed=0)
+        sample = load_sample(checkpoint, data, samples=PROBED, settings=DataSettings(max_length=bed.length), seed=0)
         gradients = planner.probe(sample.model, sample.batches, checkpoint=checkpoint, task=task)
         if stage.with_trial_run:
             short = bed.settings(stage.learning_rates[0], max_steps=stage.with_trial_run)

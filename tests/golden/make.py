@@ -15,6 +15,7 @@ from planner import AllocationSettings
 from spectra import AnalysisSettings
 from tests.models import save_filled, sentences
 from trainer.attribution.trial_run import run_trial
+from trainer.settings import DataSettings
 
 HERE = Path(__file__).parent
 QUICK = {"batch_size": 8, "max_length": 32, "precision": "fp32"}
@@ -53,7 +54,7 @@ def measure(model, data):
     """Both reports of one model."""
     report = spectra.analyze(model, AnalysisSettings(bootstrap=5, subsamples=3, goodness=4, compare=True))
     checkpoint = spectra.open_checkpoint(model)
-    sample = trainer.load_sample(checkpoint, data, samples=16, max_length=32, seed=0)
+    sample = trainer.load_sample(checkpoint, data, samples=16, settings=DataSettings(max_length=32), seed=0)
     sensitivity = planner.probe(sample.model, sample.batches, checkpoint=checkpoint, task="text")
     short = trainer.TrainSettings(max_steps=4, **QUICK)  # not through plan probe, whose precision depends on the machine
     return report, sensitivity.with_trial_run(*run_trial(checkpoint, data, short))

@@ -2,6 +2,8 @@
 
 import pytest
 
+from trainer.settings import DataSettings
+
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread_for_small_products():
@@ -20,7 +22,7 @@ def sensitivity(minilm, small_corpus):
     from trainer import load_sample
 
     checkpoint = open_checkpoint(minilm)
-    sample = load_sample(checkpoint, small_corpus[0], samples=16, max_length=32, seed=0)
+    sample = load_sample(checkpoint, small_corpus[0], samples=16, settings=DataSettings(max_length=32), seed=0)
     return planner.probe(sample.model, sample.batches, checkpoint=checkpoint)
 
 

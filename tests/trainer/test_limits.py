@@ -15,6 +15,7 @@ from tests.trainer.examples import SHORT, uniform, write_rows
 from trainer import evaluate, load_sample, train
 from trainer.base_model import load_tokenizer
 from trainer.limits import require_device, require_length, require_room, require_vocabulary
+from trainer.settings import DataSettings
 
 
 def test_texts_beyond_the_models_positions_are_refused(minilm, tiny_gpt2, tiny_llama):
@@ -84,7 +85,7 @@ def test_words_without_an_embedding_are_named_before_anything_runs(narrow, tmp_p
         train(plan, narrow, data, tmp_path / "run", SHORT)
     assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match=rf"rows\.jsonl: {UNKNOWN}"):
-        load_sample(open_checkpoint(narrow), data, samples=8, max_length=64, seed=0)
+        load_sample(open_checkpoint(narrow), data, samples=8, settings=DataSettings(max_length=64), seed=0)
     few = write_rows(tmp_path / "few.jsonl", known)
     with pytest.raises(InputError, match=rf"rows\.jsonl: {UNKNOWN}"):
         train(plan, narrow, few, tmp_path / "run", SHORT, evaluation=data)

@@ -10,6 +10,7 @@ from tests.trainer.examples import write_rows
 from trainer import ProbeSettings, load_sample
 from trainer.attribution import trial_run
 from trainer.probing import measure
+from trainer.settings import DataSettings
 
 FEW = ProbeSettings(samples=6, max_length=16, trial_steps=0, batch_size=8, precision="fp32")
 
@@ -39,7 +40,7 @@ def test_every_file_is_a_task_and_the_sensitivity_is_the_planners(tiny_llama, tw
     report = measure(checkpoint, two_tasks, FEW, stage=seen)
     assert [(task.name, task.examples, task.trial_run) for task in report.tasks] == [("open", 6, None), ("close", 6, None)]
     assert seen.stages == {"gradients of open": [(6, 6)], "gradients of close": [(6, 6)]}
-    sample = load_sample(checkpoint, two_tasks[0], samples=6, max_length=16, seed=0)
+    sample = load_sample(checkpoint, two_tasks[0], samples=6, settings=DataSettings(max_length=16), seed=0)
     alone = planner.probe(sample.model, sample.batches, checkpoint=checkpoint, task="open")
     assert [site.squared_gradient[0] for site in report.sites] == [site.squared_gradient[0] for site in alone.sites]
     assert all(len(site.squared_gradient) == 2 and not site.loss_reduction for site in report.sites)

@@ -10,20 +10,24 @@ from spectra.core.documents import Value
 from spectra.core.files import read_json
 from trainer.adapters.reference_logits import ReferenceLogits
 from trainer.run_folder import CONFIG
-from trainer.settings import Exact, LossOn, MixtureSettings, Task
+from trainer.settings import DataSettings, Exact, MixtureSettings, Task
 
 
 class AdapterConfig(Value):
     """Everything but the tensors that rebuilding a run's model takes."""
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     base_model_name_or_path: str
     task: Task
     labels: tuple[str, ...]
     label_counts: tuple[Annotated[int, Field(ge=1)], ...]
     """Training examples per label, in the order of `labels`."""
-    max_length: Annotated[int, Field(gt=1, lt=2**31)]
-    loss_on: LossOn = "completion"
+    data: DataSettings
+    """How the run's data became tokens, with nothing left open."""
+    chat_template: str | None = None
+    """Text of the chat template, where it is not the tokenizer's own."""
+    conversations: bool = False
+    """Whether the run learned conversations."""
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     """Seed of the head's initial weights."""
     pad_token_id: int | None
@@ -42,6 +46,8 @@ class AdapterConfig(Value):
             raise ValueError(f"{len(self.label_counts)} label_counts for {len(set(self.labels))} different labels")
         if (self.task == "classification") != (len(self.labels) > 1):
             raise ValueError(f"task {self.task} with {len(self.labels)} labels")
+        if self.data.max_length == "auto":
+            raise ValueError("max_length is left open; a run has a number")
         return self
 
 

@@ -50,7 +50,8 @@ def merge(run: str | Path, output: str | Path, *, base: str | Path | None = None
     beside = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         model.save_pretrained(beside)
-        load_tokenizer(find_base(load_config(run), base).location).save_pretrained(beside)
+        config = load_config(run)
+        load_tokenizer(find_base(config, base).location, config.chat_template).save_pretrained(beside)
         beside.rename(output)
     except InputError:
         raise

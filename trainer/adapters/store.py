@@ -5,6 +5,7 @@ adapter_config.json          PEFT's own configuration where no router is trained
                              peft_type that PEFT refuses instead of misreading
 loraplan.json                which base model, which task, how to rebuild, and the model's logits on a fixed row of tokens
 plan.json                    the plan that was built
+chat_template.jinja          the chat template, where one was chosen in place of the tokenizer's
 
 Without routers the tensors are in PEFT's names, and every B carries its expert's scaling, so that lora_alpha / r is 1 everywhere:
 programs that read one scale for all modules get it right too. Saving and loading both end by comparing logits on that row.
@@ -32,7 +33,7 @@ from trainer.layers.base_routers import unfreeze_routers
 from trainer.layers.inject import apply_plan
 from trainer.layers.offset import offset_mixtures
 from trainer.limits import DivergedError
-from trainer.run_folder import CONFIG, PEFT_CONFIG, PLAN, WEIGHTS
+from trainer.run_folder import CONFIG, PEFT_CONFIG, PLAN, TEMPLATE, WEIGHTS
 from trainer.settings import Exact, Precision
 
 
@@ -71,6 +72,8 @@ def save_adapters(folder: str | Path, model: Any, plan: Plan, config: AdapterCon
         else _refusal(config)
     )
     write_atomic(folder / PEFT_CONFIG, json.dumps(marker, indent=2) + "\n")
+    if config.chat_template:
+        write_atomic(folder / TEMPLATE, config.chat_template)
     write_atomic(folder / CONFIG, noted.model_dump_json(indent=2) + "\n")
     plan.save(folder / PLAN)
     # Now, while the tensors are still in memory.

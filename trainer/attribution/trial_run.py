@@ -115,10 +115,10 @@ def _shorten(file: Path, examples: int) -> None:
 
 
 def _sample(held: Path, config: AdapterConfig, checkpoint: Checkpoint) -> Batches:
-    texts = read_texts(held)
+    texts = read_texts(held, settings=config.data)
     drawn = replace(texts, rows=texts.rows.select(range(min(MEASURED, len(texts.rows)))))
-    tokenizer = load_tokenizer(checkpoint.location)
-    examples = tokenise(drawn, tokenizer, config.max_length, config.labels, loss_on=config.loss_on)
+    tokenizer = load_tokenizer(checkpoint.location, config.chat_template)
+    examples = tokenise(drawn, tokenizer, config.data.length, config.labels, settings=config.data)
     # Smaller batches for a small sample: the standard error needs several, even if each is then noisier.
     return list(batches(examples, tokenizer, max(1, min(PROBE_BATCH, len(examples.rows) // LEAST_BATCHES))))
 

@@ -4,10 +4,9 @@ The columns of a file say which format it has (formats.py) and so what it is for
 Its examples (files.py) become canonical rows, which the datasets library keeps on disk and not in memory.
 """
 
+import hashlib
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,59 +15,71 @@ from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from spectra import InputError
+from spectra.core.distributed import is_main_process
 from spectra.core.errors import first_line
+from spectra.core.log import LOG
 from trainer.data.examples import Examples, Texts
-from trainer.data.files import records
-from trainer.data.formats import FORMATS, detect
+from trainer.data.files import content_sha256, records
+from trainer.data.formats import FORMATS, Layout, layout_of
 from trainer.data.packing import CausalCollator
-from trainer.settings import Task
+from trainer.data.storage import folder, new_folder
+from trainer.settings import DataSettings, Task
 
 
-def read_texts(path: str | Path, *, evaluation: bool = False) -> Texts:
-    """Read a dataset file: .jsonl, .json, .csv or .parquet.
+def read_texts(path: str | Path, *, evaluation: bool = False, settings: DataSettings | None = None) -> Texts:
+    """Read a dataset file: .jsonl, .json, .csv (also packed) or .parquet, a folder of them, or a data set on the Hub.
 
     Args:
-        path: the file.
+        path: the file, the folder, or hub:OWNER/NAME:SPLIT.
         evaluation: whether the file may hold multiple-choice questions, which can be evaluated but not trained on.
+        settings: say which column is which, and who a speaker is, where names do not.
 
     Raises:
         InputError: missing, empty or malformed file (with the line), columns that fit no format, or a row that does not fit its.
     """
-    path = Path(path)
-    # Read twice: what the columns are is known only after the last row, and a fault in the file before anything is made of it.
-    columns = list(dict.fromkeys(name for record in records(path) for name in record))
-    if not columns:
-        raise InputError(f"{path}: no examples")
-    try:
-        name = detect(columns, evaluation=evaluation)
-    except InputError as fault:
-        raise InputError(f"{path}: {fault}") from None
-    features = datasets.Features(_feature(FORMATS[name].becomes | {"row": "int64"}))
+    path, settings = Path(path), settings or DataSettings()
+    layout = _layout(path, evaluation, settings)
+    if layout.ignored and is_main_process() and path not in _told:
+        _told.add(path)
+        LOG.info(f"{path}: read as {layout.format}; ignored columns: {', '.join(layout.ignored)}")
+    features = datasets.Features(_feature(FORMATS[layout.format].becomes | {"row": "int64"}))
     # A list would be taken for work to be shared out.
-    given = {"path": str(path), "name": name, "columns": tuple(columns)}
+    given = {"path": str(path), "layout": layout}
     try:
-        rows = datasets.Dataset.from_generator(_rows, features=features, gen_kwargs=given, cache_dir=_new_folder())
+        rows = datasets.Dataset.from_generator(_rows, features=features, gen_kwargs=given, cache_dir=str(new_folder()))
     except datasets.exceptions.DatasetGenerationError as error:
         cause = error.__cause__
         if isinstance(cause, InputError):
             raise cause from None
-        raise InputError(f"{path}: its examples cannot be kept in {_folder().name}: {first_line(cause or error)}") from None
+        raise InputError(f"{path}: its examples cannot be kept in {folder().name}: {first_line(cause or error)}") from None
     except OSError as error:
-        raise InputError(f"{path}: its examples cannot be kept in {_folder().name}: {error.strerror}") from None
+        raise InputError(f"{path}: its examples cannot be kept in {folder().name}: {error.strerror}") from None
     if len(rows) == 0:
         raise InputError(f"{path}: no examples")
-    return Texts(path=path, format=name, rows=rows)
+    # The library's fingerprint follows rows through every draw; made of the content, it finds tokens again that were kept.
+    rows._fingerprint = hashlib.sha256(repr((content_sha256(path), layout)).encode()).hexdigest()[:32]
+    return Texts(path=path, format=layout.format, rows=rows)
 
 
-@cache
-def _folder() -> "tempfile.TemporaryDirectory[str]":
-    """Where this process keeps what it has read; it goes when the process ends."""
-    return tempfile.TemporaryDirectory(prefix="loraplan-", ignore_cleanup_errors=True)
+_told: set[Path] = set()  # files whose ignored columns have been named; a study reads each in every run
 
 
-def _new_folder() -> str:
-    # One for each reading: the library's own cache knows a file by its name, and grows without end.
-    return tempfile.mkdtemp(dir=_folder().name)
+def _layout(path: Path, evaluation: bool, settings: DataSettings) -> Layout:
+    """How the file is read, found from all its columns and from the first row that has something in each."""
+    # Read twice: what the columns are is known only after the last row, and a fault in the file before anything is made of it.
+    first: dict[str, Any] = {}
+    for record in records(path):
+        if record.keys() - first.keys() or None in first.values():
+            first |= {name: value for name, value in record.items() if first.get(name) is None}
+    if not first:
+        raise InputError(f"{path}: no examples")
+    try:
+        named = settings.renamed()
+        if evaluation and not set(named.values()) <= first.keys():
+            named = {}  # a run's columns are those of its training files; a test of another kind has others
+        return layout_of(list(first), first, evaluation=evaluation, named=named, roles=settings.roles())
+    except InputError as fault:
+        raise InputError(f"{path}: {fault}") from None
 
 
 def _feature(described: Any) -> Any:
@@ -78,12 +89,11 @@ def _feature(described: Any) -> Any:
     return datasets.List(_feature(described[0])) if isinstance(described, list) else datasets.Value(described)
 
 
-def _rows(path: str, name: str, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def _rows(path: str, layout: Layout) -> Iterator[dict[str, Any]]:
     """The file's canonical rows, each with its number."""
     for number, record in enumerate(records(Path(path)), start=1):
         try:
-            # A row need not have every column that others have.
-            found = FORMATS[name].canonical({column: record.get(column) for column in columns})
+            found = layout.canonical(record)
             _require_letters(found)
         except InputError as fault:
             raise InputError(f"{path}: row {number}: {fault}") from None

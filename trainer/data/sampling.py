@@ -9,10 +9,12 @@ from torch import Tensor
 
 from spectra import Checkpoint, InputError
 from trainer.base_model import load_model, load_tokenizer, resolved
+from trainer.data.chat.named import template_text
 from trainer.data.dataset import batches, read_texts
+from trainer.data.resolve import Pass, resolved_data
 from trainer.data.tokenize import tokenise
 from trainer.limits import require_device, require_length, require_vocabulary
-from trainer.settings import LossOn, Precision, Task
+from trainer.settings import DataSettings, Precision, Task
 
 PROBE_BATCH = 8
 
@@ -32,9 +34,8 @@ def load_sample(
     data: str | Path,
     *,
     samples: int,
-    max_length: int,
     seed: int,
-    loss_on: LossOn = "completion",
+    settings: DataSettings | None = None,
     precision: Precision = "fp32",
     device: str = "cpu",
 ) -> Sample:
@@ -44,9 +45,8 @@ def load_sample(
         checkpoint: the base model.
         data: a dataset file; its columns decide the task and the head.
         samples: how many examples; all of them if the file has fewer.
-        max_length: in tokens.
         seed: of the draw and of a new head.
-        loss_on: what the loss counts; see `tokenise`.
+        settings: how rows become tokens; what they leave open is found here.
         precision: of the model's weights.
         device: where the model goes.
 
@@ -54,18 +54,20 @@ def load_sample(
         InputError: an unusable file or model.
     """
     require_device(device)  # first: texts and models may take minutes
-    texts = read_texts(data)
+    settings, precise = settings or DataSettings(), resolved(precision)
+    texts = read_texts(data, settings=settings)
     labels = texts.labels if texts.task == "classification" else ()
-    if texts.task == "classification" and loss_on != "completion":
+    if texts.task == "classification" and settings.loss_on != "completion":
         raise InputError("`loss_on` has no effect on a classifier, whose loss counts labels; leave it out")
     if len(labels) == 1:
         raise InputError(f"{data}: only one label, {labels[0]!r}; there is nothing to tell apart")
-    tokenizer = load_tokenizer(checkpoint.location)
-    require_length(checkpoint, max_length)
+    tokenizer = load_tokenizer(checkpoint.location, settings.chat_template and template_text(settings.chat_template))
+    found = resolved_data(settings, [texts], tokenizer, checkpoint, Pass(rows=PROBE_BATCH, precision=precise))
+    require_length(checkpoint, found.length)
     drawn = replace(texts, rows=texts.rows.shuffle(seed=seed).select(range(min(samples, len(texts.rows)))))
-    examples = tokenise(drawn, tokenizer, max_length, labels, loss_on=loss_on)
+    examples = tokenise(drawn, tokenizer, found.length, labels, settings=found)
     require_vocabulary(checkpoint, tokenizer, examples.rows["input_ids"], Path(data))
-    model = load_model(checkpoint, texts.task, labels, seed, tokenizer.pad_token_id, resolved(precision)).to(device)
+    model = load_model(checkpoint, texts.task, labels, seed, tokenizer.pad_token_id, precise).to(device)
     # Examples of like length stand together, which leaves little padding; the longest come first, so that memory that does not
     # suffice shows at once.
     order = sorted(range(len(examples.rows)), key=lambda row: -len(examples.rows[row]["input_ids"]))

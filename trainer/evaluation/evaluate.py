@@ -56,7 +56,7 @@ def evaluate(
     run = Path(run)
     config = load_config(run)
     checkpoint = find_base(config, base)
-    tokenizer = load_tokenizer(checkpoint.location)
+    tokenizer = load_tokenizer(checkpoint.location, config.chat_template)
     if generate and config.task != "causal":
         raise InputError(f"`generate` {generate} is for language models, and {run} is a classifier; leave it out")
     read_state(run / WEIGHTS)  # damaged adapters are found before the untrained model is scored, which takes time
@@ -118,16 +118,16 @@ class _Task:
 
 def prepare_task(file: Path, config: AdapterConfig, tokenizer: Any, checkpoint: Checkpoint, generate: int) -> _Task:
     """Read and tokenise a file, refusing one that the run's model cannot answer."""
-    texts = read_texts(file, evaluation=config.task == "causal")
+    texts = read_texts(file, evaluation=config.task == "causal", settings=config.data)
     if texts.asks:
-        questions = questions_of(texts, tokenizer, config.max_length)
+        questions = questions_of(texts, tokenizer, config.data.length, config.data if config.conversations else None)
         asked = [ids for question in questions for ids in (*question.prompts, *question.choices)]
         require_vocabulary(checkpoint, tokenizer, asked, file)
         ask = lambda model, done: picks_of(model, questions, tokenizer, done)  # noqa: E731 - its sibling below is longer
         return _Task(name=file.stem, size=len(questions), work=len(questions), ask=ask)
     if config.task == "causal" and texts.task == "classification":
         raise InputError(f"{file}: has labels, but the run is a language model; give a file without")
-    examples = tokenise(texts, tokenizer, config.max_length, config.labels, loss_on=config.loss_on)
+    examples = tokenise(texts, tokenizer, config.data.length, config.labels, settings=config.data)
     require_vocabulary(checkpoint, tokenizer, examples.rows["input_ids"], file)
     if generate:
         require_room(checkpoint, max(len(prompt_of(row)[0]) for row in examples.rows), generate)

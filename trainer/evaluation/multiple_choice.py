@@ -20,10 +20,14 @@ from planner.modules.attention import NAME as PRODUCTS
 from planner.modules.labelled import token_losses
 from spectra import InputError
 from spectra.core.log import LOG
-from trainer.data.chat import is_enough, letters
+from trainer.data.chat import Segment, Writer
 from trainer.data.examples import Texts
+from trainer.data.fitting import is_enough, letters
+from trainer.data.joints import token_ids
+from trainer.data.tokenize import lead_of
 from trainer.evaluation.batching import by_length, tokens_at_a_time
 from trainer.evaluation.metrics import Answers
+from trainer.settings import DataSettings
 
 TAKE_MASKS = (PRODUCTS, "sdpa", "eager")  # attention that takes a ready mask
 ALIKE, ALIKE_IN_HALF = 1e-3, 0.05  # of a choice's loss: what packing may change it by; rounding changes less, another mask more
@@ -50,20 +54,25 @@ class Question:
         return len(self.prompts[0]) - 1 + sum(len(choice) + 1 for choice in self.choices)
 
 
-def questions_of(texts: Texts, tokenizer: Any, max_length: int) -> list[Question]:
+def questions_of(texts: Texts, tokenizer: Any, max_length: int, chat: DataSettings | None = None) -> list[Question]:
     """Tokenise questions.
 
     Args:
         texts: a file of questions.
         tokenizer: the model's own.
         max_length: in tokens, of a prompt and one choice; of longer prompts the beginning is cut.
+        chat: how conversations are written, for a model that has learned them: it is asked as they ask.
 
     Raises:
         InputError: a prompt or a choice of which the tokenizer makes nothing.
     """
     found = []
+    writer = Writer(tokenizer, chat.model_copy(update={"loss_on": "completion"})) if chat else None
     for row in texts.rows:
-        question = _question(row, tokenizer, max_length)
+        try:
+            question = _question(row, tokenizer, max_length, writer)
+        except InputError as fault:
+            raise InputError(f"{texts.path}: row {row['row']}: {fault}") from None
         if not all(question.choices) or not all(question.prompts):
             what = "a choice" if all(question.prompts) else "the prompt"
             raise InputError(f"{texts.path}: row {row['row']}: the tokenizer makes no token of {what}; change or remove it")
@@ -71,14 +80,27 @@ def questions_of(texts: Texts, tokenizer: Any, max_length: int) -> list[Question
     return found
 
 
-def _question(row: Any, tokenizer: Any, max_length: int) -> Question:
-    pairs = [_pair(row["prompt"], choice, tokenizer, max_length) for choice in row["choices"]]
+def _question(row: Any, tokenizer: Any, max_length: int, writer: Writer | None) -> Question:
+    if writer is None:
+        pairs = [_pair(row["prompt"], choice, tokenizer, max_length) for choice in row["choices"]]
+    else:
+        pairs = [_chat_pair(row["prompt"], choice, writer, max_length) for choice in row["choices"]]
     return Question(
         prompts=tuple(tuple(before) for before, _ in pairs),
         choices=tuple(tuple(after) for _, after in pairs),
         characters=tuple(map(len, row["choices"])),
         answer=row["answer"],
     )
+
+
+def _chat_pair(prompt: str, choice: str, writer: Writer, max_length: int) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt as a user's turn, up to where the answer's words begin, and of the choice there."""
+    example = [Segment(text, False) for text in writer.asking(prompt, choice)]
+    before, after = next(token_ids([example], writer.tokenizer))
+    if writer.template is None:
+        before = [*lead_of(writer.tokenizer), *before]
+    after = after[: max_length - 1]
+    return before[-(max_length - len(after)) :], after
 
 
 def _pair(prompt: str, choice: str, tokenizer: Any, max_length: int) -> tuple[list[int], list[int]]:

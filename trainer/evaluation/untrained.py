@@ -14,6 +14,7 @@ from spectra import Checkpoint, InputError
 from spectra.core.documents import Value
 from spectra.core.files import cache_folder, write_atomic
 from trainer.adapters.config import AdapterConfig
+from trainer.data.files import content_sha256
 from trainer.report import Scores
 from trainer.settings import Exact
 
@@ -30,8 +31,8 @@ def place_of(checkpoint: Checkpoint, file: Path, config: AdapterConfig, precisio
     """Where the answers to one question are kept: its name is made of everything that they depend on."""
     # Like make, not a digest of gigabytes: weights that were replaced have another size or time.
     stored = [(str(one.resolve()), one.stat().st_size, one.stat().st_mtime_ns) for one in checkpoint.files]
-    asked = config.model_dump(mode="json", include={"task", "labels", "seed", "max_length", "loss_on"})
-    whole = [stored, checkpoint.weights, hashlib.sha256(file.read_bytes()).hexdigest(), asked, precision, generate]
+    asked = config.model_dump(mode="json", include={"task", "labels", "seed", "data", "chat_template", "conversations"})
+    whole = [stored, checkpoint.weights, content_sha256(file), asked, precision, generate]
     return cache_folder() / "untrained" / f"{hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:32]}.json"
 
 

@@ -1,6 +1,5 @@
 """Running a recipe: everything is checked before the first step, and a run that was interrupted goes on where it stopped."""
 
-import hashlib
 import math
 import shlex
 import shutil
@@ -19,6 +18,7 @@ from spectra.core.files import require_apart, require_place, require_regular
 from spectra.core.locks import held
 from spectra.core.terminal import SettingsCommand
 from spectra.report import ModelInfo
+from trainer.data.files import content_sha256, from_hub
 from trainer.data.split import SHARE, split
 from trainer.recipes.recipe import Recipe
 from trainer.recipes.steps import ORDER, PLAN, RUN, Place, line
@@ -138,7 +138,7 @@ def for_task(written: tuple[str, ...], command: SettingsCommand, place: Place) -
         settings = command.gathered(ctx)
     assert isinstance(settings, TrainSettings)
     about = {"plan": Plan.load(place.folder / PLAN), "settings": settings}
-    idle = without_effect(Situation(**about, task=read_texts(place.data[0]).task))  # type: ignore[arg-type]
+    idle = without_effect(Situation(**about, task=read_texts(place.data[0], settings=settings).task))  # type: ignore[arg-type]
     anyway = without_effect(Situation(**about))  # type: ignore[arg-type]
     left = {f"--{name.replace('_', '-')}": why for name, why in idle.items() if name not in anyway}
     kept = list(written)
@@ -162,7 +162,7 @@ def require_warmup(written: tuple[str, ...], command: SettingsCommand, place: Pl
     assert isinstance(settings, TrainSettings)
     if settings.packing and not settings.max_steps:  # how many rows there will be nobody knows
         return
-    counts = [len(read_texts(file).rows) for file in place.whole or place.data]
+    counts = [len(read_texts(file, settings=settings).rows) for file in place.whole or place.data]
     held = [math.ceil(SHARE * count) if place.whole else 0 for count in counts]
     warmup_steps(settings, steps_of(settings, sum(counts) - sum(held)))
 
@@ -251,8 +251,9 @@ def _begun(run_folder: Path) -> bool:
 
 
 def _sha256(file: str) -> str:
-    with require_regular(file).open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    if Path(file).is_dir() or from_hub(Path(file)):
+        return content_sha256(Path(file))
+    return content_sha256(require_regular(file))
 
 
 def require_folder(folder: Path, checkpoint: Checkpoint) -> None:

@@ -4,26 +4,27 @@ Every run is a folder of its own (`runs/PLAN/seed-N`) with everything `plan trai
 where it stopped and any run can be looked at.
 """
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from planner import Plan
 from spectra import InputError, open_checkpoint
-from spectra.core.files import read_bytes, read_json, require_place, write_atomic
+from spectra.core.files import read_json, require_place, write_atomic
 from spectra.core.locks import held
 from spectra.core.progress import Progress, silent
 from spectra.report import ModelInfo
 from trainer.base_model import load_model
 from trainer.data.dataset import read_texts
+from trainer.data.files import content_sha256
 from trainer.data.split import split
 from trainer.evaluation.evaluate import prepare_task
 from trainer.evaluation.metrics import METRICS
 from trainer.layers.inject import locate
 from trainer.report import Evaluation
-from trainer.settings import Task, TrainSettings
+from trainer.settings import DataSettings, Task, TrainSettings
 from trainer.study.candidates import candidates_of
 from trainer.study.jobs import Job, run_all, workers
 from trainer.study.report import POOLED, STUDY, Candidate, Result, StudyReport
@@ -85,7 +86,9 @@ def compare(
     checkpoint = open_checkpoint(model)
     _require_names(tests)
     study = Study(
-        candidates=candidates_of(list(map(Path, plans)), checkpoint, read_texts(data[0]).task, baselines=baselines),
+        candidates=candidates_of(
+            list(map(Path, plans)), checkpoint, read_texts(data[0], settings=settings).task, baselines=baselines
+        ),
         checkpoint=checkpoint,
         data=tuple(map(str, data)),
         tests=tuple(map(str, tests)),
@@ -95,7 +98,7 @@ def compare(
         rates=checked_rates(rates, settings),
         processes=processes or workers(),
     )
-    _require_trainable(study)
+    study = replace(study, settings=settings.model_copy(update=dict(_require_trainable(study))))
     with held(study.output, "compares plans in this folder"):
         return _compared(study, progress)
 
@@ -117,8 +120,11 @@ def _require_names(tests: Sequence[str | Path]) -> None:
         raise InputError(f"`tests`: a task is named after its file, and {odd!r} is not a name for one task; rename the file")
 
 
-def _require_trainable(study: Study) -> None:
+def _require_trainable(study: Study) -> DataSettings:
     """Check everything that the runs will, before the study's folder is claimed.
+
+    Returns:
+        How all runs' data become tokens, with nothing left open: as the study began, or as it is found now.
 
     Raises:
         InputError: a plan, a file or a setting that does not fit the others.
@@ -128,7 +134,8 @@ def _require_trainable(study: Study) -> None:
     files = [Path(file) for file in study.data]
     # The data and the settings are the same for all plans, so the largest stands for them.
     largest = max(study.candidates.values(), key=lambda plan: plan.parameters)
-    run = prepare(largest, study.checkpoint, files, None, None, in_effect(Situation(plan=largest, settings=study.settings)))
+    used = in_effect(Situation(plan=largest, settings=study.settings))
+    run = prepare(largest, study.checkpoint, files, None, None, used, _noted(study.output))
     _require_effect(study, run.config.task)
     made = arguments(study.output, study.settings, len(run.examples.rows), evaluates=False)
     if study.settings.grow:
@@ -146,6 +153,17 @@ def _require_trainable(study: Study) -> None:
         locate(model, plan, config.mixture)
     for test in study.tests:
         prepare_task(Path(test), run.config, run.tokenizer, study.checkpoint, 0)
+    return run.config.data
+
+
+def _noted(output: Path) -> DataSettings | None:
+    """How the data of the study in a folder became tokens, if it holds one."""
+    noted = read_json(output / MANIFEST) if (output / MANIFEST).is_file() else None
+    settings = noted.get("settings") if isinstance(noted, dict) else None
+    try:
+        return TrainSettings.model_validate(settings).data() if settings else None
+    except ValueError:
+        return None
 
 
 def _require_effect(study: Study, task: Task) -> None:
@@ -218,7 +236,7 @@ def _claim(study: Study) -> None:
         InputError: the folder holds runs of another model, data or settings, or another plan of the same name.
     """
     # By content, so that files may move; paths are not compared.
-    digests = [[hashlib.sha256(read_bytes(file)).hexdigest() for file in group] for group in (study.data, study.tests)]
+    digests = [[content_sha256(Path(file)) for file in group] for group in (study.data, study.tests)]
     begun = {
         "model": study.checkpoint.weights,
         "data": digests[0],

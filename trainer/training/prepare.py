@@ -1,6 +1,8 @@
 """What a run needs, checked before anything is written: settings with a plan's hints, tokenised data, the adapters' config."""
 
 import hashlib
+import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +15,14 @@ from spectra.core.distributed import is_main_process
 from spectra.core.log import LOG
 from trainer.adapters.config import AdapterConfig
 from trainer.base_model import load_tokenizer, resolved
+from trainer.data.chat.named import template_text
 from trainer.data.dataset import mix, read_texts
 from trainer.data.examples import Examples, Texts
+from trainer.data.files import content_sha256
+from trainer.data.resolve import Pass, resolved_data
 from trainer.data.tokenize import tokenise
 from trainer.limits import require_length, require_vocabulary
-from trainer.settings import TrainSettings
+from trainer.settings import DataSettings, TrainSettings
 from trainer.training.effects import Situation, require_effect
 
 
@@ -54,8 +59,11 @@ def prepare(
     weights: Sequence[float] | None,
     evaluation: str | Path | None,
     settings: TrainSettings,
+    noted: DataSettings | None = None,
 ) -> Run:
     """Read, check and tokenise everything.
+
+    The run's settings have nothing about data left open: what `noted` says, of a run that is resumed, else what is found now.
 
     Raises:
         InputError: a plan, file or setting that does not fit the others.
@@ -67,27 +75,35 @@ def prepare(
         )
     if settings.patience and not evaluation:
         raise InputError(f"`patience` {settings.patience} needs an evaluation file to watch; give `evaluation`")
-    parts = [read_texts(file) for file in files]
+    parts = [read_texts(file, settings=settings) for file in files]
     labels, counts = _labels(parts, plan)
     require_effect(Situation(plan=plan, settings=settings, task=parts[0].task, evaluates=evaluation is not None))
-    tokenizer = load_tokenizer(checkpoint.location)
-    require_length(checkpoint, settings.max_length)
+    template = template_text(settings.chat_template) if settings.chat_template else None
+    tokenizer = load_tokenizer(checkpoint.location, template)
+    precision = resolved(settings.precision)
+    rows = math.ceil(settings.batch_size / settings.accumulation / int(os.environ.get("WORLD_SIZE", 1)))
+    made = Pass(rows=rows, precision=precision, recompute=settings.gradient_checkpointing, packing=settings.packing)
+    data = resolved_data(settings.data(), parts, tokenizer, checkpoint, made, noted)
+    settings = settings.model_copy(update=dict(data))
+    require_length(checkpoint, data.length)
     config = AdapterConfig(
         base_model_name_or_path=checkpoint.source,
         task=parts[0].task,
         labels=labels,
         label_counts=tuple(counts[label] for label in labels),
-        max_length=settings.max_length,
-        loss_on=settings.loss_on,
+        data=data,
+        chat_template=template,
+        conversations=any("messages" in part.rows.column_names for part in parts),
         seed=settings.seed,
         pad_token_id=tokenizer.pad_token_id,
         base_weights=checkpoint.weights,
-        precision=resolved(settings.precision),
+        precision=precision,
         mixture=settings.mixture(),
     )
-    options: dict[str, Any] = {"labels": labels, "loss_on": settings.loss_on}
-    tokenised = [tokenise(part, tokenizer, settings.max_length, packing=settings.packing, **options) for part in parts]
-    held_out = tokenise(read_texts(evaluation), tokenizer, settings.max_length, **options) if evaluation else None
+    options: dict[str, Any] = {"labels": labels, "settings": data}
+    tokenised = [tokenise(part, tokenizer, data.length, packing=settings.packing, **options) for part in parts]
+    held = read_texts(evaluation, settings=data) if evaluation else None
+    held_out = tokenise(held, tokenizer, data.length, **options) if held else None
     pairs = [*zip(files, tokenised, strict=True), *([(Path(evaluation), held_out)] if evaluation and held_out else [])]
     for file, part in pairs:
         require_vocabulary(checkpoint, tokenizer, part.rows["input_ids"], file)
@@ -126,5 +142,5 @@ def _digest(files: Sequence[Path], weights: Sequence[float] | None, evaluation: 
     whole = hashlib.sha256(repr((len(files), None if weights is None else list(weights))).encode())
     for file in [*files, *([Path(evaluation)] if evaluation else [])]:
         # A digest of digests, so that text moved from the end of one file to the start of the next is noticed.
-        whole.update(hashlib.sha256(file.read_bytes()).digest())
+        whole.update(content_sha256(file).encode())
     return whole.hexdigest()

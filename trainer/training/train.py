@@ -34,7 +34,7 @@ from trainer.layers.base_routers import router_parameters
 from trainer.limits import DivergedError
 from trainer.report import GrowthHistory, RateSearch, RunReport
 from trainer.run_folder import BEST, HISTORY, MANIFEST, REPORT
-from trainer.settings import TrainSettings
+from trainer.settings import DataSettings, TrainSettings
 from trainer.training.claim import claim, step_of, taken_up, tidy
 from trainer.training.effects import GROWTH, USUAL
 from trainer.training.growth import Growth
@@ -90,7 +90,7 @@ def train(
     found = None
     if settings.learning_rate == "auto":
         settings, found = _with_rate(plan, checkpoint, files, weights, settings, output if resume else None, progress)
-    run = prepare(plan, checkpoint, files, weights, evaluation, settings)
+    run = prepare(plan, checkpoint, files, weights, evaluation, settings, _noted(output) if resume else None)
     return _fit(run, output, resume, progress, search=found)[0]
 
 
@@ -103,6 +103,15 @@ def train_loaded(
         InputError: see `train`.
     """
     return _fit(prepare(plan, checkpoint, [data], None, None, settings), output, False, progress, base)[1]
+
+
+def _noted(output: Path) -> DataSettings | None:
+    """How the data of the run in a folder became tokens; None where there is none, or one that `claim` will refuse."""
+    noted = read_json(output / MANIFEST) if (output / MANIFEST).is_file() else None
+    try:
+        return DataSettings.model_validate(noted["data"]) if isinstance(noted, dict) else None
+    except (KeyError, ValueError):
+        return None
 
 
 def _with_rate(
@@ -130,6 +139,10 @@ def _with_rate(
         # All files' held-out tenths together have one format only if the files have; the first stands for a mixture.
         held.write_text("".join(parts[0][1].read_text().splitlines(keepends=True)[:HELD_OUT]))
 
+        alone = settings.model_copy(update={"evaluations": USUAL.evaluations, "patience": 0})
+        whole = prepare(plan, checkpoint, files, weights, None, alone)
+        settings = settings.model_copy(update=dict(whole.config.data))
+
         def loss_of(rate: float, steps: int) -> float:
             # What depends on the length of the run, or writes elsewhere, is left out.
             changed = {
@@ -151,8 +164,6 @@ def _with_rate(
             except DivergedError:
                 return math.inf
 
-        alone = settings.model_copy(update={"evaluations": USUAL.evaluations, "patience": 0})
-        whole = prepare(plan, checkpoint, files, weights, None, alone)
         whole_steps = arguments(
             Path(folder), settings.model_copy(update={"learning_rate": 1.0}), len(whole.examples.rows), False
         ).max_steps

@@ -5,6 +5,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from tests.trainer.examples import write_rows
 from trainer.data.dataset import read_texts
+from trainer.data.formats.messages import message
 from trainer.data.tokenize import tokenise
 
 WORDS = ["be", "short", "the", "a", "file", "reads", "what", "does", "it", "list", "no"]
@@ -52,8 +53,13 @@ def turns(*contents, system=None):
     return ([said("system", system)] if system else []) + found
 
 
-def said(role, content, learned=None):
-    return {"role": role, "content": content, "learned": role == "assistant" if learned is None else learned}
+def said(role, content, learned=None, **more):
+    return message(role, content, learned=learned, **more)
+
+
+def talk(*messages, tools=""):
+    """A canonical row of messages."""
+    return {"messages": list(messages), "tools": tools}
 
 
 def trained(tokenizer, row):
@@ -67,7 +73,9 @@ def trained(tokenizer, row):
     return [tokenizer.decode(stretch) for stretch in stretches]
 
 
-TALK = {"messages": turns("what does it", "it reads", "the list", "no", system="be short")}
+TALK = talk(*turns("what does it", "it reads", "the list", "no", system="be short"))
+BARE = {"messages": [{"role": turn["role"], "content": turn["content"]} for turn in TALK["messages"]]}
+"""The same as a file has it."""
 
 
 def answers(tmp_path, words, pairs, max_length, **options):

@@ -11,6 +11,7 @@ from tests.trainer.examples import write_rows
 from trainer.data.dataset import batches, read_texts
 from trainer.data.packing import CausalCollator, block_mask, first_fit
 from trainer.data.tokenize import tokenise
+from trainer.settings import DataSettings
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_a_token_sees_the_earlier_ones_of_its_own_example():
 
 
 def test_the_first_token_of_an_example_is_predicted_by_nothing(tmp_path, words):
-    packed = answers(tmp_path, words, [(2, 2), (1, 1)], 16, packing=True, loss_on="all")
+    packed = answers(tmp_path, words, [(2, 2), (1, 1)], 16, packing=True, settings=DataSettings(loss_on="all"))
     (row,) = packed.rows
     assert [at for at, label in enumerate(row["labels"]) if label == -100] == [0, 5]
 

@@ -7,6 +7,7 @@ from spectra import InputError, open_checkpoint
 from tests.trainer.examples import write_rows
 from trainer import load_sample
 from trainer.data.sampling import PROBE_BATCH
+from trainer.settings import DataSettings
 
 OPTIONS = {"samples": 8, "max_length": 16, "seed": 0}
 
@@ -72,4 +73,4 @@ def test_a_probe_may_count_prompts_too(tiny_llama, tmp_path):
 def test_what_a_classifiers_loss_counts_cannot_be_chosen(tiny_llama, tmp_path):
     path = write_rows(tmp_path / "l.jsonl", [{"text": "the file", "label": label} for label in "ab"])
     with pytest.raises(InputError, match="`loss_on` has no effect on a classifier"):
-        load_sample(open_checkpoint(tiny_llama), path, samples=2, max_length=16, seed=0, loss_on="all")
+        load_sample(open_checkpoint(tiny_llama), path, samples=2, settings=DataSettings(max_length=16, loss_on="all"), seed=0)

@@ -11,6 +11,7 @@ from tests.trainer.examples import write_rows
 from trainer.base_model import load_tokenizer
 from trainer.data.dataset import read_texts
 from trainer.data.tokenize import pack, tokenise
+from trainer.settings import DataSettings
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_examples_that_lose_all_their_answer_are_dropped_and_counted(tmp_path, w
 
 
 def test_nothing_is_dropped_when_the_loss_counts_everything(tmp_path, words):
-    examples = answers(tmp_path, words, [(2, 2), (9, 1)], 6, loss_on="all")
+    examples = answers(tmp_path, words, [(2, 2), (9, 1)], 6, settings=DataSettings(loss_on="all"))
     assert (len(examples.rows), examples.truncated, examples.dropped) == (2, 1, 0)
 
 
@@ -114,7 +115,7 @@ def test_a_prompt_begins_as_the_tokenizer_begins_texts(tmp_path):
     examples = tokenise(texts, tokenizer, 16)
     assert tokenizer.decode(examples.rows[0]["input_ids"]) == "<s> the file reads it </s>"
     assert examples.rows[0]["labels"][:3] == [-100] * 3
-    everything = tokenise(texts, tokenizer, 16, loss_on="all").rows[0]
+    everything = tokenise(texts, tokenizer, 16, settings=DataSettings(loss_on="all")).rows[0]
     assert everything["labels"] == everything["input_ids"] == examples.rows[0]["input_ids"]
 
 

@@ -15,6 +15,7 @@ from tests.trainer.examples import SHORT, assert_same_bytes, kill_at, logits
 from trainer import apply_plan, evaluate, load_adapters, load_sample, merge, train
 from trainer.layers.inject import trainable_parameters
 from trainer.run_folder import PEFT_CONFIG
+from trainer.settings import DataSettings
 
 pytestmark = pytest.mark.training
 
@@ -33,7 +34,7 @@ EIGHT = SHORT.model_copy(update={"max_steps": 8, "learning_rate": 2e-2})
 
 def test_from_checkpoint_to_merged_model(checkpoint, sentences, tmp_path):
     opened = open_checkpoint(checkpoint)
-    sample = load_sample(opened, sentences, samples=8, max_length=32, seed=0)
+    sample = load_sample(opened, sentences, samples=8, settings=DataSettings(max_length=32), seed=0)
     sensitivity = planner.probe(sample.model, sample.batches, checkpoint=opened)
     report = spectra.analyze(checkpoint)
     plan = planner.allocate("2000", AllocationSettings(strategy="dr-lora"), spectra=report, sensitivity=sensitivity)

@@ -9,6 +9,7 @@ from spectra.report import Density, ModelInfo, SpectraReport
 from tests.trainer.study.examples import study_of
 from tests.trainer.views.examples import HISTORY_OF_TWO, evaluation_of, run_of, write_run
 from trainer.run_folder import PLAN, REPORT
+from trainer.settings import DataSettings
 from trainer.study.report import BASELINE, STUDY
 from trainer.views.documents import DOCUMENTS, draw, find_document
 from trainer.views.plots import GROWTH
@@ -34,7 +35,7 @@ def llama_reports(tiny_llama, sentences):
     from trainer import load_sample
 
     checkpoint = open_checkpoint(tiny_llama)
-    sample = load_sample(checkpoint, sentences, samples=8, max_length=16, seed=0)
+    sample = load_sample(checkpoint, sentences, samples=8, settings=DataSettings(max_length=16), seed=0)
     return spectra.analyze(tiny_llama), planner.probe(sample.model, sample.batches, checkpoint=checkpoint)
 
 

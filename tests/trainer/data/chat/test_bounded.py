@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from trainer.data.bounded import TakesTooLongError, bounded
+from trainer.data.chat.bounded import TakesTooLongError, bounded
 
 
 def test_what_never_ends_is_ended():

@@ -1,0 +1,284 @@
+"""Canonical rows -> text, with what is learned told from what is read."""
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from spectra import InputError
+from trainer.data.chat.proof import THOUGHT, require_tools, require_written, spoken, thought_of
+from trainer.data.chat.stops import Stops
+from trainer.data.chat.template import Rendered, Template, Way, ways_for
+from trainer.data.formats import Row
+from trainer.data.formats.messages import Message, message
+from trainer.settings import DataSettings
+
+HEADINGS = {
+    "system": "", "developer": "", "user": "### Instruction:\n", "assistant": "### Response:\n", "tool": "### Result:\n",
+}  # fmt: skip
+
+
+class Segment(NamedTuple):
+    """A stretch of an example's text."""
+
+    text: str
+    trained: bool
+    """Whether the loss counts its tokens."""
+
+
+Example = list[Segment]
+
+
+class Writer:
+    """Writes rows out as a run needs them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: DataSettings) -> None:
+        """Prepare for a tokenizer's chat template and end tokens."""
+        self.tokenizer, self.settings = tokenizer, settings
+        self.stops = Stops(tokenizer)
+        self.template = Template(tokenizer, settings) if tokenizer.chat_template else None
+        self.day = self.template.day if self.template else ""
+        self.ended = False
+        """Whether an answer got the model's own end because the template writes none."""
+
+    def segments(self, row: Row) -> list[Example]:
+        """Write a canonical row with `prompt`, `segments` or `messages`, as one example or as several.
+
+        In each, neighbours differ in `trained`, and no text is empty. A prompt and its completion are joined as they are, with
+        the end-of-text token behind. Segments stand as they are. Messages go through the chat template. Where there is none,
+        they get a plain text that is our choice, after Alpaca's: the system's text bare, a user's under "### Instruction:", an
+        assistant's under "### Response:" and closed by the end-of-text token, blank lines between.
+
+        Raises:
+            InputError: a template that refuses the row, or that does not write what a turn says.
+        """
+        everything = self.settings.loss_on == "all"
+        if "prompt" in row:
+            found = [self._joined(row["prompt"], row["completion"])]
+        elif "segments" in row:
+            found = [[Segment(part["text"], part["learned"]) for part in row["segments"]]]
+        else:
+            found = self._conversation(self._asked(row["messages"]), row["tools"])
+        examples = [_merged(Segment(text, trained or everything) for text, trained in example) for example in found]
+        if not all(any(segment.trained for segment in example) for example in examples):
+            raise InputError("nothing of the row is learned; remove it")
+        return examples
+
+    def asking(self, question: str, answer: str) -> tuple[str, str]:
+        """A question as a conversation's only turn: what stands before an answer's words, and the words.
+
+        Raises:
+            InputError: as `segments` does.
+        """
+        row = {"messages": [message("user", question), message("assistant", answer)], "tools": ""}
+        (given, learned), *_ = self.segments(row)
+        at = learned.text.rfind(words := answer.strip())
+        return given.text + learned.text[:at], words
+
+    def begins_as_asked(self, row: Row) -> bool:
+        """Whether the last answer that is learned begins with what the template writes when it asks for one.
+
+        Raises:
+            InputError: as `segments` does.
+        """
+        messages = self._asked(row["messages"])
+        number = max(number for number, message in enumerate(messages) if message["learned"])
+        fault: InputError | None = None
+        for way in ways_for(messages) if self.template else ():
+            assert self.template is not None
+            talk = _Talk(messages, row["tools"], self.template, way)
+            try:
+                talk.require_whole()
+                return bool(talk.told(number).marks) or talk.told(number).text.startswith(talk.asked(number).text)
+            except InputError as error:
+                fault = fault or error
+        if fault:
+            raise fault
+        return True
+
+    def _joined(self, prompt: str, completion: str) -> Example:
+        if self.settings.join == "space":
+            bare = prompt.rstrip(" ")
+            prompt, completion = bare, prompt[len(bare) :] + completion
+        return [Segment(prompt, False), Segment(self._closed(completion), True)]
+
+    def _asked(self, messages: Sequence[Message]) -> list[Message]:
+        """The conversation up to its last answer that is learned; with `turns` last, that one is the only one."""
+        learned = [number for number, turn in enumerate(messages) if turn["learned"]]
+        kept = learned[-1:] if self.settings.turns == "last" else learned
+        end = len(messages) if self.settings.loss_on == "all" else learned[-1] + 1
+        return [message | {"learned": number in kept} for number, message in enumerate(messages[:end])]
+
+    def _closed(self, text: str) -> str:
+        # Not twice where the data brings its own. An empty end fits every text, and nothing is added.
+        return text if text.endswith(self.stops.own) else text + self.stops.own
+
+    def _conversation(self, messages: Sequence[Message], tools: str) -> list[Example]:
+        if self.template is None:
+            return [self._plain(messages, tools)]
+        fault: InputError | None = None
+        for way in ways_for(messages):
+            try:
+                return self._templated(_Talk(messages, tools, self.template, way))
+            except InputError as error:
+                fault = fault or error  # what is wrong with the usual way is what can be mended
+        raise fault or InputError("the conversation is empty")
+
+    def _plain(self, messages: Sequence[Message], tools: str) -> Example:
+        if tools or (lost := next((name for message in messages for name in ("reasoning_content", "tool_calls")
+                                   if f'"{name}"' in message["more"]), "")):  # fmt: skip
+            what = "tools" if tools else lost
+            raise InputError(
+                f"the tokenizer has no chat template, and a plain text has no place for `{what}`; give `chat_template`"
+            )
+        found = []
+        for position, turn in enumerate(messages):
+            answer = turn["role"] == "assistant"
+            # A heading is never learnt: it is what a model is given to ask for the answer.
+            found.append(Segment("\n\n" * (position > 0) + HEADINGS[turn["role"]], False))
+            found.append(Segment(self._closed(turn["content"]) if answer else turn["content"], turn["learned"]))
+        return found
+
+    def _templated(self, talk: "_Talk") -> list[Example]:
+        """Every answer as the model will be asked for it.
+
+        Each answer takes two renderings: of the turns before it, asking for it, and of the turns up to and with it. What they
+        share is given, the rest of the second is learned up to the token that stops generation. Where asking writes more than
+        answers begin with, such as an empty thought, the learned part begins where the two part. A template that marks what the
+        model says, by `{% generation %}`, is believed instead.
+
+        A template that keeps what it has written gives one example with all turns. One that rewrites earlier turns, as those of
+        reasoning models do, or that ends no answer but by what follows, gives an example for each answer: no single text has
+        all of them as they are asked for.
+        """
+        talk.require_whole()
+        if self.settings.loss_on == "all":
+            return [[Segment(talk.told(len(talk.messages) - 1).text, True)]]
+        turns = [self._turn(talk, number) for number, message in enumerate(talk.messages) if message["learned"]]
+        return self._one_text(turns) or [[*turn.parts, *self._end(turn)] for turn in turns]
+
+    def _turn(self, talk: "_Talk", number: int) -> "_Turn":
+        message, told, asked = talk.messages[number], talk.told(number), talk.asked(number)
+        require_written(message, number, told.text, learned=True)
+        if told.marks:
+            return _marked(told, len(asked.marks), number)
+        before = talk.before(number)
+        start = len(asked.text) if told.text.startswith(asked.text) else _parting(asked.text, told.text, before)
+        given, answer = told.text[:start], told.text[start:]
+        said = spoken(message["content"])
+        if said not in answer or before not in given:
+            raise InputError(f"the chat template does not write turn {number} behind turn {number - 1}; use another template")
+        # What ends the answer stands behind its words, and those behind its thought.
+        thought = max((answer.rfind(part) + len(part) for part in talk.thoughts(number) if part in answer), default=0)
+        words = max(answer.find(said, thought), 0) + len(said)
+        end = self.stops.end(answer, words)
+        if end < 0 and not answer[words:].strip():
+            answer = answer[:words]
+        return _Turn([Segment(given, False), Segment(answer if end < 0 else answer[:end], True)], ended=end >= 0)
+
+    def _one_text(self, turns: "Sequence[_Turn]") -> list[Example]:
+        """All turns as one example; nothing if they do not fit into one text."""
+        found: Example = []
+        done, ended = "", True
+        for turn in turns:
+            given = turn.parts[0].text
+            if not given.startswith(done):
+                return []
+            rest = given[len(done) :]
+            if not ended:
+                # What the next speaker's turn begins with may be what stops the model.
+                if not (stop := self.stops.opening(rest)):
+                    return []
+                found.append(Segment(stop, True))
+                rest = rest[len(stop) :]
+            found += [Segment(rest, False), *turn.parts[1:]]
+            done, ended = "".join(part.text for part in turn.parts), turn.ended
+        return [[*found, *self._end(turns[-1])]]
+
+    def _end(self, turn: "_Turn") -> Example:
+        """The model's own end, for an answer that the template does not end."""
+        if turn.ended or not self.stops.own:
+            return []
+        self.ended = True
+        return [Segment(self.stops.own, True)]
+
+
+class _Turn(NamedTuple):
+    """An assistant's turn as a template writes it."""
+
+    parts: Example
+    """What stands before the answer when the model is asked for it, then the answer."""
+    ended: bool
+    """Whether the answer has an end."""
+
+
+class _Talk:
+    """A conversation under a template, of which each beginning is rendered once."""
+
+    def __init__(self, messages: Sequence[Message], tools: str, template: Template, way: Way) -> None:
+        self.messages, self.tools, self._template, self._way = messages, tools, template, way
+        self._known: dict[tuple[int, bool], Rendered] = {}
+
+    def told(self, number: int) -> Rendered:
+        """The turns up to and with one."""
+        return self._rendered(number + 1, asks=False)
+
+    def asked(self, number: int) -> Rendered:
+        """The turns before one, asking for it."""
+        return self._rendered(number, asks=True)
+
+    def _rendered(self, count: int, *, asks: bool) -> Rendered:
+        if (count, asks) not in self._known:
+            self._known[count, asks] = self._template.render(self.messages[:count], self.tools, asks, self._way)
+        return self._known[count, asks]
+
+    def before(self, number: int) -> str:
+        """What was said last before an answer by somebody else."""
+        others = (message for message in reversed(self.messages[:number]) if message["role"] != "assistant")
+        return next(others, {"content": ""})["content"].strip()
+
+    def thoughts(self, number: int) -> list[str]:
+        """What may stand before an answer's words: its thought, and the end of one."""
+        return [part for part in (thought_of(self.messages[number]), THOUGHT) if part]
+
+    def require_whole(self) -> None:
+        """Refuse a template that leaves out a turn that is only read, or the tools."""
+        whole = self.told(len(self.messages) - 1).text
+        require_tools(self.tools, whole)
+        for number, turn in enumerate(self.messages):
+            if not turn["learned"]:
+                require_written(turn, number, whole, learned=False)
+
+
+def _marked(told: Rendered, before: int, number: int) -> _Turn:
+    """The turn as the template marks it, which counts so many marks in earlier turns."""
+    marks = told.marks[before:]
+    if not marks:
+        raise InputError(f"the chat template marks nothing of turn {number} as the model's; use another template")
+    parts, done = [], 0
+    for start, end in marks:
+        parts += [Segment(told.text[done:start], False), Segment(told.text[start:end], True)]
+        done = end
+    return _Turn(parts, ended=True)
+
+
+def _parting(asked: str, told: str, before: str) -> int:
+    """Where two renderings part, at a place where no token is cut in two: behind a line's end or the end of a mark, such as `>`.
+
+    Args:
+        asked: ends with what asks for an answer.
+        told: has the answer in its place.
+        before: the last turn before it, in which no answer begins.
+    """
+    pairs = enumerate(zip(asked, told, strict=False))
+    same = next((at for at, (one, other) in pairs if one != other), min(len(asked), len(told)))
+    place = max(asked.rfind(mark, 0, same) + 1 for mark in "\n>]")
+    return place if place > asked.rfind(before, 0, same) + len(before) else same
+
+
+def _merged(found: Iterable[Segment]) -> Example:
+    whole = (segment for segment in found if segment.text)
+    return [
+        Segment("".join(part.text for part in group), trained) for trained, group in groupby(whole, lambda part: part.trained)
+    ]
