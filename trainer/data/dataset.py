@@ -22,7 +22,7 @@ from trainer.data.examples import Examples, Texts
 from trainer.data.files import content_sha256, records
 from trainer.data.formats import FORMATS, Layout, layout_of
 from trainer.data.packing import CausalCollator
-from trainer.data.storage import folder, new_folder
+from trainer.data.storage import folder, on_disk
 from trainer.settings import DataSettings, Task
 
 
@@ -43,19 +43,10 @@ def read_texts(path: str | Path, *, evaluation: bool = False, settings: DataSett
         _told.add(path)
         LOG.info(f"{path}: read as {layout.format}; ignored columns: {', '.join(layout.ignored)}")
     features = datasets.Features(_feature(FORMATS[layout.format].becomes | {"row": "int64"}))
-    # A list would be taken for work to be shared out.
-    given = {"path": str(path), "layout": layout}
     try:
-        rows = datasets.Dataset.from_generator(_rows, features=features, gen_kwargs=given, cache_dir=str(new_folder()))
-    except datasets.exceptions.DatasetGenerationError as error:
-        cause = error.__cause__
-        if isinstance(cause, InputError):
-            raise cause from None
-        raise InputError(f"{path}: its examples cannot be kept in {folder().name}: {first_line(cause or error)}") from None
+        rows = on_disk(_rows(path, layout), features)
     except OSError as error:
-        raise InputError(f"{path}: its examples cannot be kept in {folder().name}: {error.strerror}") from None
-    if len(rows) == 0:
-        raise InputError(f"{path}: no examples")
+        raise InputError(f"{path}: its examples cannot be kept in {folder().name}: {first_line(error)}") from None
     # The library's fingerprint follows rows through every draw; made of the content, it finds tokens again that were kept.
     rows._fingerprint = hashlib.sha256(repr((content_sha256(path), layout)).encode()).hexdigest()[:32]
     return Texts(path=path, format=layout.format, rows=rows)
@@ -89,9 +80,9 @@ def _feature(described: Any) -> Any:
     return datasets.List(_feature(described[0])) if isinstance(described, list) else datasets.Value(described)
 
 
-def _rows(path: str, layout: Layout) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, layout: Layout) -> Iterator[dict[str, Any]]:
     """The file's canonical rows, each with its number."""
-    for number, record in enumerate(records(Path(path)), start=1):
+    for number, record in enumerate(records(path), start=1):
         try:
             found = layout.canonical(record)
             _require_letters(found)

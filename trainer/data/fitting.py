@@ -39,7 +39,7 @@ def labelled(example: Sequence[Segment], parts: Sequence[list[int]], lead: Seque
     return Encoded(ids, labels)
 
 
-LEFT_OUT = Encoded([], [], cut=True)
+LEFT_OUT = Encoded([], [])
 
 
 def letters(max_length: int) -> int:

@@ -14,7 +14,9 @@ SPACE = "▁"  # SentencePiece's
 GUARDS = ("\n", "x", ".", "0")
 
 
-def token_ids(examples: Sequence[Sequence[Segment]], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[list[int]]]:
+def token_ids(
+    examples: Sequence[Sequence[Segment]], tokenizer: PreTrainedTokenizerBase, whole: Sequence[list[int]] | None = None
+) -> Iterator[list[list[int]]]:
     """Token ids of every example's segments.
 
     Where the tokenizer would melt the end of one segment and the start of the next into one token, they are tokenised apart: a
@@ -23,15 +25,28 @@ def token_ids(examples: Sequence[Sequence[Segment]], tokenizer: PreTrainedTokeni
     Args:
         examples: segments, none of them empty.
         tokenizer: the model's own.
+        whole: the ids of the examples' whole texts, where they are known.
     """
-    texts = ["".join(segment.text for segment in example) for example in examples]
-    for example, ids in zip(examples, _ids(texts, tokenizer), strict=True):
+    for example, ids in zip(examples, whole_ids(examples, tokenizer) if whole is None else whole, strict=True):
         yield _divided([segment.text for segment in example], ids, tokenizer)
 
 
+def whole_ids(examples: Sequence[Sequence[Segment]], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Token ids of every example's text in one piece."""
+    return _ids(["".join(segment.text for segment in example) for example in examples], tokenizer)
+
+
 def _ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    # Not verbose, or it warns of texts above the model's length, which are cut later.
-    return list(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]) if texts else []
+    if not texts:
+        return []
+    backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
+    if backend is None or not hasattr(backend, "encode_batch_fast") or tokenizer.split_special_tokens:
+        # Not verbose, or it warns of texts above the model's length, which are cut later.
+        return list(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
+    # Straight from the backend, without lists of masks and offsets that nobody reads; earlier calls may have left a limit there.
+    backend.no_truncation()
+    backend.no_padding()
+    return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def _divided(

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from itertools import islice
@@ -16,6 +16,8 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from spectra import InputError
+from spectra.core.errors import first_line
 from spectra.core.files import cache_folder
 from trainer.data.fitting import Encoded
 
@@ -52,6 +54,9 @@ def stored(key: str, encoded: Callable[[], Iterable[Encoded]]) -> Stored:
     Args:
         key: everything that the examples depend on; nothing for examples that are not kept.
         encoded: makes them.
+
+    Raises:
+        InputError: the disk is full.
     """
     place = cache_folder() / "tokens" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrow" if key else None
     if place is not None and (found := _read(place)):
@@ -59,7 +64,10 @@ def stored(key: str, encoded: Callable[[], Iterable[Encoded]]) -> Stored:
             os.utime(place)  # the least recently used go first
         return found
     path = new_folder() / "tokens.arrow"
-    _write(path, encoded())
+    try:
+        _write(path, encoded())
+    except OSError as error:
+        raise InputError(f"{path.parent}: tokens cannot be kept there: {first_line(error)}") from None
     if place is not None and path.stat().st_size >= LEAST_KEPT:
         _keep(path, place)
     found = _read(path)
@@ -129,6 +137,25 @@ def _make_room(folder: Path, size: int) -> None:
         held -= file.stat().st_size
         file.with_suffix(".json").unlink(missing_ok=True)
         file.unlink(missing_ok=True)
+
+
+def on_disk(rows: Iterable[Mapping[str, Any]], features: Any) -> Any:
+    """Rows as a datasets.Dataset that is not in memory.
+
+    Args:
+        rows: each with all columns.
+        features: the library's description of their types.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    path = new_folder() / "rows.arrow"
+    schema = features.arrow_schema
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        coming = iter(rows)
+        while batch := list(islice(coming, BATCH)):
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+    return datasets.Dataset.from_file(str(path))
 
 
 def batches_of(rows: Any) -> Iterator[list[dict[str, Any]]]:

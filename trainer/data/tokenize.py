@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 from transformers import PreTrainedTokenizerBase
@@ -16,7 +17,7 @@ from trainer.data.chat.turns import Example, Writer
 from trainer.data.examples import Examples, Texts
 from trainer.data.fitting import Encoded, fitted, is_enough, labelled, letters
 from trainer.data.formats import Row
-from trainer.data.joints import token_ids
+from trainer.data.joints import token_ids, whole_ids
 from trainer.data.packing import pack_rows
 from trainer.data.storage import batches_of, stored
 from trainer.settings import DataSettings
@@ -198,18 +199,38 @@ def lead_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def _answers(texts: Texts, writer: Writer, max_length: int) -> Iterator[Encoded]:
     """The examples of rows with prompts, segments or messages, batch by batch, because a fast tokenizer is fast in batches."""
     usual = lead_of(writer.tokenizer)
-    for rows in batches_of(texts.rows):
-        written = [_written(texts, row, writer) for row in rows]
-        flat = [example for examples in written for example in examples]
-        begun = [_beginning(example, letters(max_length)) for example in flat]
-        tokens = iter(zip(flat, begun, token_ids(begun, writer.tokenizer), strict=True))
-        for row, examples in zip(rows, written, strict=True):
-            lead = _lead(row, examples, writer, usual)
-            found = [_encoded(*next(tokens), writer, lead, max_length) for _ in examples]
-            if all(one and len(one.ids) <= max_length for one in found):
-                yield from (one for one in found if one)
-            else:
-                yield from fitted(row, writer, lead, max_length)
+    # While a batch is tokenised, which takes no Python, the next one is written.
+    with ThreadPoolExecutor(1) as beside:
+        coming: Future[list[list[int]]] | None = None
+        before: _Batch | None = None
+        for rows in batches_of(texts.rows):
+            written = [_written(texts, row, writer) for row in rows]
+            begun = [_beginning(example, letters(max_length)) for examples in written for example in examples]
+            done, coming = coming, beside.submit(whole_ids, begun, writer.tokenizer)
+            if before and done:
+                yield from _fitting(before, done.result(), writer, usual, max_length)
+            before = _Batch(rows, written, begun)
+        if before and coming:
+            yield from _fitting(before, coming.result(), writer, usual, max_length)
+
+
+class _Batch(NamedTuple):
+    rows: list[dict[str, Any]]
+    written: list[list[Example]]
+    """Each row's examples."""
+    begun: list[Example]
+    """The beginnings of all of them."""
+
+
+def _fitting(batch: _Batch, whole: list[list[int]], writer: Writer, usual: list[int], max_length: int) -> Iterator[Encoded]:
+    tokens = iter(zip(batch.begun, token_ids(batch.begun, writer.tokenizer, whole), strict=True))
+    for row, examples in zip(batch.rows, batch.written, strict=True):
+        lead = _lead(row, examples, writer, usual)
+        found = [_encoded(example, *next(tokens), writer, lead, max_length) for example in examples]
+        if all(one and len(one.ids) <= max_length for one in found):
+            yield from (one for one in found if one)
+        else:
+            yield from fitted(row, writer, lead, max_length)
 
 
 def _encoded(

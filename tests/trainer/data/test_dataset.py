@@ -56,7 +56,7 @@ def test_batches_hold_every_example_once_and_pad_with_ignored_labels(tmp_path, t
         ("\n\n", "no examples|cannot be read"),
         ('{"text": "a", "label": "x"}\n{"text": "b"\n', r"data.jsonl:2: not JSON"),
         ('{"text": "a"}\n[1, 2]\n', r"data.jsonl:2: expected an object"),
-        ('{"words": "a"}\n', "columns words fit no known format; rename them"),
+        ('{"words": "a"}\n', "columns words fit no known format; say by `columns`"),
         ('{"text": "a", "label": "x"}\n{"text": "b"}\n', "row 2: label is missing"),
         ('{"text": "a"}\n{"text": null}\n', "row 2: text is None"),
         ('{"text": "a"}\n{"text": "  "}\n', "row 2: text is '  '"),
@@ -150,10 +150,8 @@ def test_csv_lines_of_another_length_are_named(tmp_path, line, fields):
 
 
 def test_columns_of_no_format_are_listed_with_the_known_ones(tmp_path):
-    path = write_rows(tmp_path / "data.jsonl", [{"question": "a", "answer": "b"}])
-    with pytest.raises(
-        InputError, match=r"columns question, answer fit no known format; rename .* completion \(prompt, completion\);"
-    ):
+    path = write_rows(tmp_path / "data.jsonl", [{"words": "a", "more": "b"}])
+    with pytest.raises(InputError, match=r"columns words, more fit no known format; .* completion \(prompt, completion\);"):
         read_texts(path)
 
 
@@ -162,7 +160,7 @@ def test_questions_are_read_for_an_evaluation_only(tmp_path):
     texts = read_texts(path, evaluation=True)
     assert (texts.format, texts.task, texts.asks) == ("multiple-choice", "causal", True)
     assert texts.rows.to_list() == [{"prompt": "a", "choices": ["b", "c"], "answer": 1, "row": 1}]
-    with pytest.raises(InputError, match=r"q\.jsonl: columns prompt, choices, answer fit no known format"):
+    with pytest.raises(InputError, match=r"q\.jsonl: multiple-choice questions can be evaluated, not trained on"):
         read_texts(path)
 
 

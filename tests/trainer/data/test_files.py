@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pandas
 import pytest
@@ -82,7 +83,7 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
     for name, what in (
         ("pipe", "not a regular file"),
         ("device", "not a regular file"),
-        ("folder", "a folder"),
+        ("folder", "no dataset file in this folder"),
         ("loop", "Too many"),
     ):
         with pytest.raises(InputError, match=f"{name}.jsonl: {what}"):
@@ -112,7 +113,7 @@ def test_half_a_character_is_refused(tmp_path):
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "d.jsonl").write_text('{"text": "a"}\n')
-    monkeypatch.setattr("trainer.data.dataset._new_folder", lambda: "/proc/nothing")
+    monkeypatch.setattr("trainer.data.storage.new_folder", lambda: Path("/proc/nothing"))
     with pytest.raises(InputError, match=r"d\.jsonl: its examples cannot be kept in "):
         read_texts(tmp_path / "d.jsonl")
 

@@ -9,7 +9,7 @@ from trainer import load_sample
 from trainer.data.sampling import PROBE_BATCH
 from trainer.settings import DataSettings
 
-OPTIONS = {"samples": 8, "max_length": 16, "seed": 0}
+OPTIONS = {"samples": 8, "settings": DataSettings(max_length=16), "seed": 0}
 
 
 def ids_of(sample):
@@ -59,13 +59,16 @@ def test_what_cannot_be_sampled_is_refused(tiny_llama, sentences, tmp_path):
     with pytest.raises(InputError, match="device 'nowhere'"):
         load_sample(checkpoint, sentences, **OPTIONS, device="nowhere")
     with pytest.raises(InputError, match=r"`max_length` 4096 is more than the \d+ positions of tiny-llama"):
-        load_sample(checkpoint, sentences, **OPTIONS | {"max_length": 4096})
+        load_sample(checkpoint, sentences, **OPTIONS | {"settings": DataSettings(max_length=4096)})
 
 
 def test_a_probe_may_count_prompts_too(tiny_llama, tmp_path):
     path = write_rows(tmp_path / "p.jsonl", [{"prompt": "the file and", "completion": " list"}] * 4)
-    given = {"samples": 2, "max_length": 16, "seed": 0}
-    answers, whole = (load_sample(open_checkpoint(tiny_llama), path, **given, loss_on=part) for part in ("completion", "all"))
+    given = {"samples": 2, "seed": 0}
+    answers, whole = (
+        load_sample(open_checkpoint(tiny_llama), path, **given, settings=DataSettings(max_length=16, loss_on=part))
+        for part in ("completion", "all")
+    )
     counts = [int((next(iter(sample.batches))["labels"] != -100).sum()) for sample in (answers, whole)]
     assert counts[0] < counts[1]
 

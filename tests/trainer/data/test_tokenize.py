@@ -40,11 +40,11 @@ def test_an_unknown_label_is_named_with_its_row(tmp_path, tokenizer):
         tokenise(texts, tokenizer, 8, ("a", "b"))
 
 
-def test_examples_that_lose_all_their_answer_are_dropped_and_counted(tmp_path, words):
+def test_long_prompts_lose_their_front_and_long_answers_are_left_out(tmp_path, words):
     examples = answers(tmp_path, words, [(2, 2), (2, 5), (6, 1), (9, 1)], 6)
-    assert (len(examples.rows), examples.truncated, examples.dropped) == (2, 3, 2)
-    assert [len(tokens) for tokens in examples.rows["input_ids"]] == [5, 6]
-    assert [len([label for label in labels if label != -100]) for labels in examples.rows["labels"]] == [3, 4]
+    assert (len(examples.rows), examples.truncated, examples.dropped) == (3, 2, 1)
+    assert [len(tokens) for tokens in examples.rows["input_ids"]] == [5, 6, 6]
+    assert [len([label for label in labels if label != -100]) for labels in examples.rows["labels"]] == [3, 2, 2]
 
 
 def test_nothing_is_dropped_when_the_loss_counts_everything(tmp_path, words):
@@ -54,20 +54,20 @@ def test_nothing_is_dropped_when_the_loss_counts_everything(tmp_path, words):
 
 @pytest.mark.parametrize("pairs", [[(6, 1), (9, 1)], [(1, 1)]])
 def test_a_file_without_a_token_to_learn_from_is_named(tmp_path, words, pairs):
-    with pytest.raises(InputError, match=r"pairs.jsonl: no example has a token to learn from within `max_length` 1; raise it"):
+    with pytest.raises(InputError, match=r"pairs.jsonl: no example has an answer that fits into `max_length` 1; raise it"):
         answers(tmp_path, words, pairs, 1)
 
 
 def test_the_first_token_is_predicted_by_nothing(tmp_path, words):
     """A maximum length of one leaves no prediction, of a plain text either."""
     texts = read_texts(write_rows(tmp_path / "t.jsonl", [{"text": "the file"}]))
-    with pytest.raises(InputError, match=r"no example has a token to learn from within `max_length` 1"):
+    with pytest.raises(InputError, match=r"no example has an answer that fits into `max_length` 1"):
         tokenise(texts, words, 1)
 
 
 def test_packing_keeps_the_counts(tmp_path, words):
     packed = answers(tmp_path, words, [(2, 2), (2, 5), (6, 1)], 6, packing=True)
-    assert (packed.task, packed.truncated, packed.dropped) == ("causal", 2, 1)
+    assert (packed.task, packed.truncated, packed.dropped) == ("causal", 1, 1)
 
 
 def test_what_cannot_be_packed_is_refused(tmp_path, tokenizer, words):
@@ -144,7 +144,7 @@ def test_a_prompt_whose_end_melts_with_the_answer_is_told_once(tmp_path, caplog,
     if said:
         assert "in 3 of 3 rows looked at" in caplog.text
         assert "('is ' + 'yes')" in caplog.text
-        assert "move the space from the prompt's end to the completion's start" in caplog.text
+        assert "`join` space moves the space to the completion's start" in caplog.text
 
 
 def spaced():

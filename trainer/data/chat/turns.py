@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from spectra import InputError
 from trainer.data.chat.proof import THOUGHT, require_tools, require_written, spoken, thought_of
+from trainer.data.chat.skeleton import Pattern, filled, looked_for, marked, pattern
 from trainer.data.chat.stops import Stops
 from trainer.data.chat.template import Rendered, Template, Way, ways_for
 from trainer.data.formats import Row
@@ -38,6 +39,8 @@ class Writer:
         self.tokenizer, self.settings = tokenizer, settings
         self.stops = Stops(tokenizer)
         self.template = Template(tokenizer, settings) if tokenizer.chat_template else None
+        self._looked_for = looked_for(str(tokenizer.chat_template)) if self.template else None
+        self._skeletons: dict[tuple[Any, ...], list[_Skeleton]] = {}
         self.day = self.template.day if self.template else ""
         self.ended = False
         """Whether an answer got the model's own end because the template writes none."""
@@ -117,6 +120,8 @@ class Writer:
     def _conversation(self, messages: Sequence[Message], tools: str) -> list[Example]:
         if self.template is None:
             return [self._plain(messages, tools)]
+        if found := self._shortcut(messages, tools):
+            return found
         fault: InputError | None = None
         for way in ways_for(messages):
             try:
@@ -124,6 +129,46 @@ class Writer:
             except InputError as error:
                 fault = fault or error  # what is wrong with the usual way is what can be mended
         raise fault or InputError("the conversation is empty")
+
+    def _shortcut(self, messages: Sequence[Message], tools: str) -> list[Example]:
+        """The examples by their skeleton, where it tells them; else nothing."""
+        assert self.template is not None
+        if tools or self._looked_for is None or self.settings.loss_on == "all":
+            return []
+        said = [message["content"] for message in messages]
+        bare = [text.strip() for text in said]
+        if any(message["more"] for message in messages) or not all(bare) or any(map(self._looked_for.search, said)):
+            return []
+        shape = tuple((message["role"], message["learned"]) for message in messages)
+        if shape not in self._skeletons:
+            self._skeletons[shape] = self._skeleton(marked(messages))
+        found = []
+        for one in self._skeletons[shape]:
+            written = self.template.render(messages[: one.turns], "", False, Way()).text
+            # As it is said, or without the blanks around it, which many templates leave out.
+            words = next((words for words in (said, bare) if filled(one.whole, words) == written), None)
+            if words is None or (words != bare and not one.ended):
+                return []
+            found.append([Segment(filled(parts, words), trained) for parts, trained in one.segments])
+        return found
+
+    def _skeleton(self, messages: Sequence[Message]) -> "list[_Skeleton]":
+        """How the template writes conversations of this shape; nothing where that depends on more than the shape."""
+        assert self.template is not None
+        talk = _Talk(messages, "", self.template, Way())
+        learned = [number for number, turn in enumerate(messages) if turn["learned"]]
+        try:
+            examples = self._templated(talk)
+            if any(talk.told(n).marks or not talk.told(n).text.startswith(talk.asked(n).text) for n in learned):
+                return []
+        except InputError:  # said when the conversation itself is written
+            return []
+        numbers = learned if len(examples) > 1 else learned[-1:]
+        return [
+            _Skeleton(number + 1, pattern(talk.told(number).text), [(pattern(text), trained) for text, trained in example],
+                      all(self._turn(talk, n).ended for n in learned))
+            for example, number in zip(examples, numbers, strict=True)
+        ]  # fmt: skip
 
     def _plain(self, messages: Sequence[Message], tools: str) -> Example:
         if tools or (lost := next((name for message in messages for name in ("reasoning_content", "tool_calls")
@@ -161,12 +206,13 @@ class Writer:
     def _turn(self, talk: "_Talk", number: int) -> "_Turn":
         message, told, asked = talk.messages[number], talk.told(number), talk.asked(number)
         require_written(message, number, told.text, learned=True)
-        if told.marks:
-            return _marked(told, len(asked.marks), number)
-        before = talk.before(number)
-        start = len(asked.text) if told.text.startswith(asked.text) else _parting(asked.text, told.text, before)
+        said, before = spoken(message["content"]), talk.before(number)
+        marked_turn = _marked(told, len(asked.marks))
+        if marked_turn and said in "".join(part.text for part in marked_turn.parts if part.trained):
+            return marked_turn
+        earlier = [spoken(turn["content"]) for turn in talk.messages[:number]]
+        start = len(asked.text) if told.text.startswith(asked.text) else _parting(asked.text, told.text, earlier)
         given, answer = told.text[:start], told.text[start:]
-        said = spoken(message["content"])
         if said not in answer or before not in given:
             raise InputError(f"the chat template does not write turn {number} behind turn {number - 1}; use another template")
         # What ends the answer stands behind its words, and those behind its thought.
@@ -202,6 +248,18 @@ class Writer:
             return []
         self.ended = True
         return [Segment(self.stops.own, True)]
+
+
+class _Skeleton(NamedTuple):
+    """An example of one shape of conversations."""
+
+    turns: int
+    """Up to and with which of the messages it goes."""
+    whole: Pattern
+    """What the template writes of them."""
+    segments: list[tuple[Pattern, bool]]
+    ended: bool
+    """Whether the template ends all answers."""
 
 
 class _Turn(NamedTuple):
@@ -251,11 +309,11 @@ class _Talk:
                 require_written(turn, number, whole, learned=False)
 
 
-def _marked(told: Rendered, before: int, number: int) -> _Turn:
-    """The turn as the template marks it, which counts so many marks in earlier turns."""
+def _marked(told: Rendered, before: int) -> _Turn | None:
+    """The turn as the template marks it, which has so many marks in earlier turns; None where it marks nothing of this one."""
     marks = told.marks[before:]
     if not marks:
-        raise InputError(f"the chat template marks nothing of turn {number} as the model's; use another template")
+        return None
     parts, done = [], 0
     for start, end in marks:
         parts += [Segment(told.text[done:start], False), Segment(told.text[start:end], True)]
@@ -263,18 +321,19 @@ def _marked(told: Rendered, before: int, number: int) -> _Turn:
     return _Turn(parts, ended=True)
 
 
-def _parting(asked: str, told: str, before: str) -> int:
+def _parting(asked: str, told: str, earlier: Sequence[str]) -> int:
     """Where two renderings part, at a place where no token is cut in two: behind a line's end or the end of a mark, such as `>`.
 
     Args:
         asked: ends with what asks for an answer.
         told: has the answer in its place.
-        before: the last turn before it, in which no answer begins.
+        earlier: what the turns before it say, in which no answer begins.
     """
     pairs = enumerate(zip(asked, told, strict=False))
     same = next((at for at, (one, other) in pairs if one != other), min(len(asked), len(told)))
     place = max(asked.rfind(mark, 0, same) + 1 for mark in "\n>]")
-    return place if place > asked.rfind(before, 0, same) + len(before) else same
+    behind = max((asked.rfind(said, 0, same) + len(said) for said in earlier if said in asked[:same]), default=0)
+    return max(place, behind)
 
 
 def _merged(found: Iterable[Segment]) -> Example:
