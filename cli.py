@@ -18,11 +18,12 @@ from spectra.core.log import LOG
 from spectra.core.terminal import EchoHandler, as_options, prepare_streams
 from trainer.commands import compare, evaluate, merge, plot, probe, report, show_, train
 from trainer.demo.commands import demo
+from trainer.preview.commands import data
 from trainer.quiet import quiet_bitsandbytes
 from trainer.recipes.commands import run
 
 SECTIONS = {
-    "Measure": (analyze, probe),
+    "Measure": (analyze, data, probe),
     "Plan": (allocate, show_, check, export),
     "Train": (train, evaluate, merge),
     "Study": (compare,),

@@ -38,7 +38,7 @@ def read_texts(path: str | Path, *, evaluation: bool = False, settings: DataSett
         InputError: missing, empty or malformed file (with the line), columns that fit no format, or a row that does not fit its.
     """
     path, settings = Path(path), settings or DataSettings()
-    layout = _layout(path, evaluation, settings)
+    layout = columns_of(path, settings, evaluation=evaluation)
     if layout.ignored and is_main_process() and path not in _told:
         _told.add(path)
         LOG.info(f"{path}: read as {layout.format}; ignored columns: {', '.join(layout.ignored)}")
@@ -55,8 +55,12 @@ def read_texts(path: str | Path, *, evaluation: bool = False, settings: DataSett
 _told: set[Path] = set()  # files whose ignored columns have been named; a study reads each in every run
 
 
-def _layout(path: Path, evaluation: bool, settings: DataSettings) -> Layout:
-    """How the file is read, found from all its columns and from the first row that has something in each."""
+def columns_of(path: Path, settings: DataSettings, *, evaluation: bool = True) -> Layout:
+    """How a file is read, found from all its columns and from the first row that has something in each.
+
+    Raises:
+        InputError: see `read_texts`.
+    """
     # Read twice: what the columns are is known only after the last row, and a fault in the file before anything is made of it.
     first: dict[str, Any] = {}
     for record in records(path):

@@ -1,4 +1,8 @@
-"""Token ids of text in segments, as they are when the text is tokenised in one piece."""
+"""Token ids of text in segments.
+
+What stands before a learned segment has the ids that it has alone, because that is how a model is asked. Where the whole text is
+tokenised in the same way, as it nearly always is, one tokenisation serves for all segments.
+"""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -12,6 +16,7 @@ from trainer.data.chat.turns import Segment
 
 SPACE = "▁"  # SentencePiece's
 GUARDS = ("\n", "x", ".", "0")
+KNOWN = 4096  # endings of prompts whose ids are kept
 
 
 def token_ids(
@@ -19,8 +24,9 @@ def token_ids(
 ) -> Iterator[list[list[int]]]:
     """Token ids of every example's segments.
 
-    Where the tokenizer would melt the end of one segment and the start of the next into one token, they are tokenised apart: a
-    model that is asked to go on from the first never sees that token either. All other tokens are those of the whole text.
+    Each beginning of the text that ends with a segment has the ids that it has alone. Where the whole text has others, because
+    the tokenizer melts the end of one segment with the start of the next, the next is tokenised apart: a model that is asked to
+    go on from the first never sees the melted token either. All other tokens are those of the whole text.
 
     Args:
         examples: segments, none of them empty.
@@ -55,40 +61,68 @@ def _divided(
     """The ids of a text, divided among its segments."""
     if len(texts) == 1:
         return [ids]
-    ends = _ends(ids, tokenizer, "".join(texts), starts_text=starts_text)
+    encoded = [text.encode() for text in texts]
+    ends = _ends(ids, tokenizer, b"".join(encoded), starts_text=starts_text)
     if ends is None:
-        return _grown(texts, tokenizer)
+        return _grown(texts, tokenizer, starts_text=starts_text)
     parts: list[list[int]] = []
     start = byte = 0
-    for number, text in enumerate(texts[:-1]):
-        byte += len(text.encode())
+    for number, text in enumerate(encoded[:-1]):
+        byte += len(text)
         stop = int(np.searchsorted(ends, byte)) + 1
-        if stop > len(ends) or ends[stop - 1] != byte:
-            # One token reaches across the joint: what stands behind it is tokenised anew, and divided in the same way.
-            joined = "".join(texts[: number + 1])
-            return _left(texts[: number + 1], joined, tokenizer) + _behind(texts[number + 1 :], tokenizer)
+        if ends[stop - 1] != byte or not _stands_alone(texts[: number + 1], ids[:stop], ends, tokenizer, starts_text):
+            return [*_alone(texts[: number + 1], tokenizer, starts_text), *_alone(texts[number + 1 :], tokenizer, False)]
         parts.append(ids[start:stop])
         start = stop
     return [*parts, ids[start:]]
 
 
-def _left(texts: Sequence[str], joined: str, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    return _divided(texts, _ids([joined], tokenizer)[0], tokenizer)
+def _stands_alone(
+    texts: Sequence[str], ids: list[int], ends: Any, tokenizer: PreTrainedTokenizerBase, starts_text: bool
+) -> bool:
+    """Whether the beginning of a text has these ids without what follows.
+
+    Tokenizers take a text apart at their added tokens, such as the marks of a chat template. So what stands behind the last one
+    decides, which is short and often the same.
+    """
+    added = _added(tokenizer)
+    at = next((at for at in range(len(ids) - 1, -1, -1) if ids[at] in added), -1)
+    if at < 0:
+        return _alone_ids("".join(texts), tokenizer, starts_text) == ids
+    tail = "".join(texts).encode()[int(ends[at - 1]) if at else 0 :].decode(errors="replace")
+    return _ids_of_tail(tokenizer, tail) == tuple(ids[at:])
 
 
-def _behind(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Ids of segments that follow others.
+@lru_cache(maxsize=4)
+def _added(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    # Those that take the blanks beside them, or stand only between blanks, do not take a text apart as it stands.
+    return frozenset(
+        number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if not (token.lstrip or token.rstrip or token.single_word or token.normalized)
+    )
+
+
+@lru_cache(maxsize=KNOWN)
+def _ids_of_tail(tokenizer: PreTrainedTokenizerBase, tail: str) -> tuple[int, ...]:
+    return tuple(_ids([tail], tokenizer)[0])
+
+
+def _alone(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, starts_text: bool) -> list[list[int]]:
+    """Ids of some segments without those before or behind them."""
+    return _divided(texts, _alone_ids("".join(texts), tokenizer, starts_text), tokenizer, starts_text=starts_text)
+
+
+def _alone_ids(text: str, tokenizer: PreTrainedTokenizerBase, starts_text: bool) -> list[int]:
+    """Ids of a text, or of one that follows another.
 
     SentencePiece puts a space of its own before the beginning of a text. Behind a letter that melts with nothing there is none.
     """
-    whole = "".join(texts)
-    for guard in GUARDS if _adds_space(tokenizer) else ():
-        ids = _ids([guard + whole], tokenizer)[0]
-        ends = _ends(ids, tokenizer, guard + whole)
-        at = -1 if ends is None else int(np.searchsorted(ends, len(guard)))
-        if ends is not None and ends[at] == len(guard):
-            return _divided(texts, ids[at + 1 :], tokenizer, starts_text=False)
-    return _divided(texts, _ids([whole], tokenizer)[0], tokenizer)
+    for guard in GUARDS if not starts_text and _adds_space(tokenizer) else ():
+        ids, before = _ids([guard + text, guard], tokenizer)
+        if ids[: len(before)] == before:
+            return ids[len(before) :]
+    return _ids([text], tokenizer)[0]
 
 
 @lru_cache(maxsize=4)
@@ -98,60 +132,53 @@ def _adds_space(tokenizer: PreTrainedTokenizerBase) -> bool:
     return bool(bare) and str(bare[0]).startswith((SPACE, "Ġ"))
 
 
-def _ends(ids: list[int], tokenizer: PreTrainedTokenizerBase, text: str, *, starts_text: bool = True) -> Any:
-    """The byte of the text at which each token ends; None where tokens are not the text's bytes, one after the other.
+def _ends(ids: list[int], tokenizer: PreTrainedTokenizerBase, text: bytes, *, starts_text: bool) -> Any:
+    """The byte of a text at which each token ends; None where tokens are not the text's bytes, one after the other.
 
     Bytes and not the tokenizer's own offsets, some of which leave out the spaces that a token begins with.
     """
-    lengths = _lengths(tokenizer)
-    if lengths is None or not ids:
+    known = _bytes(tokenizer) if tokenizer.is_fast else None
+    if known is None or not ids:
         return None
-    ends = np.cumsum(lengths[np.asarray(ids)])
-    excess = int(ends[-1]) - len(text.encode())
-    if excess == 1 and starts_text and _adds_space(tokenizer):
-        ends -= 1
-        excess = 0
-    return ends if excess == 0 else None
-
-
-def _lengths(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """Bytes of every token, or None where tokens do not tell."""
-    return _lengths_of(tokenizer, len(tokenizer)) if tokenizer.is_fast else None
+    found = [known[number] for number in ids]
+    written = b"".join(found)
+    if written != text and not (starts_text and written == b" " + text):
+        return None
+    return np.cumsum([len(part) for part in found]) - (len(written) - len(text))
 
 
 @lru_cache(maxsize=4)
-def _lengths_of(tokenizer: PreTrainedTokenizerBase, size: int) -> Any:
+def _bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes] | None:
+    """The bytes of every token, or None where tokens do not tell."""
     model = tokenizer.backend_tokenizer.model
     marks = [getattr(model, name, None) for name in ("continuing_subword_prefix", "end_of_word_suffix")]
     if type(model).__name__ not in ("BPE", "Unigram") or any(marks):
         return None  # its tokens have letters of their own, or none for spaces
     vocabulary = tokenizer.get_vocab()
     added = {str(token) for token in tokenizer.added_tokens_encoder}
-    letters = set(bytes_to_unicode().values())
-    plain = [token for token in vocabulary if token not in added]
-    bytewise = all(set(token) <= letters for token in plain)
-    pieces = any(token.startswith(SPACE) for token in plain)
-    if not bytewise and not pieces:
-        return None
-    found = np.zeros(max(vocabulary.values()) + 1, dtype=np.int64)
+    byte_of = {letter: bytes([byte]) for byte, letter in bytes_to_unicode().items()}
+    bytewise = all(letter in byte_of for token in vocabulary if token not in added for letter in token)
+    found = [b""] * (max(vocabulary.values()) + 1)
     for token, number in vocabulary.items():
         if token in added:
-            found[number] = len(token.encode())
+            found[number] = token.encode()
         elif bytewise:
-            found[number] = len(token)
+            found[number] = b"".join(byte_of[letter] for letter in token)
+        elif len(token) == 6 and token.startswith("<0x"):
+            found[number] = bytes.fromhex(token[3:5])
         else:
-            found[number] = 1 if len(token) == 6 and token.startswith("<0x") else len(token.replace(SPACE, " ").encode())
+            found[number] = token.replace(SPACE, " ").encode()
     return found
 
 
-def _grown(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def _grown(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, starts_text: bool) -> list[list[int]]:
     """As above for any tokenizer, from its tokens of the text up to and with every segment: what each adds to those before."""
-    whole = _ids(["".join(texts[: count + 1]) for count in range(len(texts))], tokenizer)
     parts: list[list[int]] = []
     done: list[int] = []
-    for number, tokens in enumerate(whole):
+    for number in range(len(texts)):
+        tokens = _alone_ids("".join(texts[: number + 1]), tokenizer, starts_text)
         if tokens[: len(done)] != done:
-            return [*parts, *_grown(texts[number:], tokenizer)]
+            return [*parts, *_grown(texts[number:], tokenizer, starts_text=False)]
         parts.append(tokens[len(done) :])
         done = tokens
     return parts
