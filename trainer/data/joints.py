@@ -77,9 +77,7 @@ def _divided(
     return [*parts, ids[start:]]
 
 
-def _stands_alone(
-    texts: Sequence[str], ids: list[int], ends: Any, tokenizer: PreTrainedTokenizerBase, starts_text: bool
-) -> bool:
+def _stands_alone(texts: Sequence[str], ids: list[int], ends: Any, tokenizer: PreTrainedTokenizerBase, starts_text: bool) -> bool:
     """Whether the beginning of a text has these ids without what follows.
 
     Tokenizers take a text apart at their added tokens, such as the marks of a chat template. So what stands behind the last one

@@ -15,9 +15,7 @@ from trainer.settings import DataSettings
 @click.option("--eval-data", "held_out", type=PATH, multiple=True, help="File to evaluate on, to find rows that are in both.")
 @click.option("--html", type=PATH, help="Also write a page to this file.")
 @json_option
-def data(
-    file: Path, model: str, held_out: tuple[Path, ...], html: Path | None, as_json: bool, settings: DataSettings
-) -> None:
+def data(file: Path, model: str, held_out: tuple[Path, ...], html: Path | None, as_json: bool, settings: DataSettings) -> None:
     """Show what FILE is to a model: its format, lengths, duplicates, and which tokens are learned.
 
     FILE is a dataset file, a folder of them, or hub:OWNER/NAME:SPLIT for a data set on the Hugging Face Hub.

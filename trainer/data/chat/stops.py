@@ -57,4 +57,4 @@ def _ids(path: Path, _changed: int) -> tuple[int, ...]:
     except (ValueError, AttributeError, OSError):  # loading the model says what is wrong with it
         return ()
     listed = found if isinstance(found, list) else [found]
-    return tuple(number for number in listed if isinstance(number, int) and 0 <= number < 2**31)
+    return tuple(number for number in listed if type(number) is int and 0 <= number < 2**31)

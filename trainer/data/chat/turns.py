@@ -294,7 +294,7 @@ class _Talk:
     def before(self, number: int) -> str:
         """What was said last before an answer by somebody else."""
         others = (message for message in reversed(self.messages[:number]) if message["role"] != "assistant")
-        return next(others, {"content": ""})["content"].strip()
+        return spoken(next(others, {"content": ""})["content"])
 
     def thoughts(self, number: int) -> list[str]:
         """What may stand before an answer's words: its thought, and the end of one."""

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from spectra import InputError
-from trainer.data.formats import messages, questions, texts
 from trainer.data.formats.fields import Fields, Row
+from trainer.data.formats.messages import alpaca, conversation, prompt_and_completion, question, written_chat
+from trainer.data.formats.questions import multiple_choice
+from trainer.data.formats.texts import classification, completion, pair_classification, segments, text
 
 Names = tuple[str | tuple[str, ...], ...]
 """The columns that may hold a field: the field's own name, and others. Several columns that hold it together stand as a tuple."""
@@ -76,7 +78,7 @@ def _is_chat(row: Fields) -> bool:
 FORMATS: dict[str, Format] = {
     "multiple-choice": Format(
         {"prompt": ("prompt", "question", "ctx", "goal", "question_stem", "inputs"), "choices": CHOICES, "answer": RIGHT},
-        questions.multiple_choice, QUESTION, "multiple-choice", {"context": (*CONTEXT, "article", "support")}, _has_choices,
+        multiple_choice, QUESTION, "multiple-choice", {"context": (*CONTEXT, "article", "support")}, _has_choices,
     ),
     "pair-classification": Format(
         {
@@ -84,27 +86,27 @@ FORMATS: dict[str, Format] = {
             "second": ("second", "hypothesis", "sentence2", "question2", "text2", "text_b", "sentence"),
             "label": LABEL,
         },
-        texts.pair_classification, PAIR, "classification", LABEL_NAME,
+        pair_classification, PAIR, "classification", LABEL_NAME,
     ),
     "classification": Format(
         {"text": ("text", "sentence", "review", "utterance", "tweet", "content"), "label": LABEL},
-        texts.classification, LABELLED, "classification", LABEL_NAME,
+        classification, LABELLED, "classification", LABEL_NAME,
     ),
     "messages": Format(
         {"messages": ("messages", "conversations", "conversation", "dialogue", "dialog")},
-        messages.conversation, MESSAGES, "causal", AROUND,
+        conversation, MESSAGES, "causal", AROUND,
     ),
-    "chat": Format({"chat": ("chat",)}, messages.written_chat, MESSAGES, "causal", AROUND, _is_chat),
-    "segments": Format({"segments": ("segments",)}, texts.segments, SEGMENTS, "causal"),
+    "chat": Format({"chat": ("chat",)}, written_chat, MESSAGES, "causal", AROUND, _is_chat),
+    "segments": Format({"segments": ("segments",)}, segments, SEGMENTS, "causal"),
     "prompt-messages": Format(
         {"prompt": ("prompt",), "completion": ("completion",)},
-        messages.prompt_and_completion, MESSAGES, "causal", AROUND, _are_turns,
+        prompt_and_completion, MESSAGES, "causal", AROUND, _are_turns,
     ),
     "alpaca": Format(
         {"instruction": ("instruction",), "output": ("output", "response", "completion", "answer", "target")},
-        messages.alpaca, MESSAGES, "causal", {"input": ("input", "context"), "history": ("history",), **AROUND},
+        alpaca, MESSAGES, "causal", {"input": ("input", "context"), "history": ("history",), **AROUND},
     ),
-    "completion": Format({"prompt": ("prompt",), "completion": ("completion",)}, texts.completion, COMPLETION, "causal"),
+    "completion": Format({"prompt": ("prompt",), "completion": ("completion",)}, completion, COMPLETION, "causal"),
     "question": Format(
         {
             "question": ("question", "query", "problem", "prompt", "input", "inputs", "document", "article"),
@@ -113,9 +115,9 @@ FORMATS: dict[str, Format] = {
                 "summary", "highlights",
             ),
         },
-        messages.question, MESSAGES, "causal", {"context": CONTEXT, **AROUND}, asks=True,
+        question, MESSAGES, "causal", {"context": CONTEXT, **AROUND}, asks=True,
     ),
-    "text": Format({"text": ("text", "content")}, texts.text, TEXT, "causal"),
+    "text": Format({"text": ("text", "content")}, text, TEXT, "causal"),
 }  # fmt: skip
 
 PREFERENCE = (
