@@ -130,11 +130,13 @@ def test_the_options_of_every_command():
         "--growth-start",
         "--growth-tokens",
     ]
-    training = ["--accumulation", "--alpha", "--balance-loss", "--batch-size", "--capacity", *growth,
+    rows = ["--chat-template", "--columns", "--join", "--loss-on", "--max-length", "--role-map", "--template-date",
+            "--template-option", "--turns"]  # fmt: skip
+    training = [*rows, "--accumulation", "--alpha", "--balance-loss", "--batch-size", "--capacity", *growth,
                 "--growth-decay", "--growth-every", "--growth-reset", "--renormalise",
                 "--dropout", "--epochs", "--evaluations", "--expert-dropout", "--gradient-checkpointing", "--grow",
                 "--group-by-length", "--growth-share", "--train-router",
-                "--init", "--learning-rate", "--loss-on", "--lr-ratio", "--max-length", "--max-steps", "--packing", "--patience",
+                "--init", "--learning-rate", "--lr-ratio", "--max-steps", "--packing", "--patience",
                 "--precision", "--report-to", "--router", "--saliency", "--schedule", "--seed", "--shard", "--warmup",
                 "--weight-decay", "--z-loss"]  # fmt: skip
     assert options == {
@@ -150,15 +152,15 @@ def test_the_options_of_every_command():
              "--test"}
             - {"--seed", "--evaluations", "--patience", "--shard"}
         ),
+        "data": sorted([*rows, "--eval-data", "--html", "--json", "--model"]),
         "demo": ["--classifier", "--output"],
         "evaluate": ["--data", "--generate", "--json", "--model", "--output", "--precision"],
         "merge": ["--model", "--output"],
         "plot": ["--output"],
         "export": ["--format", "--output"],
         "run": ["--data", "--json", "--model", "--output", "--set", "--small", "--test"],
-        "probe": ["--batch-size", "--data", "--device", "--gradient-checkpointing", "--json", "--learning-rate",
-                  "--loss-on", "--max-length",
-                  "--modules", "--output", "--precision", "--samples", "--seed", "--trial-steps"],
+        "probe": sorted(["--batch-size", "--data", "--device", "--gradient-checkpointing", "--json", "--learning-rate",
+                         *rows, "--modules", "--output", "--precision", "--samples", "--seed", "--trial-steps"]),
         "report": ["--output"],
         "show": ["--json"],
         "train": sorted([*training, "--config", "--data", "--eval-data", "--json", "--model", "--output", "--resume",

@@ -95,11 +95,13 @@ def _tokens(
 
 def _shown(at: int, row: Mapping[str, Any], texts: Texts, tokenizer: Any, classifies: bool, examples: int) -> Shown:
     marks = [False] * len(row["input_ids"]) if classifies else [label != -100 for label in row["labels"]]
-    parts = [
-        (learned, [token for token, _ in group])
-        for learned, group in groupby(zip(row["input_ids"], marks, strict=True), lambda pair: pair[1])
-    ]
-    stretches = (Stretch(text=tokenizer.decode(ids), tokens=len(ids), learned=learned) for learned, ids in parts)
+    stretches, done, said = [], 0, ""
+    for learned, group in groupby(marks):
+        count = len(list(group))
+        # What the tokens add to the text before them: many tokenizers take a space from the beginning of what they write.
+        text = tokenizer.decode(row["input_ids"][: done + count])
+        stretches.append(Stretch(text=text[len(said) :], tokens=count, learned=learned))
+        done, said = done + count, text
     # Where rows give several examples, which row an example is of is not kept; the share of the way tells about where.
     number = texts.rows[at]["row"] if examples == len(texts.rows) else at * len(texts.rows) // examples + 1
     return Shown(row=number, stretches=tuple(stretches))

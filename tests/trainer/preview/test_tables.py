@@ -1,5 +1,7 @@
 """A data report on a terminal and as a page."""
 
+from io import StringIO
+
 from rich.console import Console
 
 from trainer.preview.report import Cut, DataReport, Lengths, Same, Shown, Stretch
@@ -17,7 +19,7 @@ REPORT = DataReport(
 
 
 def printed(report):
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))
+    console = Console(width=120, record=True, file=StringIO())
     for part in summary(report):
         console.print(part, markup=False)
     return console.export_text()
