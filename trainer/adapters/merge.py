@@ -16,6 +16,7 @@ from trainer.adapters.config import load_config
 from trainer.adapters.reference_logits import TOLERANCE, disagreement, reference_logits
 from trainer.adapters.store import find_base, load_adapters
 from trainer.base_model import load_tokenizer
+from trainer.data.chat.turns import Writer
 from trainer.layers.base_routers import settle_routers
 from trainer.layers.expert_lora import NAME as EXPERTS
 from trainer.layers.expert_lora import expert_loras, fold
@@ -49,9 +50,12 @@ def merge(run: str | Path, output: str | Path, *, base: str | Path | None = None
     # Written beside and renamed, so that a full disk leaves no half of a model under the name that was asked for.
     beside = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        model.save_pretrained(beside)
         config = load_config(run)
-        load_tokenizer(find_base(config, base).location, config.chat_template).save_pretrained(beside)
+        tokenizer = load_tokenizer(find_base(config, base).location, config.chat_template)
+        if config.conversations:
+            _stop_at(model, tokenizer, Writer(tokenizer, config.data).end_of_answers())
+        model.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
         beside.rename(output)
     except InputError:
         raise
@@ -61,6 +65,18 @@ def merge(run: str | Path, output: str | Path, *, base: str | Path | None = None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return output
+
+
+def _stop_at(model: Any, tokenizer: Any, end: str) -> None:
+    """Let generation stop where the run's answers end, which the base's settings may not know."""
+    settings = model.generation_config
+    if not end or settings is None:
+        return
+    own = settings.eos_token_id
+    known = own if isinstance(own, list) else [own] if own is not None else []
+    number = tokenizer.convert_tokens_to_ids(end)
+    if number not in known:
+        settings.eos_token_id = [*known, number]
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """A model's answers on tokenised examples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -70,13 +70,16 @@ def with_generated(
     asked = [position for position, (prompt, _) in enumerate(pairs) if prompt]
     side, tokenizer.padding_side = tokenizer.padding_side, "left"  # what is generated must follow the prompt, not its padding
     done = len(pairs) - len(asked)
+    ends = _ends(model, tokenizer, [reference for _, reference in pairs])
     written = partial(tokenizer.batch_decode, skip_special_tokens=True)
     try:
         # By length, to pad little, and fewer at a time than are scored: each keeps a cache.
         for group in by_length([len(pairs[position][0]) for position in asked], tokens_at_a_time(model) // 2):
             part = [asked[position] for position in group]
             padded = tokenizer.pad({"input_ids": [list(pairs[n][0]) for n in part]}, return_tensors="pt").to(model.device)
-            made = model.generate(**padded, max_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+            made = model.generate(
+                **padded, max_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=ends
+            )
             # All prompts of a part end at the same column, because they are padded on the left.
             texts = written(made[:, padded["input_ids"].shape[1] :])
             references = written([list(pairs[n][1]) for n in part])
@@ -89,6 +92,17 @@ def with_generated(
     finally:
         tokenizer.padding_side = side
     return replace(answers, generated=generated, prompts=prompts)
+
+
+def _ends(model: Any, tokenizer: Any, references: Sequence[Sequence[int]]) -> list[int] | None:
+    """The tokens at which an answer ends: those of the model's settings, and those that references end with.
+
+    A chat template may end answers with a mark that the model's settings, made before it was trained on it, do not know.
+    """
+    own = model.generation_config.eos_token_id
+    known = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
+    marks = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return sorted((known | {reference[-1] for reference in references if reference[-1] in marks}) - {None}) or None
 
 
 def prompt_of(row: dict[str, Any]) -> tuple[list[int], list[int]]:

@@ -38,6 +38,7 @@ class Writer:
         """Prepare for a tokenizer's chat template and end tokens."""
         self.tokenizer, self.settings = tokenizer, settings
         self.stops = Stops(tokenizer)
+        self.marks = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         self.template = Template(tokenizer, settings) if tokenizer.chat_template else None
         self._looked_for = looked_for(str(tokenizer.chat_template)) if self.template else None
         self._skeletons: dict[tuple[Any, ...], list[_Skeleton]] = {}
@@ -78,6 +79,16 @@ class Writer:
         (given, learned), *_ = self.segments(row)
         at = learned.text.rfind(words := answer.strip())
         return given.text + learned.text[:at], words
+
+    def end_of_answers(self) -> str:
+        """The token that ends an answer under the template; nothing where it ends none.
+
+        Raises:
+            InputError: as `segments` does.
+        """
+        row = {"messages": [message("user", "question"), message("assistant", "answer")], "tools": ""}
+        learned = self.segments(row)[-1][-1].text
+        return next((token for token in sorted(self.marks, key=len, reverse=True) if learned.endswith(token)), "")
 
     def begins_as_asked(self, row: Row) -> bool:
         """Whether the last answer that is learned begins with what the template writes when it asks for one.
