@@ -2,10 +2,11 @@
 
     python benchmarks/conversations.py MODEL [--rows 100000] [--turns 3] [--words 95]
 
-The peer is what training libraries do for answers alone: a chat template with `{% generation %}` marks, `apply_chat_template` with
-`return_assistant_tokens_mask` for every row in `datasets.map`, in as many processes as there are cores. Each side runs in a process
-of its own on the same file, with empty caches; ours a second time, with what it kept. The floor is tokenising the rendered texts
-and nothing else. Both have to learn the same tokens, but for the line's end behind an answer, which only the peer learns.
+The peer is what training libraries do for answers alone: a chat template with `{% generation %}` marks and `apply_chat_template`
+with `return_assistant_tokens_mask` for every row in `datasets.map`, in as many processes as there are cores. Each side runs in a
+process of its own on the same file, with empty caches; ours a second time, with what it kept. The floor is tokenising the
+rendered texts and nothing else. Both have to learn the same tokens, but for the line's end behind an answer, which only the peer
+learns.
 """
 
 import argparse
@@ -144,9 +145,8 @@ def main() -> None:
     if us["learned"] != peer["learned"] - options.rows * options.turns:
         raise SystemExit(f"the sides learn other tokens: {us['learned']} and {peer['learned']}")
     print(f"{us['tokens'] / options.rows:.0f} tokens per conversation, {options.rows:,} conversations, {cores} cores")
-    print(
-        f"ours takes {us['seconds'] / peer['seconds']:.3f} of the peer's time, {us['seconds'] / found['floor']['seconds']:.2f} of the floor's"
-    )
+    of_peer, of_floor = us["seconds"] / peer["seconds"], us["seconds"] / found["floor"]["seconds"]
+    print(f"ours takes {of_peer:.3f} of the peer's time, {of_floor:.2f} of the floor's")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ ROOMS = {
     ],
     "trainer": [
         "run_folder", "quiet", "routers", "initializers", "settings", "report", "base_model", "limits", "data", "layers",
-        "adapters", "training", "evaluation", "attribution", "study", "views", "probing", "preview", "recipes", "demo", "commands",
+        "adapters", "training", "evaluation", "attribution", "study", "views", "probing", "preview", "recipes", "demo",
+        "commands",
     ],
 }  # fmt: skip
 MOST_FILES = 12  # in one folder, without its __init__.py: more doors than a stranger can read

@@ -62,8 +62,8 @@ def positions(checkpoint: Checkpoint) -> int | None:
 def length_in_memory(checkpoint: Checkpoint, rows: int, width: int, *, recompute: bool) -> int:
     """Tokens per row for which one training pass fits into the memory of this machine's device.
 
-    What a pass keeps per token is estimated from the model's shape: per layer ten vectors of the hidden size and four of the inner
-    size, or one vector where activations are recomputed, and per learned token its logits twice in single precision.
+    What a pass keeps per token is estimated from the model's shape: per layer ten vectors of the hidden size and four of the
+    inner size, or one vector where activations are recomputed, and per learned token its logits twice in single precision.
 
     Args:
         checkpoint: the model.

@@ -43,9 +43,9 @@ class Examples:
     """A datasets.Dataset with `input_ids`, `attention_mask` and `labels`: a class id, or per token its id or -100 for no loss.
     Packed rows have `position_ids` and no `attention_mask`."""
     truncated: int
-    """How many texts were longer than the maximum length, and lost their oldest turns, the front of their prompt, or their end."""
+    """How many texts were longer than the maximum length, and lost their oldest turns, their prompt's front, or their end."""
     dropped: int = 0
-    """How many texts are not among the rows, because they had no token to learn from or an answer longer than the maximum length."""
+    """How many texts are not among the rows: they had no token to learn from, or an answer longer than the maximum length."""
 
     @property
     def packed(self) -> bool:

@@ -1,8 +1,8 @@
 """Dataset files as they are: the examples of a JSON, JSON-lines, CSV or Parquet file, one after the other, as mappings.
 
 Every fault of a file is found here and named with its line. Nothing is guessed: a date stays a text, and a path is that path and
-no pattern. A folder stands for the files in it, `hub:owner/name:split` for a data set on the Hugging Face Hub. Loads neither torch
-nor datasets, but for the latter.
+no pattern. A folder stands for the files in it, `hub:owner/name:split` for a data set on the Hugging Face Hub. Loads no torch,
+and datasets only for the latter.
 """
 
 import bz2
@@ -255,9 +255,9 @@ READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
     ".parquet": _parquet,
 }
 PACKED: dict[str, Callable[[Path], Any]] = {
-    ".gz": lambda path: gzip.open(path),
+    ".gz": gzip.GzipFile,
     ".zst": _zstd,
-    ".bz2": lambda path: bz2.open(path),
-    ".xz": lambda path: lzma.open(path),
+    ".bz2": bz2.BZ2File,
+    ".xz": lzma.LZMAFile,
 }
 PACKED_HELP = ", ".join(PACKED)

@@ -44,7 +44,7 @@ def folder() -> "tempfile.TemporaryDirectory[str]":
 
 
 def new_folder() -> Path:
-    """A new folder in it. One for each reading: the datasets library's own cache knows a file by its name, and grows without end."""
+    """A new folder in it, one for each reading: the datasets library's own cache knows a file by its name, and grows."""
     return Path(tempfile.mkdtemp(dir=folder().name))
 
 

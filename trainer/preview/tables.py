@@ -91,7 +91,7 @@ table { border-collapse: collapse; } td, th { padding: .15rem .8rem; text-align:
 </style></head><body><h1>{{ report.file }}</h1>
 {% for line in lines %}<p>{{ line }}</p>{% endfor %}
 {% if report.lengths %}<h2>Tokens per example</h2><table>{% for one in report.lengths %}
-<tr><td>{{ one.least }}–{{ one.most }}</td><td>{{ one.examples }}</td><td class="bar">{{ "█" * ((40 * one.examples / most) | round | int) }}</td></tr>
+<tr><td>{{ one.least }} to {{ one.most }}</td><td>{{ one.examples }}</td><td class="bar">{{ "█" * ((40 * one.examples / most) | round | int) }}</td></tr>
 {% endfor %}</table>{% endif %}
 {% if report.cuts %}<h2>What a maximum length would do</h2><table><tr><th>max length</th><th>cut</th><th>left out</th></tr>
 {% for one in report.cuts %}<tr><td>{{ one.max_length }}</td><td>{{ one.cut }}</td><td>{{ one.left_out }}</td></tr>{% endfor %}</table>{% endif %}

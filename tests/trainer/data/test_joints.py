@@ -12,7 +12,8 @@ from trainer.data.chat import Segment, segments
 from trainer.data.joints import token_ids
 
 BITS = (
-    "a", "the", " the", "plan ", "\n", "\n\n", " ", "  ", "   layer", "é", "😀", "42", "1234", ".", "!\n", "<", "<|", "</s>", "\t", "word",
+    "a", "the", " the", "plan ", "\n", "\n\n", " ", "  ", "   layer", "é", "😀", "42", "1234", ".", "!\n", "<", "<|", "</s>",
+    "\t", "word",
     "Rank", "'s", "ﬁ", "e\u0301", "\u00a0", "\r\n", "`x`", "##", "▁", "<0x41>", "---",
 )  # fmt: skip
 

@@ -39,11 +39,12 @@ def test_it_says_what_a_maximum_length_would_do(model, tmp_path):
 
 def test_rows_that_the_test_has_too_are_counted(model, tmp_path):
     train, test = (write_rows(tmp_path / f"{name}.jsonl", rows) for name, rows in (
-        ("train", pairs("read", "open")), ("test", [*pairs("read"), {"prompt": "the file open", "completion": " no"}, *pairs("a")]),
+        ("train", pairs("read", "open")),
+        ("test", [*pairs("read"), {"prompt": "the file open", "completion": " no"}, *pairs("a")]),
     ))  # fmt: skip
     (same,) = measure(model, train, held_out=[test]).overlap
     assert (same.rows, same.prompts, same.of) == (1, 2, 3)
-    with pytest.raises(InputError, match="to compare with: .*gone.jsonl"):
+    with pytest.raises(InputError, match=r"to compare with: .*gone.jsonl"):
         measure(model, train, held_out=[tmp_path / "gone.jsonl"])
 
 

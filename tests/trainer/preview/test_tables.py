@@ -10,11 +10,14 @@ from trainer.settings import DataSettings
 
 REPORT = DataReport(
     file="train.jsonl", model="tiny", format="messages", task="causal", rows=1200, ignored=("id",),
-    settings=DataSettings(max_length=512, template_option="enable_thinking=false"), examples=2400, learned_tokens=300, other_tokens=700,
+    settings=DataSettings(max_length=512, template_option="enable_thinking=false"), examples=2400,
+    learned_tokens=300, other_tokens=700,
     lengths=(Lengths(least=3, most=3, examples=1), Lengths(least=4, most=900, examples=2399)),
     cuts=(Cut(max_length=512, cut=40, left_out=2),), labels={}, duplicates=5,
     overlap=(Same(file="test.jsonl", rows=1, prompts=2, of=30),),
-    shown=(Shown(row=7, stretches=(Stretch(text="<b>ask", tokens=2, learned=False), Stretch(text="say", tokens=1, learned=True))),),
+    shown=(
+        Shown(row=7, stretches=(Stretch(text="<b>ask", tokens=2, learned=False), Stretch(text="say", tokens=1, learned=True))),
+    ),
 )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """A shortcut through a chat template: how it writes conversations of one shape, found once with marks in place of what is said.
 
-Most templates put what is said between fixed texts. What is found with marks is filled with a conversation's own words, and taken
-only if the template's rendering of these words is the same text to the last letter: one rendering in place of two for each answer.
+Most templates put what is said between fixed texts. What is found with marks is filled with a conversation's own words, and is
+taken only if the template's rendering of these words is the same text to the last letter: one rendering in place of two for each
+answer.
 """
 
 import re

@@ -17,7 +17,8 @@ ROLES = {
     "system": "system", "developer": "developer", "user": "user", "assistant": "assistant", "tool": "tool",
     "human": "user", "prompter": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
     "bing": "assistant", "bard": "assistant", "function": "tool", "observation": "tool", "function_response": "tool",
-    "ipython": "tool", "tool_response": "tool", "function_call": "assistant", "function-call": "assistant", "tool_call": "assistant",
+    "ipython": "tool", "tool_response": "tool",
+    "function_call": "assistant", "function-call": "assistant", "tool_call": "assistant",
 }  # fmt: skip
 """A speaker's name, in small letters -> role."""
 CALLS = ("function_call", "function-call", "tool_call")

@@ -1,8 +1,8 @@
 """The table of dataset formats: which columns make which rows.
 
-Every row becomes a canonical row: {text, label}, {text, pair, label}, {text}, {prompt, completion}, {segments: [{text, learned}]},
-{messages: [{role, content, learned, more}], tools} or {prompt, choices, answer}. Loads neither torch nor datasets, so that the
-command line can say which formats there are.
+Every row becomes a canonical row: {text, label}, {text, pair, label}, {text}, {prompt, completion},
+{segments: [{text, learned}]}, {messages: [{role, content, learned, more}], tools} or {prompt, choices, answer}. Loads neither
+torch nor datasets, so that the command line can say which formats there are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -54,8 +54,9 @@ TOOLS: Names = ("tools", "functions")
 CONTEXT: Names = ("context", "passage")
 AROUND: dict[str, Names] = {"system": SYSTEM, "tools": TOOLS}
 CHOICES: Names = (
-    "choices", "options", "endings", "multiple_choice_targets", "mc1_targets", ("sol1", "sol2"), ("answerA", "answerB", "answerC"),
-    ("opa", "opb", "opc", "opd"), ("A", "B", "C", "D"), ("distractor1", "distractor2", "distractor3", "correct_answer"),
+    "choices", "options", "endings", "multiple_choice_targets", "mc1_targets", ("sol1", "sol2"),
+    ("answerA", "answerB", "answerC"), ("opa", "opb", "opc", "opd"), ("A", "B", "C", "D"),
+    ("distractor1", "distractor2", "distractor3", "correct_answer"),
 )  # fmt: skip
 RIGHT: Names = (
     "answer", "answerKey", "label", "multiple_choice_scores", "mc1_targets", "correct_answer", "cop", "answer_index",

@@ -6,7 +6,7 @@ from tests.trainer.data.examples import CHATML, bytewise, said, talk, turns
 from trainer.data.chat.switches import switch_for
 from trainer.settings import DataSettings
 
-# As the templates of reasoning models: a thought is asked for unless it is switched off, and answers without one get an empty one.
+# As reasoning models have it: a thought is asked for unless it is switched off, and answers without one get an empty one.
 ASKS = CHATML.replace(
     "assistant\n{% endif %}",
     "assistant\n{{ '<think></think>' if enable_thinking is defined and not enable_thinking else '<think>\n' }}{% endif %}",

@@ -14,7 +14,10 @@ DATED = "{{ strftime_now('%d %b %Y') }}|" + CHATML
 CALL = {"type": "function", "function": {"name": "look", "arguments": {"at": "list"}}}
 
 
-def rendered(template, messages, settings=None, tools="", asks=False, way=Way()):
+USUAL = Way()
+
+
+def rendered(template, messages, settings=None, tools="", asks=False, way=USUAL):
     return Template(bytewise(template), settings or DataSettings()).render(messages, tools, asks, way).text
 
 

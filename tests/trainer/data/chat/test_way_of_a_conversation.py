@@ -21,7 +21,8 @@ pytestmark = pytest.mark.training
 # The day and a switch are what would differ between training and asking if they were not kept.
 TEMPLATE = (
     "{{ '' if strftime_now('%Y') == '2020' else 'the ' }}{% for m in messages %}"
-    "{% if m.role == 'user' %}open {{ m.content }} {% else %}close {{ '' if quiet else 'the ' }}{{ m.content }}{{ eos_token }}{% endif %}"
+    "{% if m.role == 'user' %}open {{ m.content }} "
+    "{% else %}close {{ '' if quiet else 'the ' }}{{ m.content }}{{ eos_token }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}close {{ '' if quiet else 'the ' }}{% endif %}"
 )
 TALKS = [
@@ -30,7 +31,13 @@ TALKS = [
     {"question": "class of a", "answer": "number"},
 ]
 SETTINGS = TrainSettings(
-    max_steps=300, batch_size=3, learning_rate=2e-2, alpha=16.0, precision="fp32", template_date="2020-02-02", template_option="quiet=true"
+    max_steps=300,
+    batch_size=3,
+    learning_rate=2e-2,
+    alpha=16.0,
+    precision="fp32",
+    template_date="2020-02-02",
+    template_option="quiet=true",
 )
 
 

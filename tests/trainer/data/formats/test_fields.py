@@ -16,7 +16,7 @@ def test_fields_know_their_columns():
 
 @pytest.mark.parametrize("value", [None, "", " ", 3, ["a"]])
 def test_what_is_needed_is_text(value):
-    with pytest.raises(InputError, match="x is .*; it must be text that is not blank"):
+    with pytest.raises(InputError, match=r"x is .*; it must be text that is not blank"):
         needed(value, "x")
 
 
@@ -26,7 +26,7 @@ def test_json_is_read_where_a_text_begins_so(value, read):
 
 
 def test_broken_json_is_refused():
-    with pytest.raises(InputError, match="x is .*; it begins as JSON and is none"):
+    with pytest.raises(InputError, match=r"x is .*; it begins as JSON and is none"):
         parsed("[1", "x")
 
 

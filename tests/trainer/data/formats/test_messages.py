@@ -57,7 +57,8 @@ CALLED = talk(
     "row",
     [
         {"messages": [{"role": "user", "content": "what"},
-                      {"role": "assistant", "content": None, "tool_calls": [CALL | {"function": {"name": "look", "arguments": '{"at": "list"}'}}]},
+                      {"role": "assistant", "content": None,
+                       "tool_calls": [CALL | {"function": {"name": "look", "arguments": '{"at": "list"}'}}]},
                       {"role": "tool", "content": "no"}, {"role": "assistant", "content": "no list"}],
          "tools": [TOOL], "parallel_tool_calls": False},
         {"messages": [{"role": "user", "content": "what"},

@@ -114,7 +114,7 @@ def test_the_preferred_answers_may_be_chosen_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "named", "message"),
     [
-        (["problem", "solution", "answer"], {}, "columns answer and solution may both be the answer; say which by `columns` answer=answer"),
+        (["problem", "solution", "answer"], {}, "columns answer and solution may both be the answer; say which by"),
         (["question", "problem", "answer"], {}, "columns question and problem may both be the question; say which by `columns`"),
         (["a", "b"], {}, "columns a, b fit no known format; say by `columns` which is which"),
         (["a", "b"], {"prompt": "c"}, "`columns` names 'c', but the columns are a, b"),
@@ -135,7 +135,7 @@ def test_ambiguity_ends_where_the_user_names_a_column():
 def test_a_speaker_of_another_name_has_the_role_that_the_user_says(tmp_path):
     rows = [{"conversations": [{"from": "Alice", "value": "the"}, {"from": "Bob", "value": "file"}]}]
     path = write_rows(tmp_path / "m.jsonl", rows)
-    with pytest.raises(InputError, match="from is 'Alice'; use one of .* or say by `role_map`"):
+    with pytest.raises(InputError, match=r"from is 'Alice'; use one of .* or say by `role_map`"):
         read_texts(path)
     texts = read_texts(path, settings=DataSettings(role_map="Alice=user,Bob=assistant"))
     assert texts.rows.to_list() == [FILE | {"row": 1}]
