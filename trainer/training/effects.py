@@ -72,6 +72,11 @@ RULES = (
         why="with `packing`: every row is as long as the longest",
     ),
     Rule(settings=("loss_on",), idle=lambda run: run.task == "classification", why="on a classifier, whose loss counts labels"),
+    Rule(
+        settings=("turns", "chat_template", "template_option", "template_date", "role_map", "join"),
+        idle=lambda run: run.task == "classification",
+        why="on a classifier, whose texts are no conversations",
+    ),
 )
 
 

@@ -26,6 +26,11 @@ from trainer.settings import DataSettings, TrainSettings
 from trainer.training.effects import Situation, require_effect
 
 
+ROWS = {"messages": "conversations", "completion": "prompts and completions"}
+NEEDED = dict.fromkeys(("turns", "role_map", "chat_template", "template_option", "template_date"), "messages") | {"join": "completion"}
+"""Setting -> the column of canonical rows that it is about."""
+
+
 def with_hints(settings: TrainSettings, plan: Plan) -> TrainSettings:
     """The settings, with what the plan suggests where nothing was chosen."""
     hints = plan.training
@@ -78,6 +83,7 @@ def prepare(
     parts = [read_texts(file, settings=settings) for file in files]
     labels, counts = _labels(parts, plan)
     require_effect(Situation(plan=plan, settings=settings, task=parts[0].task, evaluates=evaluation is not None))
+    _require_rows(settings, parts)
     template = template_text(settings.chat_template) if settings.chat_template else None
     tokenizer = load_tokenizer(checkpoint.location, template)
     precision = resolved(settings.precision)
@@ -117,6 +123,18 @@ def prepare(
         examples=mix(tokenised, weights, settings.seed),
         evaluation=held_out,
     )
+
+
+def _require_rows(settings: DataSettings, parts: Sequence[Texts]) -> None:
+    """Refuse settings of rows that no file has.
+
+    Raises:
+        InputError: naming the first.
+    """
+    usual, columns = DataSettings(), {column for part in parts for column in part.rows.column_names}
+    for name, needed in NEEDED.items():
+        if getattr(settings, name) != getattr(usual, name) and needed not in columns:
+            raise InputError(f"`{name}` has no effect on data without {ROWS[needed]}; leave it out")
 
 
 def _labels(parts: Sequence[Texts], plan: Plan) -> tuple[tuple[str, ...], Counter[str]]:

@@ -15,6 +15,8 @@ OTHER = {
     "growth_handout": "one-pass", "growth_every": 5, "growth_decay": 0.5, "growth_reset": True, "saliency": "absolute",
     "epochs": 1.0, "max_steps": 7, "evaluations": 3, "loss_on": "all", "grow": True,
     "growth_share": "softmax", "growth_tokens": "all", "group_by_length": True, "packing": True, "train_router": True,
+    "turns": "last", "chat_template": "chatml", "template_option": "a=b", "template_date": "2026-01-31", "role_map": "a=user",
+    "join": "space",
 }  # fmt: skip
 
 

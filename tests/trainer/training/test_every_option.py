@@ -22,6 +22,8 @@ OTHER = {
     "accumulation": 2, "learning_rate": 2e-2, "lr_ratio": 4.0, "warmup": 4, "weight_decay": 100.0, "max_length": 4,
     "loss_on": "all", "packing": True, "shard": True, "group_by_length": True, "gradient_checkpointing": True,
     "schedule": "cosine", "evaluations": 1, "patience": 1, "report_to": "tensorboard", "precision": "bf16", "seed": 1,
+    "columns": "prompt=completion,completion=prompt", "role_map": "a=user", "turns": "last", "chat_template": "chatml",
+    "template_option": "a=b", "template_date": "2026-01-31", "join": "space",
 }  # fmt: skip
 # What has to be so that an option can change anything.
 NEEDS = {name: {"grow": True} for name in GrowthSettings.model_fields if name != "grow"} | {"epochs": {"max_steps": 0}}
@@ -32,9 +34,14 @@ SAME_WEIGHTS = {
     "evaluations",
     "patience",
     "report_to",
+    "join",  # where a word-level tokenizer drops spaces
 }  # the same update, or something else than weights
 ROUNDING = {"accumulation"}  # the same update up to rounding, which routers amplify; test_one_update.py compares it
 REFUSED = {"shard": "`shard` splits the frozen weights among processes, and there is one"}
+REFUSED |= {
+    name: f"`{name}` has no effect on data without conversations"
+    for name in ("role_map", "turns", "chat_template", "template_option", "template_date")
+}
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def _answer(row: Fields, choices: list[str], labels: Sequence[Any], marks: Any) 
     given = marks if marks is not None else row.parsed("answer")
     found: Any = given
     if isinstance(given, list):
-        best = [number for number, mark in enumerate(given) if mark == max(given)]
+        best = [number for number, mark in enumerate(given) if mark == max(given)] if all(map(_is_number, given)) else []
         found = best[0] if len(given) == len(choices) and len(best) == 1 else -1
     elif isinstance(given, str):
         found = _position(given, choices, labels)
@@ -47,6 +47,10 @@ def _answer(row: Fields, choices: list[str], labels: Sequence[Any], marks: Any) 
             f"{row.column('answer')} is {shown(given)}; give the index of the right choice, from 0, its letter, or its text"
         )
     return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
 
 
 def _position(given: str, choices: list[str], labels: Sequence[Any]) -> int:
