@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from trainer.report import Evaluation, RunReport
-from trainer.settings import MixtureSettings, ProbeSettings, TrainSettings
+from trainer.settings import DataSettings, MixtureSettings, ProbeSettings, TrainSettings
 
 if TYPE_CHECKING:
     from trainer.adapters.merge import merge
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trainer.training.train import train
 
 __all__ = [
+    "DataSettings",
     "Evaluation",
     "MixtureLinear",
     "MixtureSettings",

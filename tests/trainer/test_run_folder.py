@@ -11,7 +11,7 @@ NAMES = {name: value for name, value in vars(run_folder).items() if name.isupper
 
 
 def test_no_two_files_share_a_name():
-    assert len(set(NAMES.values())) == len(NAMES) == 11
+    assert len(set(NAMES.values())) == len(NAMES) == 12
 
 
 def test_peft_finds_its_files_by_its_own_names():

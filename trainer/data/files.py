@@ -26,6 +26,7 @@ Record = dict[str, Any]
 # Rows per byte of a Parquet file that are believed: repeated values take next to nothing, but a claim must not fill the disk.
 MOST_ROWS_PER_BYTE = 1000
 MOST_BYTES = 2**32  # of a list, which is read whole
+PIECE = 2**20
 HUB = "hub:"
 ADDRESS = re.compile(r"([\w.-]+/[\w.-]+)(?:/([\w.-]+))?:([\w.\[\]%:+-]+)")
 SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?=[-_.\d])", re.IGNORECASE)
@@ -163,13 +164,21 @@ def _json(path: Path) -> Iterator[Record]:
     if begins not in (b"[", b""):
         yield from _json_lines(path)
         return
-    with _opened(path) as file:
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise InputError(f"{path}: a list of more than {MOST_BYTES:,} bytes; write one example on each line (.jsonl)")
-    content = content.removeprefix(b"\xef\xbb\xbf")
+    content = _whole(path).removeprefix(b"\xef\xbb\xbf")
     for number, record in enumerate(_parsed(content, str(path)), start=1):
         yield _record(record, f"{path}: example {number}")
+
+
+def _whole(path: Path) -> bytes:
+    """What a file holds, piece by piece, because a small packed one may hold anything."""
+    pieces, size = [], 0
+    with _opened(path) as file:
+        while piece := file.read(PIECE):
+            pieces.append(piece)
+            size += len(piece)
+            if size > MOST_BYTES:
+                raise InputError(f"{path}: a list of more than {MOST_BYTES:,} bytes; write one example on each line (.jsonl)")
+    return b"".join(pieces)
 
 
 def _parsed(content: bytes, place: str) -> Any:

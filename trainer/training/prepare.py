@@ -25,9 +25,9 @@ from trainer.limits import require_length, require_vocabulary
 from trainer.settings import DataSettings, TrainSettings
 from trainer.training.effects import Situation, require_effect
 
-
 ROWS = {"messages": "conversations", "completion": "prompts and completions"}
-NEEDED = dict.fromkeys(("turns", "role_map", "chat_template", "template_option", "template_date"), "messages") | {"join": "completion"}
+OF_CONVERSATIONS = ("turns", "role_map", "chat_template", "template_option", "template_date")
+NEEDED = dict.fromkeys(OF_CONVERSATIONS, "messages") | {"join": "completion"}
 """Setting -> the column of canonical rows that it is about."""
 
 

@@ -18,7 +18,8 @@ def test_more_weight_never_gets_less(weights):
     shares = largest_remainder(weights, 10 * len(weights), most=40)
     for one, share in zip(weights, shares, strict=True):
         for other, others_share in zip(weights, shares, strict=True):
-            assert one <= other or share >= others_share
+            # A last bit of a weight is no more of it: the shares come of sums, which round.
+            assert one <= other * (1 + 1e-12) or share >= others_share
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from spectra import InputError
-from trainer import MixtureSettings
+from trainer import DataSettings, MixtureSettings
 from trainer.adapters.config import AdapterConfig, load_config
 from trainer.adapters.reference_logits import ReferenceLogits
 from trainer.run_folder import CONFIG
@@ -12,7 +12,7 @@ from trainer.run_folder import CONFIG
 def config(**changes):
     values = {
         "base_model_name_or_path": "/models/base", "task": "classification", "labels": ("a", "b"), "label_counts": (3, 1),
-        "max_length": 16, "seed": 0, "pad_token_id": None, "base_weights": "sha256:x",
+        "data": DataSettings(max_length=16), "seed": 0, "pad_token_id": None, "base_weights": "sha256:x",
         "mixture": MixtureSettings(router={"name": "sira", "settings": {"capacity": 2.0}}),
     }  # fmt: skip
     return AdapterConfig(**values | changes)
@@ -32,7 +32,8 @@ def test_what_is_no_finished_run_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 1}, "version: Input should be 2, got 1"),
+        ({"version": 2}, "version: Input should be 3, got 2"),
+        ({"data": {}}, "max_length is left open"),
         ({"task": "translation"}, "task: Input should be 'classification' or 'causal', got 'translation'"),
         ({"label_counts": [0, 1]}, r"label_counts\.0: .*greater than or equal to 1"),
         ({"kind": "causal"}, "kind: Extra inputs are not permitted"),

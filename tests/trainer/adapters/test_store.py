@@ -11,7 +11,7 @@ from safetensors.torch import load, load_file, save_file
 from planner import Plan
 from spectra import InputError, open_checkpoint
 from tests.trainer.examples import logits, uniform
-from trainer import MixtureSettings, load_adapters
+from trainer import DataSettings, MixtureSettings, load_adapters
 from trainer.adapters import store
 from trainer.adapters.config import AdapterConfig, load_config
 from trainer.adapters.reference_logits import reference_logits
@@ -21,7 +21,8 @@ from trainer.run_folder import CHECKPOINTS, CONFIG, PEFT_CONFIG, PLAN, WEIGHTS
 
 def config_for(checkpoint, **changes):
     values = {
-        "base_model_name_or_path": checkpoint.source, "task": "causal", "labels": (), "label_counts": (), "max_length": 16,
+        "base_model_name_or_path": checkpoint.source, "task": "causal", "labels": (), "label_counts": (),
+        "data": DataSettings(max_length=16),
         "seed": 0, "pad_token_id": 2, "base_weights": checkpoint.weights, "mixture": MixtureSettings(),
     }  # fmt: skip
     return AdapterConfig(**values | changes)

@@ -94,7 +94,7 @@ def test_what_a_run_cannot_answer_is_refused(run, language_run, small_corpus, se
     with pytest.raises(InputError, match="row 1: label 'cooking' is unknown to the run; it knows concurrency, files"):
         evaluate(run, odd)
     asked = write_rows(tmp_path / "asked.jsonl", [{"prompt": "the", "choices": ["file", "list"], "answer": 0}])
-    with pytest.raises(InputError, match="columns prompt, choices, answer fit no known format"):
+    with pytest.raises(InputError, match="multiple-choice questions can be evaluated, not trained on"):
         evaluate(run, asked)  # a classifier answers no questions
 
 

@@ -5,7 +5,7 @@ import pytest
 from spectra import open_checkpoint
 from spectra.core.files import cache_folder
 from tests.trainer.examples import SHORT, uniform, write_rows
-from trainer import evaluate, train
+from trainer import DataSettings, evaluate, train
 from trainer.adapters.config import load_config
 from trainer.evaluation import evaluate as module
 from trainer.evaluation.untrained import Untrained, keep, kept, place_of
@@ -48,7 +48,7 @@ def test_what_is_asked_otherwise_is_another_question(run, sentences, tiny_llama,
         place_of(checkpoint, other, config, "fp32", 0),
         place_of(checkpoint, sentences, config, "bf16", 0),
         place_of(checkpoint, sentences, config, "fp32", 5),
-        place_of(checkpoint, sentences, config.model_copy(update={"max_length": 8}), "fp32", 0),
+        place_of(checkpoint, sentences, config.model_copy(update={"data": DataSettings(max_length=8)}), "fp32", 0),
     }
     assert len(places) == 5
     assert place_of(checkpoint, sentences, config, "fp32", 0) in places

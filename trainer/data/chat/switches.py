@@ -42,9 +42,9 @@ def switch_for(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, settings
 def _inputs(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     try:
         parsed = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(str(tokenizer.chat_template))
+        return set(jinja2.meta.find_undeclared_variables(parsed))
     except jinja2.TemplateError:  # marks of generation, or a template that rendering will refuse in its own words
         return {name for name in SWITCHES if name in str(tokenizer.chat_template)}
-    return set(jinja2.meta.find_undeclared_variables(parsed))
 
 
 def _agreeing(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, settings: DataSettings) -> int:
