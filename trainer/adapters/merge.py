@@ -16,7 +16,7 @@ from trainer.adapters.config import load_config
 from trainer.adapters.reference_logits import TOLERANCE, disagreement, reference_logits
 from trainer.adapters.store import find_base, load_adapters
 from trainer.base_model import load_tokenizer
-from trainer.data.chat.turns import Writer
+from trainer.data.chat.writer import Writer
 from trainer.layers.base_routers import settle_routers
 from trainer.layers.expert_lora import NAME as EXPERTS
 from trainer.layers.expert_lora import expert_loras, fold

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from spectra import InputError
-from trainer.data.chat.turns import Example, Segment, Writer
+from trainer.data.chat.talk import Example, Segment
+from trainer.data.chat.writer import Writer
 from trainer.data.formats import Row
 from trainer.data.formats.messages import Message
 from trainer.data.joints import token_ids

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from trainer.data.chat.turns import Segment
+from trainer.data.chat.talk import Segment
 
 SPACE = "▁"  # SentencePiece's
 GUARDS = ("\n", "x", ".", "0")

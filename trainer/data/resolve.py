@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from spectra import Checkpoint
+from spectra import Checkpoint, InputError
 from spectra.core.distributed import is_main_process
 from spectra.core.log import LOG
 from trainer.data.chat.switches import LOOKED_AT, switch_for
-from trainer.data.chat.turns import Writer
+from trainer.data.chat.writer import Writer
 from trainer.data.examples import Texts
 from trainer.limits import length_in_memory, positions
 from trainer.settings import DataSettings, Exact
@@ -17,6 +17,10 @@ from trainer.settings import DataSettings, Exact
 LEAST = 64  # tokens: shorter rows are no use, and a machine that cannot hold them will say so itself
 PACKED = 2048  # tokens of a packed row, where no example is longer
 ROUND = 32
+ROWS = {"messages": "conversations", "completion": "prompts and completions"}
+OF_CONVERSATIONS = ("turns", "role_map", "chat_template", "template_option", "template_date")
+NEEDED = dict.fromkeys(OF_CONVERSATIONS, "messages") | {"join": "completion"}
+"""Setting -> the column of canonical rows that it is about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,3 +85,15 @@ def _length(checkpoint: Checkpoint, made: Pass) -> int:
     most = min(limits)
     # A round number, because the estimate is none; but not where the model's own limit is smaller.
     return most // ROUND * ROUND if most > ROUND else most
+
+
+def require_rows(settings: DataSettings, parts: Sequence[Texts]) -> None:
+    """Refuse settings of rows that no file has.
+
+    Raises:
+        InputError: naming the first.
+    """
+    usual, columns = DataSettings(), {column for part in parts for column in part.rows.column_names}
+    for name, needed in NEEDED.items():
+        if getattr(settings, name) != getattr(usual, name) and needed not in columns:
+            raise InputError(f"`{name}` has no effect on data without {ROWS[needed]}; leave it out")

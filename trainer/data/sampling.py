@@ -11,7 +11,7 @@ from spectra import Checkpoint, InputError
 from trainer.base_model import load_model, load_tokenizer, resolved
 from trainer.data.chat.named import template_text
 from trainer.data.dataset import batches, read_texts
-from trainer.data.resolve import Pass, resolved_data
+from trainer.data.resolve import Pass, require_rows, resolved_data
 from trainer.data.tokenize import tokenise
 from trainer.limits import require_device, require_length, require_vocabulary
 from trainer.settings import DataSettings, Precision, Task
@@ -59,6 +59,8 @@ def load_sample(
     labels = texts.labels if texts.task == "classification" else ()
     if texts.task == "classification" and settings.loss_on != "completion":
         raise InputError("`loss_on` has no effect on a classifier, whose loss counts labels; leave it out")
+    if texts.task == "causal":
+        require_rows(settings, [texts])
     if len(labels) == 1:
         raise InputError(f"{data}: only one label, {labels[0]!r}; there is nothing to tell apart")
     tokenizer = load_tokenizer(checkpoint.location, settings.chat_template and template_text(settings.chat_template))

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from spectra import InputError
 from spectra.core.distributed import is_main_process
 from spectra.core.log import LOG
-from trainer.data.chat.turns import Example, Writer
+from trainer.data.chat.talk import Example
+from trainer.data.chat.writer import Writer
 from trainer.data.examples import Examples, Texts
 from trainer.data.fitting import Encoded, fitted, is_enough, labelled, letters
 from trainer.data.formats import Row

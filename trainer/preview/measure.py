@@ -15,7 +15,7 @@ from trainer.base_model import load_tokenizer, resolved
 from trainer.data.chat.named import template_text
 from trainer.data.dataset import columns_of, read_texts
 from trainer.data.examples import Texts
-from trainer.data.resolve import Pass, resolved_data
+from trainer.data.resolve import Pass, require_rows, resolved_data
 from trainer.data.tokenize import tokenise
 from trainer.limits import require_vocabulary
 from trainer.preview.report import Cut, DataReport, Lengths, Same, Shown, Stretch
@@ -43,6 +43,8 @@ def measure(
     """
     settings = settings or DataSettings()
     texts = read_texts(file, evaluation=True, settings=settings)
+    if texts.task == "causal" and not texts.asks:
+        require_rows(settings, [texts])
     template = template_text(settings.chat_template) if settings.chat_template else None
     tokenizer = load_tokenizer(checkpoint.location, template)
     usual = TrainSettings()

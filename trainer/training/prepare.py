@@ -19,16 +19,11 @@ from trainer.data.chat.named import template_text
 from trainer.data.dataset import mix, read_texts
 from trainer.data.examples import Examples, Texts
 from trainer.data.files import content_sha256
-from trainer.data.resolve import Pass, resolved_data
+from trainer.data.resolve import Pass, require_rows, resolved_data
 from trainer.data.tokenize import tokenise
 from trainer.limits import require_length, require_vocabulary
 from trainer.settings import DataSettings, TrainSettings
 from trainer.training.effects import Situation, require_effect
-
-ROWS = {"messages": "conversations", "completion": "prompts and completions"}
-OF_CONVERSATIONS = ("turns", "role_map", "chat_template", "template_option", "template_date")
-NEEDED = dict.fromkeys(OF_CONVERSATIONS, "messages") | {"join": "completion"}
-"""Setting -> the column of canonical rows that it is about."""
 
 
 def with_hints(settings: TrainSettings, plan: Plan) -> TrainSettings:
@@ -83,7 +78,7 @@ def prepare(
     parts = [read_texts(file, settings=settings) for file in files]
     labels, counts = _labels(parts, plan)
     require_effect(Situation(plan=plan, settings=settings, task=parts[0].task, evaluates=evaluation is not None))
-    _require_rows(settings, parts)
+    require_rows(settings, parts)
     template = template_text(settings.chat_template) if settings.chat_template else None
     tokenizer = load_tokenizer(checkpoint.location, template)
     precision = resolved(settings.precision)
@@ -123,18 +118,6 @@ def prepare(
         examples=mix(tokenised, weights, settings.seed),
         evaluation=held_out,
     )
-
-
-def _require_rows(settings: DataSettings, parts: Sequence[Texts]) -> None:
-    """Refuse settings of rows that no file has.
-
-    Raises:
-        InputError: naming the first.
-    """
-    usual, columns = DataSettings(), {column for part in parts for column in part.rows.column_names}
-    for name, needed in NEEDED.items():
-        if getattr(settings, name) != getattr(usual, name) and needed not in columns:
-            raise InputError(f"`{name}` has no effect on data without {ROWS[needed]}; leave it out")
 
 
 def _labels(parts: Sequence[Texts], plan: Plan) -> tuple[tuple[str, ...], Counter[str]]:

@@ -4,7 +4,7 @@ import pytest
 
 from tests.trainer.data.examples import CHATML, REWRITES, bytewise, talk, trained, turns, words
 from tests.trainer.examples import write_rows
-from trainer.data.chat.turns import Writer
+from trainer.data.chat.writer import Writer
 from trainer.data.dataset import read_texts
 from trainer.data.fitting import fitted
 from trainer.data.tokenize import tokenise

@@ -4,11 +4,11 @@ import datetime
 
 import pytest
 
-from spectra import open_checkpoint
+from spectra import InputError, open_checkpoint
 from tests.trainer.data.examples import CHATML, bytewise
 from tests.trainer.examples import write_rows
 from trainer.data.dataset import read_texts
-from trainer.data.resolve import PACKED, Pass, resolved_data
+from trainer.data.resolve import NEEDED, PACKED, Pass, require_rows, resolved_data
 from trainer.settings import DataSettings
 
 PASS = Pass(rows=4, precision="fp32")
@@ -63,6 +63,15 @@ def test_a_thinking_switch_is_set_and_told(tiny_llama, talks, caplog):
 def test_a_run_that_is_resumed_goes_on_as_it_began(tiny_llama, talks):
     noted = DataSettings(max_length=77, template_option="enable_thinking=true", template_date="2026-01-31")
     assert found(tiny_llama, talks, template=DATED, noted=noted) == noted
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_settings_of_rows_that_no_file_has_are_refused(tmp_path, name):
+    texts = read_texts(write_rows(tmp_path / "t.jsonl", [{"text": "a b"}]))
+    other = {"turns": "last", "role_map": "a=user", "chat_template": "chatml", "template_option": "a=b", "join": "space"}
+    with pytest.raises(InputError, match=f"`{name}` has no effect on data without"):
+        require_rows(DataSettings(**{name: other.get(name, "2026-01-31")}), [texts])
+    require_rows(DataSettings(), [texts])
 
 
 def test_data_without_conversations_needs_no_template(tiny_llama, tmp_path):

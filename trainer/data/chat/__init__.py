@@ -2,7 +2,8 @@
 
 from transformers import PreTrainedTokenizerBase
 
-from trainer.data.chat.turns import Example, Segment, Writer
+from trainer.data.chat.talk import Example, Segment
+from trainer.data.chat.writer import Writer
 from trainer.data.formats import Row
 from trainer.settings import DataSettings
 

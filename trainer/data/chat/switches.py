@@ -8,7 +8,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
 from spectra import InputError
-from trainer.data.chat.turns import Writer
+from trainer.data.chat.writer import Writer
 from trainer.data.formats import Row
 from trainer.settings import DataSettings
 

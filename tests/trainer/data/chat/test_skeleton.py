@@ -7,7 +7,7 @@ import pytest
 from tests.trainer.data.examples import CHATML, REWRITES, bytewise, talk, turns
 from trainer.data.chat.named import LIBRARY, names
 from trainer.data.chat.skeleton import filled, looked_for, marked, pattern
-from trainer.data.chat.turns import Writer
+from trainer.data.chat.writer import Writer
 from trainer.settings import DataSettings
 
 BITS = [

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from spectra import InputError
-from trainer.data.chat.proof import THOUGHT, require_tools, require_written, spoken, thought_of
+from trainer.data.chat.proof import require_written, spoken
 from trainer.data.chat.skeleton import Pattern, filled, looked_for, marked, pattern
 from trainer.data.chat.stops import Stops
-from trainer.data.chat.template import Rendered, Template, Way, ways_for
+from trainer.data.chat.talk import Example, Segment, Talk, Turn, marked_turn, parting
+from trainer.data.chat.template import Template, Way, ways_for
 from trainer.data.formats import Row
 from trainer.data.formats.messages import Message, message
 from trainer.settings import DataSettings
@@ -18,17 +19,6 @@ from trainer.settings import DataSettings
 HEADINGS = {
     "system": "", "developer": "", "user": "### Instruction:\n", "assistant": "### Response:\n", "tool": "### Result:\n",
 }  # fmt: skip
-
-
-class Segment(NamedTuple):
-    """A stretch of an example's text."""
-
-    text: str
-    trained: bool
-    """Whether the loss counts its tokens."""
-
-
-Example = list[Segment]
 
 
 class Writer:
@@ -101,7 +91,7 @@ class Writer:
         fault: InputError | None = None
         for way in ways_for(messages) if self.template else ():
             assert self.template is not None
-            talk = _Talk(messages, row["tools"], self.template, way)
+            talk = Talk(messages, row["tools"], self.template, way)
             try:
                 talk.require_whole()
                 return bool(talk.told(number).marks) or talk.told(number).text.startswith(talk.asked(number).text)
@@ -136,7 +126,7 @@ class Writer:
         fault: InputError | None = None
         for way in ways_for(messages):
             try:
-                return self._templated(_Talk(messages, tools, self.template, way))
+                return self._templated(Talk(messages, tools, self.template, way))
             except InputError as error:
                 fault = fault or error  # what is wrong with the usual way is what can be mended
         raise fault or InputError("the conversation is empty")
@@ -166,7 +156,7 @@ class Writer:
     def _skeleton(self, messages: Sequence[Message]) -> "list[_Skeleton]":
         """How the template writes conversations of this shape; nothing where that depends on more than the shape."""
         assert self.template is not None
-        talk = _Talk(messages, "", self.template, Way())
+        talk = Talk(messages, "", self.template, Way())
         learned = [number for number, turn in enumerate(messages) if turn["learned"]]
         try:
             examples = self._templated(talk)
@@ -196,7 +186,7 @@ class Writer:
             found.append(Segment(self._closed(turn["content"]) if answer else turn["content"], turn["learned"]))
         return found
 
-    def _templated(self, talk: "_Talk") -> list[Example]:
+    def _templated(self, talk: Talk) -> list[Example]:
         """Every answer as the model will be asked for it.
 
         Each answer takes two renderings: of the turns before it, asking for it, and of the turns up to and with it. What they
@@ -214,15 +204,15 @@ class Writer:
         turns = [self._turn(talk, number) for number, message in enumerate(talk.messages) if message["learned"]]
         return self._one_text(turns) or [[*turn.parts, *self._end(turn)] for turn in turns]
 
-    def _turn(self, talk: "_Talk", number: int) -> "_Turn":
+    def _turn(self, talk: Talk, number: int) -> Turn:
         message, told, asked = talk.messages[number], talk.told(number), talk.asked(number)
         require_written(message, number, told.text, learned=True)
         said, before = spoken(message["content"]), talk.before(number)
-        marked_turn = _marked(told, len(asked.marks))
-        if marked_turn and said in "".join(part.text for part in marked_turn.parts if part.trained):
-            return marked_turn
+        by_marks = marked_turn(told, len(asked.marks))
+        if by_marks and said in "".join(part.text for part in by_marks.parts if part.trained):
+            return by_marks
         earlier = [spoken(turn["content"]) for turn in talk.messages[:number]]
-        start = len(asked.text) if told.text.startswith(asked.text) else _parting(asked.text, told.text, earlier)
+        start = len(asked.text) if told.text.startswith(asked.text) else parting(asked.text, told.text, earlier)
         given, answer = told.text[:start], told.text[start:]
         if said not in answer or before not in given:
             raise InputError(f"the chat template does not write turn {number} behind turn {number - 1}; use another template")
@@ -232,9 +222,9 @@ class Writer:
         end = self.stops.end(answer, words)
         if end < 0 and not answer[words:].strip():
             answer = answer[:words]
-        return _Turn([Segment(given, False), Segment(answer if end < 0 else answer[:end], True)], ended=end >= 0)
+        return Turn([Segment(given, False), Segment(answer if end < 0 else answer[:end], True)], ended=end >= 0)
 
-    def _one_text(self, turns: "Sequence[_Turn]") -> list[Example]:
+    def _one_text(self, turns: Sequence[Turn]) -> list[Example]:
         """All turns as one example; nothing if they do not fit into one text."""
         found: Example = []
         done, ended = "", True
@@ -253,7 +243,7 @@ class Writer:
             done, ended = "".join(part.text for part in turn.parts), turn.ended
         return [[*found, *self._end(turns[-1])]]
 
-    def _end(self, turn: "_Turn") -> Example:
+    def _end(self, turn: Turn) -> Example:
         """The model's own end, for an answer that the template does not end."""
         if turn.ended or not self.stops.own:
             return []
@@ -271,80 +261,6 @@ class _Skeleton(NamedTuple):
     segments: list[tuple[Pattern, bool]]
     ended: bool
     """Whether the template ends all answers."""
-
-
-class _Turn(NamedTuple):
-    """An assistant's turn as a template writes it."""
-
-    parts: Example
-    """What stands before the answer when the model is asked for it, then the answer."""
-    ended: bool
-    """Whether the answer has an end."""
-
-
-class _Talk:
-    """A conversation under a template, of which each beginning is rendered once."""
-
-    def __init__(self, messages: Sequence[Message], tools: str, template: Template, way: Way) -> None:
-        self.messages, self.tools, self._template, self._way = messages, tools, template, way
-        self._known: dict[tuple[int, bool], Rendered] = {}
-
-    def told(self, number: int) -> Rendered:
-        """The turns up to and with one."""
-        return self._rendered(number + 1, asks=False)
-
-    def asked(self, number: int) -> Rendered:
-        """The turns before one, asking for it."""
-        return self._rendered(number, asks=True)
-
-    def _rendered(self, count: int, *, asks: bool) -> Rendered:
-        if (count, asks) not in self._known:
-            self._known[count, asks] = self._template.render(self.messages[:count], self.tools, asks, self._way)
-        return self._known[count, asks]
-
-    def before(self, number: int) -> str:
-        """What was said last before an answer by somebody else."""
-        others = (message for message in reversed(self.messages[:number]) if message["role"] != "assistant")
-        return spoken(next(others, {"content": ""})["content"])
-
-    def thoughts(self, number: int) -> list[str]:
-        """What may stand before an answer's words: its thought, and the end of one."""
-        return [part for part in (thought_of(self.messages[number]), THOUGHT) if part]
-
-    def require_whole(self) -> None:
-        """Refuse a template that leaves out a turn that is only read, or the tools."""
-        whole = self.told(len(self.messages) - 1).text
-        require_tools(self.tools, whole)
-        for number, turn in enumerate(self.messages):
-            if not turn["learned"]:
-                require_written(turn, number, whole, learned=False)
-
-
-def _marked(told: Rendered, before: int) -> _Turn | None:
-    """The turn as the template marks it, which has so many marks in earlier turns; None where it marks nothing of this one."""
-    marks = told.marks[before:]
-    if not marks:
-        return None
-    parts, done = [], 0
-    for start, end in marks:
-        parts += [Segment(told.text[done:start], False), Segment(told.text[start:end], True)]
-        done = end
-    return _Turn(parts, ended=True)
-
-
-def _parting(asked: str, told: str, earlier: Sequence[str]) -> int:
-    """Where two renderings part, at a place where no token is cut in two: behind a line's end or the end of a mark, such as `>`.
-
-    Args:
-        asked: ends with what asks for an answer.
-        told: has the answer in its place.
-        earlier: what the turns before it say, in which no answer begins.
-    """
-    pairs = enumerate(zip(asked, told, strict=False))
-    same = next((at for at, (one, other) in pairs if one != other), min(len(asked), len(told)))
-    place = max(asked.rfind(mark, 0, same) + 1 for mark in "\n>]")
-    behind = max((asked.rfind(said, 0, same) + len(said) for said in earlier if said in asked[:same]), default=0)
-    return max(place, behind)
 
 
 def _merged(found: Iterable[Segment]) -> Example:

@@ -1,0 +1,94 @@
+"""A conversation under a chat template: what it writes up to every turn, and where an answer begins in it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from trainer.data.chat.proof import THOUGHT, require_tools, require_written, spoken, thought_of
+from trainer.data.chat.template import Rendered, Template, Way
+from trainer.data.formats.messages import Message
+
+
+class Segment(NamedTuple):
+    """A stretch of an example's text."""
+
+    text: str
+    trained: bool
+    """Whether the loss counts its tokens."""
+
+
+Example = list[Segment]
+
+
+class Turn(NamedTuple):
+    """An assistant's turn as a template writes it."""
+
+    parts: Example
+    """What stands before the answer when the model is asked for it, then the answer."""
+    ended: bool
+    """Whether the answer has an end."""
+
+
+class Talk:
+    """A conversation under a template, of which each beginning is rendered once."""
+
+    def __init__(self, messages: Sequence[Message], tools: str, template: Template, way: Way) -> None:
+        """Take canonical messages, the JSON text of the tools, and the way in which the template is given them."""
+        self.messages, self.tools, self._template, self._way = messages, tools, template, way
+        self._known: dict[tuple[int, bool], Rendered] = {}
+
+    def told(self, number: int) -> Rendered:
+        """The turns up to and with one."""
+        return self._rendered(number + 1, asks=False)
+
+    def asked(self, number: int) -> Rendered:
+        """The turns before one, asking for it."""
+        return self._rendered(number, asks=True)
+
+    def _rendered(self, count: int, *, asks: bool) -> Rendered:
+        if (count, asks) not in self._known:
+            self._known[count, asks] = self._template.render(self.messages[:count], self.tools, asks, self._way)
+        return self._known[count, asks]
+
+    def before(self, number: int) -> str:
+        """What was said last before an answer by somebody else."""
+        others = (message for message in reversed(self.messages[:number]) if message["role"] != "assistant")
+        return spoken(next(others, {"content": ""})["content"])
+
+    def thoughts(self, number: int) -> list[str]:
+        """What may stand before an answer's words: its thought, and the end of one."""
+        return [part for part in (thought_of(self.messages[number]), THOUGHT) if part]
+
+    def require_whole(self) -> None:
+        """Refuse a template that leaves out a turn that is only read, or the tools."""
+        whole = self.told(len(self.messages) - 1).text
+        require_tools(self.tools, whole)
+        for number, turn in enumerate(self.messages):
+            if not turn["learned"]:
+                require_written(turn, number, whole, learned=False)
+
+
+def marked_turn(told: Rendered, before: int) -> Turn | None:
+    """The turn as the template marks it, which has so many marks in earlier turns; None where it marks nothing of this one."""
+    marks = told.marks[before:]
+    if not marks:
+        return None
+    parts, done = [], 0
+    for start, end in marks:
+        parts += [Segment(told.text[done:start], False), Segment(told.text[start:end], True)]
+        done = end
+    return Turn(parts, ended=True)
+
+
+def parting(asked: str, told: str, earlier: Sequence[str]) -> int:
+    """Where two renderings part, at a place where no token is cut in two: behind a line's end or the end of a mark, such as `>`.
+
+    Args:
+        asked: ends with what asks for an answer.
+        told: has the answer in its place.
+        earlier: what the turns before it say, in which no answer begins.
+    """
+    pairs = enumerate(zip(asked, told, strict=False))
+    same = next((at for at, (one, other) in pairs if one != other), min(len(asked), len(told)))
+    place = max(asked.rfind(mark, 0, same) + 1 for mark in "\n>]")
+    behind = max((asked.rfind(said, 0, same) + len(said) for said in earlier if said in asked[:same]), default=0)
+    return max(place, behind)
