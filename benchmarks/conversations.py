@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--words", type=int, default=230, help="of a question and its answer")
+    parser.add_argument("--words", type=int, default=125, help="of a question and its answer")
     parser.add_argument("--only", nargs=2, metavar=("SIDE", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))

@@ -6,7 +6,7 @@ tokenised in the same way, as it nearly always is, one tokenisation serves for a
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -62,7 +62,8 @@ def _divided(
     if len(texts) == 1:
         return [ids]
     encoded = [text.encode() for text in texts]
-    ends = _ends(ids, tokenizer, b"".join(encoded), starts_text=starts_text)
+    whole = b"".join(encoded)
+    ends = _ends(ids, tokenizer, whole, starts_text=starts_text)
     if ends is None:
         return _grown(texts, tokenizer, starts_text=starts_text)
     parts: list[list[int]] = []
@@ -70,14 +71,14 @@ def _divided(
     for number, text in enumerate(encoded[:-1]):
         byte += len(text)
         stop = int(np.searchsorted(ends, byte)) + 1
-        if ends[stop - 1] != byte or not _stands_alone(texts[: number + 1], ids[:stop], ends, tokenizer, starts_text):
+        if ends[stop - 1] != byte or not _stands_alone(whole[:byte], ids[:stop], ends, tokenizer, starts_text):
             return [*_alone(texts[: number + 1], tokenizer, starts_text), *_alone(texts[number + 1 :], tokenizer, False)]
         parts.append(ids[start:stop])
         start = stop
     return [*parts, ids[start:]]
 
 
-def _stands_alone(texts: Sequence[str], ids: list[int], ends: Any, tokenizer: PreTrainedTokenizerBase, starts_text: bool) -> bool:
+def _stands_alone(text: bytes, ids: list[int], ends: Any, tokenizer: PreTrainedTokenizerBase, starts_text: bool) -> bool:
     """Whether the beginning of a text has these ids without what follows.
 
     Tokenizers take a text apart at their added tokens, such as the marks of a chat template. So what stands behind the last one
@@ -86,8 +87,8 @@ def _stands_alone(texts: Sequence[str], ids: list[int], ends: Any, tokenizer: Pr
     added = _added(tokenizer)
     at = next((at for at in range(len(ids) - 1, -1, -1) if ids[at] in added), -1)
     if at < 0:
-        return _alone_ids("".join(texts), tokenizer, starts_text) == ids
-    tail = "".join(texts).encode()[int(ends[at - 1]) if at else 0 :].decode(errors="replace")
+        return _alone_ids(text.decode(), tokenizer, starts_text) == ids
+    tail = text[int(ends[at - 1]) if at else 0 :].decode()
     return _ids_of_tail(tokenizer, tail) == tuple(ids[at:])
 
 
@@ -138,15 +139,21 @@ def _ends(ids: list[int], tokenizer: PreTrainedTokenizerBase, text: bytes, *, st
     known = _bytes(tokenizer) if tokenizer.is_fast else None
     if known is None or not ids:
         return None
-    found = [known[number] for number in ids]
-    written = b"".join(found)
+    written = b"".join([known.bytes[number] for number in ids])
     if written != text and not (starts_text and written == b" " + text):
         return None
-    return np.cumsum([len(part) for part in found]) - (len(written) - len(text))
+    return np.cumsum(known.lengths[np.asarray(ids)]) - (len(written) - len(text))
+
+
+class _Tokens(NamedTuple):
+    """What a vocabulary's tokens are, by their ids."""
+
+    bytes: list[bytes]
+    lengths: Any
 
 
 @lru_cache(maxsize=4)
-def _bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes] | None:
+def _bytes(tokenizer: PreTrainedTokenizerBase) -> _Tokens | None:
     """The bytes of every token, or None where tokens do not tell."""
     model = tokenizer.backend_tokenizer.model
     marks = [getattr(model, name, None) for name in ("continuing_subword_prefix", "end_of_word_suffix")]
@@ -166,7 +173,7 @@ def _bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes] | None:
             found[number] = bytes.fromhex(token[3:5])
         else:
             found[number] = token.replace(SPACE, " ").encode()
-    return found
+    return _Tokens(found, np.array([len(token) for token in found]))
 
 
 def _grown(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, starts_text: bool) -> list[list[int]]:

@@ -87,9 +87,17 @@ def _tell(texts: Texts, writer: Writer, made: int) -> None:
     if not is_main_process():
         return
     if made > len(texts.rows):
+        longer = f", {writer.letters / writer.letters_once:.1f} times the text" if writer.letters else ""
         LOG.info(
             f"{texts.path}: the chat template writes earlier turns otherwise than the last, so each answer of"
-            f" {len(texts.rows):,} conversations is an example of its own, {made:,} in all; `turns` last learns the last alone"
+            f" {len(texts.rows):,} conversations is an example of its own, {made:,} in all{longer}; `turns` last learns the last"
+            " alone"
+        )
+    if writer.template and "messages" in texts.rows.column_names and not writer.template.asks and texts.path not in _told:
+        _told.add(texts.path)
+        LOG.warning(
+            f"{texts.path}: the chat template does not use add_generation_prompt, so a model that is asked has to write the"
+            " beginning of its turn itself, and learns to; another template writes it"
         )
     if writer.ended:
         LOG.info(

@@ -84,6 +84,7 @@ def prepare(
     precision = resolved(settings.precision)
     rows = math.ceil(settings.batch_size / settings.accumulation / int(os.environ.get("WORLD_SIZE", 1)))
     made = Pass(rows=rows, precision=precision, recompute=settings.gradient_checkpointing, packing=settings.packing)
+    asked = settings.max_length
     data = resolved_data(settings.data(), parts, tokenizer, checkpoint, made, noted)
     settings = settings.model_copy(update=dict(data))
     require_length(checkpoint, data.length)
@@ -105,6 +106,8 @@ def prepare(
     tokenised = [tokenise(part, tokenizer, data.length, packing=settings.packing, **options) for part in parts]
     held = read_texts(evaluation, settings=data) if evaluation else None
     held_out = tokenise(held, tokenizer, data.length, **options) if held else None
+    if asked == "auto":
+        _tell_of_length(tokenised, data.length, rows)
     pairs = [*zip(files, tokenised, strict=True), *([(Path(evaluation), held_out)] if evaluation and held_out else [])]
     for file, part in pairs:
         require_vocabulary(checkpoint, tokenizer, part.rows["input_ids"], file)
@@ -118,6 +121,15 @@ def prepare(
         examples=mix(tokenised, weights, settings.seed),
         evaluation=held_out,
     )
+
+
+def _tell_of_length(tokenised: Sequence[Examples], length: int, rows: int) -> None:
+    """Say that a maximum length that was found here is too small for some examples."""
+    if is_main_process() and any(part.truncated or part.dropped for part in tokenised):
+        LOG.info(
+            f"some examples are longer than `max_length` {length:,}, which is what the model has positions for and the memory"
+            f" is estimated to hold of {rows} rows; with more `accumulation`, or `gradient_checkpointing`, it holds longer ones"
+        )
 
 
 def _labels(parts: Sequence[Texts], plan: Plan) -> tuple[tuple[str, ...], Counter[str]]:

@@ -3,12 +3,15 @@
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 SECONDS, BYTES = 10, 2**30
+LOOKS = 20  # per second, at the memory that is held
 
 
 class TakesTooLongError(Exception):
@@ -49,6 +52,14 @@ def _within_time(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@lru_cache(maxsize=1)
+def _held(_moment: int) -> int:
+    """Bytes of address space that this process has, looked up at every moment anew: a lookup takes as long as a template."""
+    import resource
+
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
 @contextmanager
 def _within_memory(size: int) -> Iterator[None]:
     if sys.platform != "linux":
@@ -57,8 +68,7 @@ def _within_memory(size: int) -> Iterator[None]:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + size
+    limit = _held(int(time.monotonic() * LOOKS)) + size
     bounds = [bound for bound in (soft, hard) if bound != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_AS, (min([limit, *bounds]), hard))
     try:

@@ -24,6 +24,7 @@ from trainer.settings import DataSettings
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 TODAY = re.compile(r"""strftime_now\s*\(\s*(?:format\s*=\s*)?(?P<quote>['"])(?P<format>.*?)(?P=quote)\s*\)""")
 ANY_DAY = re.compile(r"\bstrftime_now\s*\(")
+RANDOM = re.compile(r"\|\s*random\b|\blipsum\s*\(")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Names under which templates look for a thought."""
 
@@ -66,6 +67,8 @@ class Template:
         """
         self._tokenizer = tokenizer
         self._shared = {**tokenizer.special_tokens_map, **settings.template_options()}
+        self.asks = "add_generation_prompt" in str(tokenizer.chat_template)
+        """Whether it writes something else when the model is asked."""
         today = settings.template_date or date.today().isoformat()
         self.day = today if ANY_DAY.search(str(tokenizer.chat_template)) else ""
         """The day that it writes; nothing where it writes none."""
@@ -97,6 +100,8 @@ class Template:
 @cache
 def _on_day(source: str, day: str) -> str:
     """A template that writes that day, whenever it is run."""
+    if found := RANDOM.search(source):
+        raise InputError(f"the chat template draws at random ({found[0].strip()!r}); use another template")
     if not day:
         return source
     when = date.fromisoformat(day)

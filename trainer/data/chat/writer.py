@@ -33,6 +33,8 @@ class Writer:
         self._looked_for = looked_for(str(tokenizer.chat_template)) if self.template else None
         self._skeletons: dict[tuple[Any, ...], list[_Skeleton]] = {}
         self.day = self.template.day if self.template else ""
+        self.letters, self.letters_once = 0, 0
+        """Of all examples, and of the longest of each row."""
         self.ended = False
         """Whether an answer got the model's own end because the template writes none."""
 
@@ -57,6 +59,8 @@ class Writer:
         examples = [_merged(Segment(text, trained or everything) for text, trained in example) for example in found]
         if not all(any(segment.trained for segment in example) for example in examples):
             raise InputError("nothing of the row is learned; remove it")
+        lengths = [sum(len(segment.text) for segment in example) for example in examples]
+        self.letters, self.letters_once = self.letters + sum(lengths), self.letters_once + max(lengths)
         return examples
 
     def asking(self, question: str, answer: str) -> tuple[str, str]:

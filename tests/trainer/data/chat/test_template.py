@@ -43,6 +43,12 @@ def test_a_day_that_cannot_be_fixed_is_refused():
         rendered("{% set f = '%d' %}{{ strftime_now(f) }}" + CHATML, turns("a"))
 
 
+@pytest.mark.parametrize("draw", ["{{ ['a', 'b'] | random }}", "{{ lipsum(1) }}"])
+def test_a_template_that_draws_at_random_is_refused(draw):
+    with pytest.raises(InputError, match="draws at random"):
+        rendered(draw + CHATML, turns("a"))
+
+
 def test_options_are_given_to_the_template():
     template = "{{ 'deep' if enable_thinking else 'shallow' }}{{ tone }}" + CHATML
     settings = DataSettings(template_option="enable_thinking=false,tone=dry")

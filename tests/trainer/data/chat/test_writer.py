@@ -80,7 +80,7 @@ def test_a_template_that_rewrites_earlier_turns_gives_an_example_for_each_answer
     for row, before in zip(rows, (BARE["messages"][1:2], BARE["messages"][:2], BARE["messages"][:4]), strict=True):
         asked = tokenizer.apply_chat_template(before, tokenize=False, add_generation_prompt=True)
         assert tokenizer.decode(row["input_ids"]).startswith(asked)
-    assert "so each answer of 2 conversations is an example of its own, 3 in all" in caplog.text
+    assert "so each answer of 2 conversations is an example of its own, 3 in all, 1.4 times the text" in caplog.text
     assert len(tokenise(read_texts(path), tokenizer, 256, settings=ALL).rows) == 2
 
 
