@@ -26,19 +26,22 @@ from trainer.data.storage import folder, on_disk
 from trainer.settings import DataSettings, Task
 
 
-def read_texts(path: str | Path, *, evaluation: bool = False, settings: DataSettings | None = None) -> Texts:
+def read_texts(
+    path: str | Path, *, evaluation: bool = False, settings: DataSettings | None = None, lenient: bool = False
+) -> Texts:
     """Read a dataset file: .jsonl, .json, .csv (also packed) or .parquet, a folder of them, or a data set on the Hub.
 
     Args:
         path: the file, the folder, or hub:OWNER/NAME:SPLIT.
         evaluation: whether the file may hold multiple-choice questions, which can be evaluated but not trained on.
         settings: say which column is which, and who a speaker is, where names do not.
+        lenient: whether they may name columns that the file has not, because they were made for a run's own files.
 
     Raises:
         InputError: missing, empty or malformed file (with the line), columns that fit no format, or a row that does not fit its.
     """
     path, settings = Path(path), settings or DataSettings()
-    layout = columns_of(path, settings, evaluation=evaluation)
+    layout = columns_of(path, settings, evaluation=evaluation, lenient=lenient)
     if layout.ignored and is_main_process() and path not in _told:
         _told.add(path)
         LOG.info(f"{path}: read as {layout.format}; ignored columns: {', '.join(layout.ignored)}")
@@ -55,7 +58,7 @@ def read_texts(path: str | Path, *, evaluation: bool = False, settings: DataSett
 _told: set[Path] = set()  # files whose ignored columns have been named; a study reads each in every run
 
 
-def columns_of(path: Path, settings: DataSettings, *, evaluation: bool = True) -> Layout:
+def columns_of(path: Path, settings: DataSettings, *, evaluation: bool = True, lenient: bool = False) -> Layout:
     """How a file is read, found from all its columns and from the first row that has something in each.
 
     Raises:
@@ -70,8 +73,8 @@ def columns_of(path: Path, settings: DataSettings, *, evaluation: bool = True) -
         raise InputError(f"{path}: no examples")
     try:
         named = settings.renamed()
-        if evaluation and not set(named.values()) <= first.keys():
-            named = {}  # a run's columns are those of its training files; a test of another kind has others
+        if lenient and not set(named.values()) <= first.keys():
+            named = {}
         return layout_of(list(first), first, evaluation=evaluation, named=named, roles=settings.roles())
     except InputError as fault:
         raise InputError(f"{path}: {fault}") from None

@@ -118,7 +118,7 @@ class _Task:
 
 def prepare_task(file: Path, config: AdapterConfig, tokenizer: Any, checkpoint: Checkpoint, generate: int) -> _Task:
     """Read and tokenise a file, refusing one that the run's model cannot answer."""
-    texts = read_texts(file, evaluation=config.task == "causal", settings=config.data)
+    texts = read_texts(file, evaluation=config.task == "causal", settings=config.data, lenient=True)
     if texts.asks:
         questions = questions_of(texts, tokenizer, config.data.length, config.data if config.conversations else None)
         asked = [ids for question in questions for ids in (*question.prompts, *question.choices)]

@@ -141,6 +141,14 @@ def test_a_speaker_of_another_name_has_the_role_that_the_user_says(tmp_path):
     assert texts.rows.to_list() == [FILE | {"row": 1}]
 
 
+def test_columns_that_a_file_has_not_are_refused_unless_they_were_named_for_others(tmp_path):
+    path = write_rows(tmp_path / "p.jsonl", [{"prompt": "a", "completion": "b"}])
+    for evaluation in (False, True):
+        with pytest.raises(InputError, match="`columns` names 'q', but the columns are prompt, completion"):
+            read_texts(path, settings=DataSettings(columns="prompt=q"), evaluation=evaluation)
+    assert read_texts(path, settings=DataSettings(columns="prompt=q"), lenient=True).format == "completion"
+
+
 def test_columns_that_are_ignored_are_named_once(tmp_path, caplog):
     caplog.set_level("INFO", logger="loraplan")
     path = write_rows(tmp_path / "m.jsonl", [{"text": "a", "url": "b", "language": "c"}] * 2)
