@@ -123,15 +123,28 @@ def mix(parts: Sequence[Examples], weights: Sequence[float] | None, seed: int) -
         InputError: no parts, parts that differ in task or packing, or weights that do not fit them.
     """
     _require_alike(parts)
+    tables = _with_types([part.rows for part in parts])
     if weights is None:
-        rows = datasets.concatenate_datasets([part.rows for part in parts])
+        rows = datasets.concatenate_datasets(tables)
     else:
         _require_weights(weights, len(parts))
         shares = [weight / math.fsum(weights) for weight in weights]
         options = {"probabilities": shares, "stopping_strategy": "all_exhausted", "seed": seed}
-        rows = datasets.interleave_datasets([part.rows for part in parts], **options)
+        rows = datasets.interleave_datasets(tables, **options)
     truncated, dropped = sum(part.truncated for part in parts), sum(part.dropped for part in parts)
     return Examples(task=parts[0].task, rows=rows, truncated=truncated, dropped=dropped)
+
+
+def _with_types(tables: Sequence[Any]) -> list[Any]:
+    """The tables with the column that tells two texts of a row apart, if any of them has it."""
+    name = "token_type_ids"
+    if not any(name in rows.column_names for rows in tables):
+        return list(tables)
+    whole = [
+        rows if name in rows.column_names else rows.add_column(name, [[0] * len(ids) for ids in rows["input_ids"]])
+        for rows in tables
+    ]
+    return [rows.cast_column(name, datasets.List(datasets.Value("int8"))) for rows in whole]
 
 
 def _require_alike(parts: Sequence[Examples]) -> None:

@@ -185,3 +185,23 @@ def test_text_that_looks_like_a_date_stays_text(tmp_path):
     assert [row["completion"] for row in texts.rows] == ["2020-01-01", "2020-01-02"]
     (tmp_path / "t.json").write_text(json.dumps(rows))
     assert read_texts(tmp_path / "t.json").rows[:] == texts.rows[:]
+
+
+def test_pairs_and_single_texts_may_be_mixed(tmp_path, tokenizer):
+    pairs = write_rows(tmp_path / "p.jsonl", [{"premise": "the file", "hypothesis": "a list", "label": "a"}])
+    single = write_rows(tmp_path / "s.jsonl", [{"text": "the file is a list", "label": "b"}])
+    parts = [tokenise(read_texts(file), tokenizer, 16, ("a", "b")) for file in (pairs, single)]
+    assert parts[0].rows[0]["input_ids"] == tokenizer("the file", "a list")["input_ids"]
+    assert 1 in parts[0].rows[0]["token_type_ids"]
+    mixed = mix(parts, None, 0)
+    (batch,) = batches(mixed, tokenizer, 2)
+    assert batch["token_type_ids"].shape == batch["input_ids"].shape
+    assert sorted(batch["token_type_ids"].sum(1).tolist())[0] == 0
+
+
+def test_the_longer_of_two_texts_is_cut_first(tmp_path, tokenizer):
+    rows = [{"premise": "the " * 20, "hypothesis": "a list", "label": "a"}, {"premise": "a", "hypothesis": "b", "label": "b"}]
+    examples = tokenise(read_texts(write_rows(tmp_path / "p.jsonl", rows)), tokenizer, 12, ("a", "b"))
+    assert [len(ids) for ids in examples.rows["input_ids"]] == [12, 5]
+    assert examples.truncated == 1
+    assert tokenizer.decode(examples.rows[0]["input_ids"]).endswith("a list [SEP]")

@@ -64,7 +64,7 @@ def _nothing(row: Fields, turns: Sequence[Message]) -> str:
     answers = [number for number, turn in enumerate(turns) if turn["role"] == "assistant"]
     if not answers:
         return f"{name} has no assistant turn among {len(turns)}; add one or remove the row"
-    if answers == list(range(len(answers))) and len(answers) == 1:
+    if len(answers) == len(turns) or answers == [0]:
         return f"{name} begins with the assistant's turn and has no other; put a user's turn before it or remove the row"
     return f"{name} has no assistant turn that is to be learned; remove the row"
 
