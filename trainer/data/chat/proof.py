@@ -36,7 +36,7 @@ def require_written(message: Message, number: int, text: str, *, learned: bool) 
         InputError: the turn, and what of it is missing.
     """
     if (whole := message["content"].strip()) not in text and spoken(whole) not in text:
-        _refuse(number, message["role"], "says")
+        _refuse(number, message["role"], "says", beside=False)
     if not message["more"]:
         return
     more = json.loads(message["more"])
@@ -56,14 +56,26 @@ def require_tools(tools: str, text: str) -> None:
     for tool in json.loads(tools) if tools else ():
         name = tool.get("function", tool).get("name", "")
         if name not in text:
-            raise InputError(
+            raise NotWrittenError(
                 f"the chat template does not write the tool {name!r} of `tools`; use another template, or write the tools into"
-                " the system turn and leave the column out"
+                " the system turn and leave the column out",
+                beside=True,
             )
 
 
-def _refuse(number: int, role: str, what: str) -> None:
-    raise InputError(f"the chat template does not write what turn {number} ({role}) {what}; use another template")
+class NotWrittenError(InputError):
+    """Something that a template was given, and did not write."""
+
+    def __init__(self, message: str, *, beside: bool) -> None:
+        """Say what, and whether it stood beside the contents, all of which are written."""
+        super().__init__(message)
+        self.beside = beside
+
+
+def _refuse(number: int, role: str, what: str, *, beside: bool = True) -> None:
+    raise NotWrittenError(
+        f"the chat template does not write what turn {number} ({role}) {what}; use another template", beside=beside
+    )
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -19,6 +19,8 @@ class Stops:
         """The token that is appended where a template writes none."""
         ends = {self.own, *_of_generation(tokenizer)} - {""}
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        self.marks = special
+        """The tokenizer's special tokens."""
         self._ends, self._marks = _any_of(ends), _any_of(special - ends)
         self.all = ends
         """The tokens that stop generation."""
@@ -33,6 +35,11 @@ class Stops:
             return found.end()
         marks = list(self._marks.finditer(text, start))
         return marks[-1].end() if marks else -1
+
+    def ends(self, text: str) -> bool:
+        """Whether a text ends with such a token, but for blanks behind it."""
+        bare = text.rstrip()
+        return bool(bare) and self.end(bare, 0) >= 0 and any(bare.endswith(token) for token in (*self.all, *self.marks))
 
     def opening(self, text: str) -> str:
         """The token that stops generation with which a text begins, such as the next speaker's; or nothing."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trainer.data.chat.proof import THOUGHT, require_tools, require_written, spoken, thought_of
+from trainer.data.chat.stops import Stops
 from trainer.data.chat.template import Rendered, Template, Way
 from trainer.data.formats.messages import Message
 
@@ -49,6 +50,20 @@ class Talk:
             self._known[count, asks] = self._template.render(self.messages[:count], self.tools, asks, self._way)
         return self._known[count, asks]
 
+    def divided(self, number: int) -> tuple[str, str]:
+        """What stands before an answer when the model is asked for it, and the answer with what is behind it."""
+        asked, told = self.asked(number).text, self.told(number).text
+        if told.startswith(asked):
+            return asked, told[len(asked) :]
+        before, said = self.before(number), spoken(self.messages[number]["content"])
+        # Some templates write the system's turn before the last question, and not once it is answered. Asking is what counts.
+        behind = asked.rpartition(before)[2]
+        answer = told[told.rfind(before, 0, max(told.rfind(said), 0)) + len(before) :]
+        if before and not told.startswith(asked[: len(asked) - len(behind)]) and answer.startswith(behind):
+            return asked, answer[len(behind) :]
+        start = parting(asked, told, [spoken(turn["content"]) for turn in self.messages[:number]])
+        return told[:start], told[start:]
+
     def before(self, number: int) -> str:
         """What was said last before an answer by somebody else."""
         others = (message for message in reversed(self.messages[:number]) if message["role"] != "assistant")
@@ -60,27 +75,33 @@ class Talk:
 
     def require_whole(self) -> None:
         """Refuse a template that leaves out a turn that is only read, or the tools."""
-        whole = self.told(len(self.messages) - 1).text
+        last = max((number for number, turn in enumerate(self.messages) if turn["learned"]), default=0)
+        whole = self.told(len(self.messages) - 1).text + (self.asked(last).text if last else "")
         require_tools(self.tools, whole)
         for number, turn in enumerate(self.messages):
             if not turn["learned"]:
                 require_written(turn, number, whole, learned=False)
 
 
-def marked_turn(told: Rendered, before: int) -> Turn | None:
-    """The turn as the template marks it, which has so many marks in earlier turns; None where it marks nothing of this one."""
+def marked_turn(told: Rendered, before: int, stops: Stops) -> Turn | None:
+    """The turn as the template marks it, which has so many marks in earlier turns; None where it marks nothing of this one.
+
+    Where the marks leave out the token behind them that stops generation, it is learned all the same.
+    """
     marks = told.marks[before:]
     if not marks:
         return None
+    stop = stops.opening(told.text[marks[-1][1] :])
+    marks = [*marks[:-1], (marks[-1][0], marks[-1][1] + len(stop))]
     parts, done = [], 0
     for start, end in marks:
         parts += [Segment(told.text[done:start], False), Segment(told.text[start:end], True)]
         done = end
-    return Turn(parts, ended=True)
+    return Turn(parts, ended=stops.ends(parts[-1].text))
 
 
 def parting(asked: str, told: str, earlier: Sequence[str]) -> int:
-    """Where two renderings part, at a place where no token is cut in two: behind a line's end or the end of a mark, such as `>`.
+    """Where two renderings part, where no token is cut in two: behind a line's end, a colon, or the end of a mark such as `>`.
 
     Args:
         asked: ends with what asks for an answer.
@@ -89,6 +110,6 @@ def parting(asked: str, told: str, earlier: Sequence[str]) -> int:
     """
     pairs = enumerate(zip(asked, told, strict=False))
     same = next((at for at, (one, other) in pairs if one != other), min(len(asked), len(told)))
-    place = max(asked.rfind(mark, 0, same) + 1 for mark in "\n>]")
+    place = max(asked.rfind(mark, 0, same) + 1 for mark in "\n>]:")
     behind = max((asked.rfind(said, 0, same) + len(said) for said in earlier if said in asked[:same]), default=0)
     return max(place, behind)

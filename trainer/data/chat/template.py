@@ -25,6 +25,7 @@ MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 TODAY = re.compile(r"""strftime_now\s*\(\s*(?:format\s*=\s*)?(?P<quote>['"])(?P<format>.*?)(?P=quote)\s*\)""")
 ANY_DAY = re.compile(r"\bstrftime_now\s*\(")
 RANDOM = re.compile(r"\|\s*random\b|\blipsum\s*\(")
+AS_PYTHON = "{'type': 'text'"
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Names under which templates look for a thought."""
 
@@ -94,6 +95,8 @@ class Template:
                 conversations=[given], tools=listed, chat_template=source, add_generation_prompt=asks,
                 return_assistant_tokens_mask=marked, **self._shared,
             )  # fmt: skip
+        if way.parts and AS_PYTHON in texts[0]:
+            raise InputError("the chat template writes content in parts as Python's text; use another template")
         return Rendered(texts[0], [tuple(mark) for mark in marks[0]] if marked else [])
 
 

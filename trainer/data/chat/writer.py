@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from spectra import InputError
-from trainer.data.chat.proof import require_written, spoken
+from trainer.data.chat.proof import NotWrittenError, require_written, spoken
 from trainer.data.chat.skeleton import Pattern, filled, looked_for, marked, pattern
 from trainer.data.chat.stops import Stops
-from trainer.data.chat.talk import Example, Segment, Talk, Turn, marked_turn, parting
+from trainer.data.chat.talk import Example, Segment, Talk, Turn, marked_turn
 from trainer.data.chat.template import Template, Way, ways_for
 from trainer.data.formats import Row
 from trainer.data.formats.messages import Message, message
@@ -28,7 +28,6 @@ class Writer:
         """Prepare for a tokenizer's chat template and end tokens."""
         self.tokenizer, self.settings = tokenizer, settings
         self.stops = Stops(tokenizer)
-        self.marks = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         self.template = Template(tokenizer, settings) if tokenizer.chat_template else None
         self._looked_for = looked_for(str(tokenizer.chat_template)) if self.template else None
         self._skeletons: dict[tuple[Any, ...], list[_Skeleton]] = {}
@@ -82,7 +81,7 @@ class Writer:
         """
         row = {"messages": [message("user", "question"), message("assistant", "answer")], "tools": ""}
         learned = self.segments(row)[-1][-1].text
-        return next((token for token in sorted(self.marks, key=len, reverse=True) if learned.endswith(token)), "")
+        return next((token for token in sorted(self.stops.marks, key=len, reverse=True) if learned.endswith(token)), "")
 
     def begins_as_asked(self, row: Row) -> bool:
         """Whether the last answer that is learned begins with what the template writes when it asks for one.
@@ -127,13 +126,14 @@ class Writer:
             return [self._plain(messages, tools)]
         if found := self._shortcut(messages, tools):
             return found
-        fault: InputError | None = None
+        faults: list[InputError] = []
         for way in ways_for(messages):
             try:
                 return self._templated(Talk(messages, tools, self.template, way))
             except InputError as error:
-                fault = fault or error  # what is wrong with the usual way is what can be mended
-        raise fault or InputError("the conversation is empty")
+                faults.append(error)
+        # The way that came furthest says what is wrong: all contents written, but not what stood beside them.
+        raise max(faults, key=lambda fault: isinstance(fault, NotWrittenError) + getattr(fault, "beside", False))
 
     def _shortcut(self, messages: Sequence[Message], tools: str) -> list[Example]:
         """The examples by their skeleton, where it tells them; else nothing."""
@@ -212,17 +212,16 @@ class Writer:
         message, told, asked = talk.messages[number], talk.told(number), talk.asked(number)
         require_written(message, number, told.text, learned=True)
         said, before = spoken(message["content"]), talk.before(number)
-        by_marks = marked_turn(told, len(asked.marks))
+        by_marks = marked_turn(told, len(asked.marks), self.stops)
         if by_marks and said in "".join(part.text for part in by_marks.parts if part.trained):
             return by_marks
-        earlier = [spoken(turn["content"]) for turn in talk.messages[:number]]
-        start = len(asked.text) if told.text.startswith(asked.text) else parting(asked.text, told.text, earlier)
-        given, answer = told.text[:start], told.text[start:]
-        if said not in answer or before not in given:
-            raise InputError(f"the chat template does not write turn {number} behind turn {number - 1}; use another template")
-        # What ends the answer stands behind its words, and those behind its thought.
+        given, answer = talk.divided(number)
+        # What ends the answer stands behind its words, and those behind its thought; words may begin in what is given.
         thought = max((answer.rfind(part) + len(part) for part in talk.thoughts(number) if part in answer), default=0)
-        words = max(answer.find(said, thought), 0) + len(said)
+        at = answer.find(said, thought)
+        words = (at if at >= 0 else (given + answer).rfind(said) - len(given)) + len(said)
+        if words < 0 or (said and not words) or before not in given:
+            raise InputError(f"the chat template does not write turn {number} behind turn {number - 1}; use another template")
         end = self.stops.end(answer, words)
         if end < 0 and not answer[words:].strip():
             answer = answer[:words]

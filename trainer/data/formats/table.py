@@ -112,8 +112,8 @@ FORMATS: dict[str, Format] = {
         {
             "question": ("question", "query", "problem", "prompt", "input", "inputs", "document", "article"),
             "answer": (
-                "answer", "answers", "response", "solution", "generated_solution", "output", "target", "targets", "completion",
-                "summary", "highlights",
+                "answer", "answers", "response", "solution", "attempt", "generated_solution", "output", "target", "targets",
+                "completion", "summary", "highlights",
             ),
         },
         question, MESSAGES, "causal", {"context": CONTEXT, **AROUND}, asks=True,
@@ -134,6 +134,10 @@ REFUSED: dict[tuple[str, ...], str] = {
     ("parent_id", "message_id"): "a tree of messages; write each of its branches as a conversation",
 }
 """Columns by which data is known that cannot be learned from as it is -> what it is, and what to do."""
+PICTURES = ("image", "images", "audio", "audios", "video", "videos")
+"""Columns of what no text model can be given; empty ones are let be."""
+WANTED = ("label", "kto_tag")
+"""Columns that mark conversations as wanted or not."""
 
 
 class Layout(NamedTuple):
@@ -187,8 +191,8 @@ def layout_of(
     named = named or {}
     if odd := [column for column in named.values() if column not in columns]:
         raise InputError(f"`columns` names {odd[0]!r}, but the columns are {', '.join(columns)}")
-    if not named and (found := next((marks for marks in REFUSED if set(marks) <= set(columns)), None)):
-        raise InputError(f"columns {', '.join(found)}: this is {REFUSED[found]}")
+    if not named:
+        _require_texts(columns, first or {})
     for name, known in FORMATS.items():
         held = _held(known, columns, named)
         if held is None or not known.fits(_fields(first or {}, held)):
@@ -207,6 +211,28 @@ def layout_of(
         f"columns {', '.join(columns)} fit no known format; say by `columns` which is which, such as prompt=COLUMN, by the"
         f" names of one of: {table}"
     )
+
+
+def _require_texts(columns: Sequence[str], first: Row) -> None:
+    """Refuse data that cannot be learned from as it is.
+
+    Raises:
+        InputError: what it is, and what to do.
+    """
+    if found := next((marks for marks in REFUSED if set(marks) <= set(columns)), None):
+        raise InputError(f"columns {', '.join(found)}: this is {REFUSED[found]}")
+    if odd := next((name for name in PICTURES if first.get(name)), None):
+        raise InputError(f"column {odd}: images, sounds and videos cannot be learned from; leave the column and such rows out")
+    if (odd := next((name for name in WANTED if isinstance(first.get(name), bool)), None)) and _talks(columns, odd):
+        raise InputError(
+            f"column {odd}: this is preference data, which marks answers as wanted or not; keep the wanted ones and leave the"
+            " column out"
+        )
+
+
+def _talks(columns: Sequence[str], mark: str) -> bool:
+    """Whether a mark is of answers, and not the label of a text."""
+    return mark == "kto_tag" or any(name in columns for name in FORMATS["messages"].needs["messages"])
 
 
 def _is_trained(known: Format) -> bool:

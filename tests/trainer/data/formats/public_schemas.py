@@ -151,6 +151,14 @@ TRAINED = {
     "HuggingFaceH4/ultrafeedback_binarized": (
         {"prompt": "q", "prompt_id": "i", "chosen": BARE, "rejected": BARE, "messages": BARE, "score_chosen": 1.0}, PREFERENCE
     ),
+    "LLaMA-Factory KTO": ({"messages": BARE, "label": False}, PREFERENCE),
+    "liuhaotian/LLaVA-Instruct-150K": (
+        {"id": "i", "image": "boat.jpg", "conversations": [speaker("human", "<image>\nq"), speaker("gpt", "a")]}, "column image"
+    ),
+    "simplescaling/s1K": (
+        {"solution": "9", "question": "q", "cot_type": "math", "attempt": "a", "thinking_trajectories": ["t"]},
+        "may both be the answer",
+    ),
     "trl-lib/kto-mix-14k": ({"prompt": BARE[:1], "completion": BARE[1:], "label": True}, PREFERENCE),
     "ms-swift preference": ({"messages": BARE, "rejected_response": "b"}, PREFERENCE),
     "trl-lib/math_shepherd": ({"prompt": "q", "completions": ["a", "b"], "labels": [True, False]}, PREFERENCE),
