@@ -57,7 +57,7 @@ class Talk:
             return asked, told[len(asked) :]
         before, said = self.before(number), spoken(self.messages[number]["content"])
         # Some templates write the system's turn before the last question, and not once it is answered. Asking is what counts.
-        behind = asked.rpartition(before)[2]
+        behind = asked.rpartition(before)[2] if before else asked
         answer = told[told.rfind(before, 0, max(told.rfind(said), 0)) + len(before) :]
         if before and not told.startswith(asked[: len(asked) - len(behind)]) and answer.startswith(behind):
             return asked, answer[len(behind) :]

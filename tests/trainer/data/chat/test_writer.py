@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from spectra import InputError
-from tests.trainer.data.examples import BARE, CHATML, REFUSES, REWRITES, TALK, bytewise, talk, trained, turns, words
+from tests.trainer.data.examples import BARE, CHATML, REFUSES, REWRITES, TALK, bytewise, said, talk, trained, turns, words
 from tests.trainer.examples import write_rows
 from trainer.data.chat import Segment, Writer, segments
 from trainer.data.chat.bounded import bounded
@@ -134,6 +134,46 @@ def test_what_a_template_writes_behind_the_stop_is_not_learned():
     tokenizer.eos_token = "<|im_end|>"
     (example,) = segments(talk(*turns("a", "b", "c", "d")), tokenizer)
     assert [part.text for part in example if part.trained] == ["b<|im_end|>", "d<|im_end|>"]
+
+
+# Mistral's: the system's turn stands before the last question, until that is answered.
+MOVES = (
+    "{% set rules = messages[0].content + ' ' if messages[0].role == 'system' else '' %}{% for m in messages %}"
+    "{% if m.role == 'user' %}[Q]{{ rules if loop.last }}{{ m.content }}[/Q]{% elif m.role == 'assistant' %} {{ m.content }}</s>"
+    "{% endif %}{% endfor %}"
+)
+
+
+def test_where_asking_has_more_than_answering_keeps_it_is_asked_as_it_asks():
+    found = segments(TALK, bytewise(MOVES))
+    assert [[part.text for part in example] for example in found] == [
+        ["[Q]be short what does it[/Q]", " it reads</s>"],
+        ["[Q]what does it[/Q] it reads</s>[Q]be short the list[/Q]", " no</s>"],
+    ]
+
+
+def test_a_question_that_says_nothing_after_its_thought_is_no_fault_of_ours():
+    row = talk(said("user", "<think>x</think>"), said("assistant", "b"))
+    asks = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}")
+    (example,) = segments(row, bytewise(asks))
+    assert example[-1] == Segment("b<|im_end|>", True)
+
+
+def test_an_end_that_marks_leave_out_is_learned_all_the_same():
+    marked = CHATML.replace(
+        "{{ message['content'] }}",
+        "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}{% endgeneration %}"
+        "{% else %}{{ message['content'] }}{% endif %}",
+    ).replace("<|im_end|>", "</s>")
+    (example,) = segments(talk(*turns("a", "b", "c", "d")), bytewise(marked))
+    assert [part.text for part in example if part.trained] == ["b</s>", "d</s>"]
+
+
+def test_the_fault_that_is_told_is_that_of_the_way_that_came_furthest():
+    row = talk(said("user", "what?"), said("assistant", "b", reasoning_content="so"))
+    parts = CHATML.replace("{{ message['content'] }}", "{% for part in message['content'] %}{{ part.text }}{% endfor %}")
+    with pytest.raises(InputError, match=r"does not write what turn 1 \(assistant\) thinks"):
+        segments(row, bytewise(parts))
 
 
 def test_the_marks_of_a_template_are_believed():
