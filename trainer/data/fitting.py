@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from spectra import InputError
 from trainer.data.chat.talk import Example, Segment
+from trainer.data.chat.template import TooSlowError
 from trainer.data.chat.writer import Writer
 from trainer.data.formats import Row
 from trainer.data.formats.messages import Message
@@ -102,6 +103,8 @@ def _conversation(row: Row, writer: Writer, lead: Sequence[int], max_length: int
             return None
         try:
             (example,) = writer.segments({**row, "messages": kept})
+        except TooSlowError:
+            raise
         except (InputError, ValueError):  # a template may not take what remains
             return None
         found = _encoded(example, writer, lead)
@@ -130,6 +133,8 @@ def _shorter_question(
         kept = [*messages[:aside], messages[at] | {"content": question}, *messages[at + 1 :]]
         try:
             (example,) = writer.segments({**row, "messages": kept})
+        except TooSlowError:
+            raise
         except (InputError, ValueError):
             return None
         found = _encoded(example, writer, lead)

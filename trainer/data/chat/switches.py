@@ -8,6 +8,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
 from spectra import InputError
+from trainer.data.chat.template import TooSlowError
 from trainer.data.chat.writer import Writer
 from trainer.data.formats import Row
 from trainer.settings import DataSettings
@@ -52,6 +53,8 @@ def _agreeing(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, settings:
     for row in rows:
         try:
             count += writer.begins_as_asked(row)
+        except TooSlowError:
+            raise
         except InputError:  # writing the row will say it
             continue
     return count

@@ -30,6 +30,10 @@ THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Names under which templates look for a thought."""
 
 
+class TooSlowError(InputError):
+    """A template that takes more time or memory than any row is worth. Nobody waits for it twice."""
+
+
 class Way(NamedTuple):
     """One of the ways in which templates want to be given what a message says."""
 
@@ -138,7 +142,7 @@ def _one_line() -> Iterator[None]:
         with bounded():
             yield
     except (TakesTooLongError, MemoryError):
-        raise InputError("the chat template takes seconds or a gigabyte for one row; use another template") from None
+        raise TooSlowError("the chat template takes seconds or a gigabyte for one row; use another template") from None
     except InputError:
         raise
     # A template is a program, and may fail as one.

@@ -11,7 +11,7 @@ from trainer.data.chat.proof import NotWrittenError, require_written, spoken
 from trainer.data.chat.skeleton import Pattern, filled, looked_for, marked, pattern
 from trainer.data.chat.stops import Stops
 from trainer.data.chat.talk import Example, Segment, Talk, Turn, marked_turn
-from trainer.data.chat.template import Template, Way, ways_for
+from trainer.data.chat.template import Template, TooSlowError, Way, ways_for
 from trainer.data.formats import Row
 from trainer.data.formats.messages import Message, message
 from trainer.settings import DataSettings
@@ -98,6 +98,8 @@ class Writer:
             try:
                 talk.require_whole()
                 return bool(talk.told(number).marks) or talk.told(number).text.startswith(talk.asked(number).text)
+            except TooSlowError:
+                raise
             except InputError as error:
                 fault = fault or error
         if fault:
@@ -130,6 +132,8 @@ class Writer:
         for way in ways_for(messages):
             try:
                 return self._templated(Talk(messages, tools, self.template, way))
+            except TooSlowError:
+                raise
             except InputError as error:
                 faults.append(error)
         # The way that came furthest says what is wrong: all contents written, but not what stood beside them.
@@ -166,6 +170,8 @@ class Writer:
             examples = self._templated(talk)
             if any(talk.told(n).marks or not talk.told(n).text.startswith(talk.asked(n).text) for n in learned):
                 return []
+        except TooSlowError:
+            raise
         except InputError:  # said when the conversation itself is written
             return []
         numbers = learned if len(examples) > 1 else learned[-1:]

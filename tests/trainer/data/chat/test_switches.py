@@ -1,8 +1,12 @@
 """Thinking switches, set so that answers begin as they are asked for."""
 
+import time
+
 import pytest
 
+from spectra import InputError
 from tests.trainer.data.examples import CHATML, bytewise, said, talk, turns
+from trainer.data.chat.bounded import bounded
 from trainer.data.chat.switches import switch_for
 from trainer.settings import DataSettings
 
@@ -39,6 +43,15 @@ def test_templates_without_a_switch_get_none():
     assert switch_for([PLAIN], bytewise(CHATML), DataSettings()) == ""
     alone = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}")
     assert switch_for([PLAIN], bytewise(alone), DataSettings()) == ""
+
+
+def test_a_template_that_never_ends_is_waited_for_once(monkeypatch):
+    monkeypatch.setattr("trainer.data.chat.template.bounded", lambda: bounded(0.3, 2**28))
+    endless = SWITCHED + "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    begun = time.monotonic()
+    with pytest.raises(InputError, match="takes seconds or a gigabyte"):
+        switch_for([PLAIN] * 64, bytewise(endless), DataSettings())
+    assert time.monotonic() - begun < 5
 
 
 def test_rows_that_the_template_refuses_are_left_to_be_refused_later():
