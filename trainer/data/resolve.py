@@ -58,7 +58,9 @@ def resolved_data(
     if settings.max_length == "auto":
         found["max_length"] = noted.max_length if noted else _length(checkpoint, made)
     if tokenizer.chat_template and any("messages" in part.rows.column_names for part in texts):
-        option = noted.template_option if noted else _option(settings, texts, tokenizer)
+        # What was begun goes on, unless other options are asked for now: then the run is another, and is refused as such.
+        goes_on = noted and settings.template_options().items() <= noted.template_options().items()
+        option = noted.template_option if noted and goes_on else _option(settings, texts, tokenizer)
         found["template_option"] = option or settings.template_option
         if settings.template_date is None:
             found["template_date"] = noted.template_date if noted else Writer(tokenizer, settings).day or None

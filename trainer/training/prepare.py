@@ -69,22 +69,14 @@ def prepare(
         InputError: a plan, file or setting that does not fit the others.
     """
     require_match(plan, checkpoint)
-    if settings.grow and evaluation:
-        raise InputError(
-            "`grow` keeps no best adapters on the way, because their ranks are not final; leave the evaluation file out"
-        )
-    if settings.patience and not evaluation:
-        raise InputError(f"`patience` {settings.patience} needs an evaluation file to watch; give `evaluation`")
+    _require_evaluation(settings, evaluation)
     parts = [read_texts(file, settings=settings) for file in files]
     labels, counts = _labels(parts, plan)
     require_effect(Situation(plan=plan, settings=settings, task=parts[0].task, evaluates=evaluation is not None))
     require_rows(settings, parts)
     template = template_text(settings.chat_template) if settings.chat_template else None
     tokenizer = load_tokenizer(checkpoint.location, template)
-    precision = resolved(settings.precision)
-    rows = math.ceil(settings.batch_size / settings.accumulation / int(os.environ.get("WORLD_SIZE", 1)))
-    made = Pass(rows=rows, precision=precision, recompute=settings.gradient_checkpointing, packing=settings.packing)
-    asked = settings.max_length
+    made, asked = _pass(settings), settings.max_length
     data = resolved_data(settings.data(), parts, tokenizer, checkpoint, made, noted)
     settings = settings.model_copy(update=dict(data))
     require_length(checkpoint, data.length)
@@ -99,7 +91,7 @@ def prepare(
         seed=settings.seed,
         pad_token_id=tokenizer.pad_token_id,
         base_weights=checkpoint.weights,
-        precision=precision,
+        precision=resolved(settings.precision),
         mixture=settings.mixture(),
     )
     options: dict[str, Any] = {"labels": labels, "settings": data}
@@ -107,7 +99,7 @@ def prepare(
     held = read_texts(evaluation, settings=data) if evaluation else None
     held_out = tokenise(held, tokenizer, data.length, **options) if held else None
     if asked == "auto":
-        _tell_of_length(tokenised, data.length, rows)
+        _tell_of_length(tokenised, data.length, made.rows)
     pairs = [*zip(files, tokenised, strict=True), *([(Path(evaluation), held_out)] if evaluation and held_out else [])]
     for file, part in pairs:
         require_vocabulary(checkpoint, tokenizer, part.rows["input_ids"], file)
@@ -121,6 +113,22 @@ def prepare(
         examples=mix(tokenised, weights, settings.seed),
         evaluation=held_out,
     )
+
+
+def _require_evaluation(settings: TrainSettings, evaluation: str | Path | None) -> None:
+    if settings.grow and evaluation:
+        raise InputError(
+            "`grow` keeps no best adapters on the way, because their ranks are not final; leave the evaluation file out"
+        )
+    if settings.patience and not evaluation:
+        raise InputError(f"`patience` {settings.patience} needs an evaluation file to watch; give `evaluation`")
+
+
+def _pass(settings: TrainSettings) -> Pass:
+    """What one training pass of one process is made of."""
+    rows = math.ceil(settings.batch_size / settings.accumulation / int(os.environ.get("WORLD_SIZE", 1)))
+    precision = resolved(settings.precision)
+    return Pass(rows=rows, precision=precision, recompute=settings.gradient_checkpointing, packing=settings.packing)
 
 
 def _tell_of_length(tokenised: Sequence[Examples], length: int, rows: int) -> None:

@@ -63,6 +63,8 @@ def test_a_thinking_switch_is_set_and_told(tiny_llama, talks, caplog):
 def test_a_run_that_is_resumed_goes_on_as_it_began(tiny_llama, talks):
     noted = DataSettings(max_length=77, template_option="enable_thinking=true", template_date="2026-01-31")
     assert found(tiny_llama, talks, template=DATED, noted=noted) == noted
+    other = found(tiny_llama, talks, DataSettings(template_option="tone=dry"), DATED, noted=noted)
+    assert other.template_option == "tone=dry"
 
 
 @pytest.mark.parametrize("name", NEEDED)
