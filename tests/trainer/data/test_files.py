@@ -1,17 +1,20 @@
 """Dataset files as they are, and every fault of one named with its line."""
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 import shutil
 from pathlib import Path
 
 import pandas
+import pyarrow
 import pytest
 
 from spectra import InputError
 from trainer.data.dataset import read_texts
-from trainer.data.files import records
+from trainer.data.files import content_sha256, records
 
 ROWS = [{"text": "a", "label": "x"}, {"text": "b\u2028c", "label": 2, "more": [1, {"deep": None}]}]
 
@@ -126,3 +129,74 @@ def test_reading_leaves_nothing_in_the_libraries_cache(tmp_path, monkeypatch):
     read_texts(tmp_path / "d.jsonl")
     assert not (tmp_path / "cache").exists()
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+
+
+LINES = b'{"text": "a"}\n{"text": "b"}\n'
+
+
+def packed(path, content):
+    """A file packed as its ending says."""
+    if path.suffix == ".zst":
+        with pyarrow.CompressedOutputStream(pyarrow.OSFile(str(path), "wb"), "zstd") as stream:
+            stream.write(content)
+        return path
+    path.write_bytes({".gz": gzip, ".bz2": bz2, ".xz": lzma}[path.suffix].compress(content))
+    return path
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst", ".bz2", ".xz"])
+def test_packed_files_are_read_like_others(tmp_path, ending):
+    wanted = [{"text": "a"}, {"text": "b"}]
+    for kind, content in ((".jsonl", LINES), (".json", b'[{"text": "a"}, {"text": "b"}]'), (".csv", b"text\na\nb\n")):
+        assert list(records(packed(tmp_path / f"d{kind}{ending}", content))) == wanted
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst", ".bz2", ".xz"])
+def test_damaged_packed_files_are_named(tmp_path, ending):
+    path = tmp_path / f"d.jsonl{ending}"
+    for content in (b"nonsense", packed(path, LINES * 500).read_bytes()[:40]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=rf"d\.jsonl\{ending}: not a readable \{ending} file"):
+            list(records(path))
+
+
+def test_a_list_that_is_too_large_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.data.files.MOST_BYTES", 100)
+    with pytest.raises(InputError, match="a list of more than 100 bytes; write one example on each line"):
+        list(records(packed(tmp_path / "d.json.gz", b"[" + b" " * 1000 + b"]")))
+
+
+def test_a_folder_stands_for_the_files_in_it(tmp_path):
+    for number in (1, 0):
+        pandas.DataFrame([{"text": f"a{number}"}]).to_parquet(tmp_path / f"train-0000{number}-of-00002.parquet")
+    (tmp_path / "README.md").write_text("")
+    assert [record["text"] for record in records(tmp_path)] == ["a0", "a1"]
+    assert content_sha256(tmp_path) == content_sha256(tmp_path)
+    (tmp_path / "test-00000-of-00001.parquet").write_bytes((tmp_path / "train-00000-of-00002.parquet").read_bytes())
+    with pytest.raises(InputError, match="holds the splits test and train; give the files of one"):
+        list(records(tmp_path))
+
+
+def test_a_data_set_on_the_hub_is_read_with_the_names_of_its_classes(monkeypatch):
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["sad", "glad"])})
+    asked = []
+
+    def load(*given, **options):
+        asked.append((given, options))
+        return datasets.Dataset.from_list([{"text": "a", "label": 1}, {"text": "b", "label": -1}], features=features)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert list(records(Path("hub:some/thing/part:train[:10%]"))) == [
+        {"text": "a", "label": "glad"},
+        {"text": "b", "label": None},
+    ]
+    assert asked == [(("some/thing", "part"), {"split": "train[:10%]"})]
+    assert content_sha256(Path("hub:some/thing:train")) == content_sha256(Path("hub:some/thing:train"))
+
+
+@pytest.mark.parametrize("address", ["hub:thing:train", "hub:some/thing", "hub:some/thing:", "hub:../x:train y"])
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(InputError, match="not the address of a data set; write hub:OWNER/NAME:SPLIT"):
+        list(records(Path(address)))

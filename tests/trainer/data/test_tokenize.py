@@ -159,3 +159,13 @@ def spaced():
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+
+
+@pytest.mark.parametrize("own", ["", "<s> "])
+def test_a_text_that_brings_its_beginning_gets_no_second_one(tmp_path, own):
+    tokenizer = begins()
+    pair = write_rows(tmp_path / "p.jsonl", [{"prompt": f"{own}the file", "completion": " reads"}])
+    text = write_rows(tmp_path / "t.jsonl", [{"text": f"{own}the file reads"}])
+    for file, end in ((pair, [tokenizer.eos_token_id]), (text, [])):
+        ids = tokenise(read_texts(file), tokenizer, 16).rows[0]["input_ids"]
+        assert ids == [tokenizer.bos_token_id, *tokenizer("the file reads", add_special_tokens=False)["input_ids"], *end]
