@@ -137,13 +137,13 @@ class NumberOrWord(ParamType):
 
     name = "number"
 
-    def __init__(self, words: Sequence[str]) -> None:
-        """Offer the words."""
-        self.words = tuple(words)
+    def __init__(self, words: Sequence[str], *, whole: bool = False) -> None:
+        """Offer the words, beside whole numbers or any."""
+        self.words, self.kind = tuple(words), "INTEGER" if whole else "FLOAT"
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """What may be given, for the help."""
-        return f"[FLOAT|{'|'.join(self.words)}]"
+        return f"[{self.kind}|{'|'.join(self.words)}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse what is neither."""
@@ -263,7 +263,7 @@ def _type(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, UnionType):
         words = [word for part in get_args(annotation) if get_origin(part) is Literal for word in get_args(part)]
         if words:
-            return NumberOrWord(words)
+            return NumberOrWord(words, whole=any(_type(part) is int for part in get_args(annotation)))
         return _type(next(part for part in get_args(annotation) if part is not type(None)))
     if get_origin(annotation) is Annotated:
         return _type(get_args(annotation)[0])
