@@ -50,9 +50,6 @@ def resolved_data(
         checkpoint: the model.
         made: the passes that training will make.
         noted: what the run that is resumed found when it was begun.
-
-    Raises:
-        InputError: a model that holds no rows of a useful length.
     """
     found: dict[str, Any] = {}
     if settings.max_length == "auto":

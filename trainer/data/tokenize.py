@@ -1,13 +1,18 @@
 """Texts -> token ids and labels."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
+import jinja2
+import tokenizers
+import transformers
 from transformers import PreTrainedTokenizerBase
 
 from spectra import InputError
@@ -23,7 +28,6 @@ from trainer.data.packing import pack_rows
 from trainer.data.storage import batches_of, stored
 from trainer.settings import DataSettings
 
-FORM = 1  # of the tokens that are kept; another one makes them anew
 LOOKED_AT = 256  # rows of which it is found out whether the tokenizer melts prompts with completions
 _told: set[Path] = set()  # files of which it has been said; a study tokenises each in every run
 
@@ -77,10 +81,19 @@ def _key(texts: Texts, writer: Writer, max_length: int) -> str:
         mode="json", exclude={"max_length", "columns", "role_map", "template_date", "chat_template"}
     )
     parts = [
-        FORM, texts.rows._fingerprint, texts.format, tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template,
+        _code(), texts.rows._fingerprint, texts.format, tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template,
         tokenizer.special_tokens_map, sorted(writer.stops.all), asked, writer.day, max_length,
     ]  # fmt: skip
     return json.dumps(parts, sort_keys=True, default=str)
+
+
+@cache
+def _code() -> str:
+    """A hash of what makes tokens: this folder, and the libraries that render and tokenise. Another release makes them anew."""
+    whole = hashlib.sha256(repr((transformers.__version__, tokenizers.__version__, jinja2.__version__)).encode())
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        whole.update(file.read_bytes())
+    return whole.hexdigest()
 
 
 def _tell(texts: Texts, writer: Writer, made: int) -> None:

@@ -100,9 +100,9 @@ def prepare(
     held_out = tokenise(held, tokenizer, data.length, **options) if held else None
     if asked == "auto":
         _tell_of_length(tokenised, data.length, made.rows)
-    pairs = [*zip(files, tokenised, strict=True), *([(Path(evaluation), held_out)] if evaluation and held_out else [])]
-    for file, part in pairs:
-        require_vocabulary(checkpoint, tokenizer, part.rows["input_ids"], file)
+    for file, part in zip([*files, evaluation], [*tokenised, held_out], strict=True):
+        if file and part:
+            require_vocabulary(checkpoint, tokenizer, part.rows["input_ids"], Path(file))
     return Run(
         plan=plan,
         checkpoint=checkpoint,

@@ -90,10 +90,11 @@ def test_rows_are_kept_with_their_types():
         "content",
         "length",
         "tokenizer",
+        "code",
         "draw",
     ],
 )
-def test_everything_that_tokens_depend_on_makes_them_anew(tmp_path, cache, change):
+def test_everything_that_tokens_depend_on_makes_them_anew(tmp_path, cache, change, monkeypatch):
     path = write_rows(tmp_path / "p.jsonl", [{"prompt": "a ", "completion": "b"}, {"prompt": "c", "completion": "d"}])
     texts, tokenizer, length = read_texts(path), bytewise(), 16
     tokenise(texts, tokenizer, length)
@@ -105,6 +106,8 @@ def test_everything_that_tokens_depend_on_makes_them_anew(tmp_path, cache, chang
         tokenizer = words()
     elif change == "draw":
         texts.rows._fingerprint = texts.rows.select([1])._fingerprint
+    elif change == "code":
+        monkeypatch.setattr("trainer.data.tokenize._code", lambda: "another release")
     elif change == "length":
         length = 15
     settings = DataSettings(**change) if isinstance(change, dict) else None

@@ -38,8 +38,7 @@ class Stops:
 
     def ends(self, text: str) -> bool:
         """Whether a text ends with such a token, but for blanks behind it."""
-        bare = text.rstrip()
-        return bool(bare) and self.end(bare, 0) >= 0 and any(bare.endswith(token) for token in (*self.all, *self.marks))
+        return text.rstrip().endswith((*self.all, *self.marks))
 
     def opening(self, text: str) -> str:
         """The token that stops generation with which a text begins, such as the next speaker's; or nothing."""

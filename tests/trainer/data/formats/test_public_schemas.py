@@ -2,7 +2,6 @@
 
 import os
 import random
-from contextlib import suppress
 
 import datasets
 import pyarrow
@@ -14,7 +13,7 @@ from tests.trainer.data.formats.public_schemas import EVALUATED, TRAINED
 from tests.trainer.examples import write_rows
 from trainer.data.chat import segments
 from trainer.data.dataset import read_texts
-from trainer.data.formats import layout_of
+from trainer.data.formats import FORMATS, layout_of
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
@@ -104,8 +103,12 @@ def test_a_damaged_row_is_read_or_refused_in_one_line(seed):
     if not isinstance(bad, dict):
         return
     tokenizer = bytewise(rng.choice([CHATML, TOOLED, None]))
-    # Anything but an InputError fails the test.
-    with suppress(InputError):
+    try:
         row = layout_of(list(good), good, evaluation=name in EVALUATED).canonical(bad)
-        if not {"text", "choices"} & row.keys():
-            segments(row, tokenizer)
+        examples = [] if {"text", "choices"} & row.keys() else segments(row, tokenizer)
+    except InputError as fault:  # anything else fails the test
+        refused = str(fault)
+        assert refused.strip()
+        return
+    assert row.keys() == FORMATS[layout_of(list(good), good, evaluation=name in EVALUATED).format].becomes.keys()
+    assert all(any(part.trained and part.text for part in example) for example in examples)
