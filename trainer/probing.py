@@ -50,7 +50,8 @@ def _task(checkpoint: Checkpoint, file: Path, settings: ProbeSettings, device: s
     drawn = {name: getattr(settings, name) for name in ("samples", "seed", "precision")}
     sample = load_sample(checkpoint, file, **drawn, settings=settings.data(), device=device)
     steps = STEPS[sample.task] if settings.trial_steps is None else settings.trial_steps
-    tried = steps * settings.batch_size + (POINTS + 1) * MEASURED if steps else 0  # its last forward passes cost about one more
+    # Three parts of the way are usual; a forward pass costs a third of what slopes cost.
+    tried = steps * settings.batch_size + (5 * POINTS + 1) * MEASURED if steps else 0
     also = f", then a trial run on {tried}" if tried else ""
     LOG.info(
         f"{file.stem}: gradients of {sample.examples} examples{also}; about the time of training on {sample.examples + tried}"
@@ -63,6 +64,7 @@ def _task(checkpoint: Checkpoint, file: Path, settings: ProbeSettings, device: s
             task=file.stem,
             modules=settings.modules,
             gradient_checkpointing=settings.gradient_checkpointing,
+            effective_rank=settings.effective_rank,
             progress=lambda done, _total=None, note="": progress(done, sample.examples, note),
         )
     if not steps:

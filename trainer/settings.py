@@ -226,6 +226,8 @@ class ProbeSettings(DataSettings):
     """Precision of frozen weights and matrix products; `auto` is bf16 where the hardware has units for it."""
     gradient_checkpointing: bool = False
     """Recompute activations instead of keeping them: slower, less memory."""
+    effective_rank: bool = False
+    """Also measure the effective rank of every module's gradient, for the strategy `effective-rank`. Holds one gradient and one covariance of inputs per module."""  # noqa: E501
     trial_steps: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Steps of a trial run that measures which modules' adapters reduce the loss; 0 leaves it out. Default 30 for a language model, 0 for a classifier."""  # noqa: E501
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3

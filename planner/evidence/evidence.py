@@ -6,7 +6,7 @@ attracts nor repels capacity, and a noisy one is moved towards that mean by how 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import compress
 from typing import Literal, TypeVar
 
@@ -43,6 +43,8 @@ class SiteEvidence:
     """Share of all tokens, those of prompts included."""
     loss_reduction: tuple[Estimate, ...] = ()
     """Loss reduction of the site's adapter in each task's trial run, in nats per example."""
+    effective_rank: tuple[float, ...] = ()
+    """Effective rank of each task's whitened gradient."""
 
     @property
     def rank_cost(self) -> int:
@@ -64,6 +66,8 @@ class Evidence:
     sites: tuple[SiteEvidence, ...]
     shapes_unsure: bool = False
     """Whether shapes come from a table of alphas, which may not say which side of a matrix is the input."""
+    incomplete: Mapping[str, float] = field(default_factory=dict)
+    """Task -> share of its trial run's loss reduction that was missed where it was attributed, for those that miss too much."""
 
     @property
     def layers(self) -> Mapping[tuple[str, int], list[int]]:
@@ -106,6 +110,26 @@ class Evidence:
         tasks = zip(*(site.sensitivity for site in self.sites), strict=True)
         mean: Floats = np.exp(np.mean([np.log(shrunk(self.types, task)) for task in tasks], axis=0))
         return mean
+
+    def relative_effective_rank(self) -> Floats:
+        """(sites,): effective rank over the mean of its projection type, averaged over tasks.
+
+        Raises:
+            InputError: a site without.
+        """
+        if unknown := next((site for site in self.sites if not site.effective_rank), None):
+            raise InputError(
+                f"site {unknown.name!r}: its gradient's effective rank was not measured; plan probe measures it with"
+                " `effective_rank`, of linear modules, not of routed experts"
+            )
+        # A gradient of zeros has no direction, and NaN for its rank: it asks for nothing.
+        tasks = np.nan_to_num(np.array([site.effective_rank for site in self.sites]))
+        types = np.array(self.types)
+        for projection in np.unique(types):
+            members = types == projection
+            tasks[members] /= np.maximum(tasks[members].mean(axis=0), np.finfo(float).tiny)
+        found: Floats = tasks.mean(axis=1)
+        return found
 
     def token_shares(self) -> Floats:
         """(sites,): the share of the tasks' tokens that pass a site, 1 but for routed experts; never quite zero."""
@@ -185,7 +209,9 @@ def gather(
     # Of what is not square a table may confuse the sides.
     from_table = spectra is not None and model is spectra.model and model.fingerprint is None
     unsure = from_table and any(site.shape[0] != site.shape[1] for site in sites)
-    return Evidence(model=model, sites=sites, shapes_unsure=unsure)
+    tried = [task for task in sensitivity.tasks if task.trial_run] if sensitivity else []
+    incomplete = {task.name: task.trial_run.gap for task in tried if task.trial_run and not task.trial_run.complete}
+    return Evidence(model=model, sites=sites, shapes_unsure=unsure, incomplete=incomplete)
 
 
 def _site(name: str, shape: Shape, alpha: Estimate, gradients: SiteSensitivity | None, statistic: Statistic) -> SiteEvidence:
@@ -203,6 +229,7 @@ def _site(name: str, shape: Shape, alpha: Estimate, gradients: SiteSensitivity |
         token_share=_plain_mean([task.token_share for task in used]),
         all_share=_plain_mean([task.all_share for task in used]),
         loss_reduction=gradients.loss_reduction if gradients else (),
+        effective_rank=gradients.effective_rank if gradients else (),
     )
 
 

@@ -9,6 +9,7 @@ No clipping, no weight updates, dropout off, every site sees the same examples: 
 (docs/reference/method.md).
 """
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import compress
@@ -24,6 +25,7 @@ from planner.modules.linear import linear_shape
 from planner.sensitivity.recorder import Recorder
 from planner.sensitivity.report import ExpertUsage, SensitivityReport, SiteSensitivity, Task, field_of
 from planner.sensitivity.statistics import estimates, stability
+from planner.sensitivity.whitened import WhitenedGradients
 from spectra import Checkpoint, InputError
 from spectra.checkpoint.chosen import chosen_modules
 from spectra.checkpoint.names import is_adaptable, projection_type, resolve, sort_key
@@ -41,6 +43,7 @@ def probe(
     task: str = "task",
     modules: str | None = None,
     gradient_checkpointing: bool = False,
+    effective_rank: bool = False,
     progress: Progress = silent,
 ) -> SensitivityReport:
     """Measure the sensitivity of every linear module, and the routing of mixture-of-experts models.
@@ -53,6 +56,8 @@ def probe(
         task: a name for this sample.
         modules: which of them to measure, as `chosen_modules` reads it; by default all.
         gradient_checkpointing: recompute each layer in the backward pass instead of keeping its activations.
+        effective_rank: also measure that of every linear module's whitened gradient (whitened.py); routed experts have none.
+            Memory holds a gradient (d_out, d_in) and a covariance (d_in, d_in) per module, in float32.
         progress: told the number of examples done after each batch.
 
     Returns:
@@ -73,18 +78,19 @@ def probe(
         raise InputError(f"{type(model).__name__}: no linear module inside a numbered layer")
     stored = _stored_names(shapes, checkpoint)
     is_separable(model)  # now, because the answer is found by running the model, which nobody should watch
-    recorder = Recorder(linears, experts)
-    with _frozen_evaluation(model), _recomputed(model, gradient_checkpointing), recorder.watching():
-        examples = _run(model, batches, recorder, progress)
+    begun = time.monotonic()
+    recorder, whitened = Recorder(linears, experts), WhitenedGradients(linears if effective_rank else {})
+    with _frozen_evaluation(model), _recomputed(model, gradient_checkpointing), recorder.watching(), whitened.watching():
+        examples = _run(model, batches, recorder, whitened, progress)
     if examples == 0:
         raise InputError(f"task {task!r}: no examples to take gradients on")
-    usage = _usage(recorder, experts)
-    sites = [_site(stored[name], name, shape, recorder, usage) for name, shape in shapes.items()]
+    usage, directions = _usage(recorder, experts), whitened.effective_ranks()
+    sites = [_site(stored[name], name, shape, recorder, usage, directions) for name, shape in shapes.items()]
     sites.sort(key=lambda site: sort_key(site.name))
     # The squared gradient, which alone is known of every example.
     squared = np.stack([recorder.per_example(name)[:, 0].numpy() for name in shapes], axis=1)
     curve, stable_from = stability(squared, [projection_type(name) for name in shapes])
-    described = Task(name=task, examples=examples, stability=curve, stable_from=stable_from)
+    described = Task(name=task, examples=examples, stability=curve, stable_from=stable_from, seconds=time.monotonic() - begun)
     return SensitivityReport(model=_info(model, checkpoint), tasks=(described,), sites=tuple(sites))
 
 
@@ -109,13 +115,21 @@ def _info(model: nn.Module, checkpoint: Checkpoint | None) -> ModelInfo:
     return ModelInfo(name=type(model).__name__, parameters=parameters, fingerprint=None)
 
 
-def _site(name: str, live: str, shape: tuple[int, int], recorder: Recorder, usage: Mapping[str, ExpertUsage]) -> SiteSensitivity:
+def _site(
+    name: str,
+    live: str,
+    shape: tuple[int, int],
+    recorder: Recorder,
+    usage: Mapping[str, ExpertUsage],
+    directions: Mapping[str, float],
+) -> SiteSensitivity:
     per_example = recorder.per_example(live)
     if torch.isinf(per_example).any() or torch.isnan(per_example[:, 0]).any():  # NaN elsewhere: not taken
         raise InputError(f"site {name!r}: gradient is not finite; check the model's weights and dtype")
     values = {field_of(statistic): value for statistic, value in estimates(per_example.numpy()).items()}
     used = (usage[live],) if live in usage else ()
-    return SiteSensitivity.model_validate({"name": name, "shape": shape, "usage": used, **values})
+    effective = (directions[live],) if live in directions else ()
+    return SiteSensitivity.model_validate({"name": name, "shape": shape, "usage": used, "effective_rank": effective, **values})
 
 
 def _usage(recorder: Recorder, experts: Mapping[str, nn.Module]) -> Mapping[str, ExpertUsage]:
@@ -131,13 +145,14 @@ def _usage(recorder: Recorder, experts: Mapping[str, nn.Module]) -> Mapping[str,
     return found
 
 
-def _run(model: nn.Module, batches: Iterable[Batch], recorder: Recorder, progress: Progress) -> int:
+def _run(model: nn.Module, batches: Iterable[Batch], recorder: Recorder, whitened: WhitenedGradients, progress: Progress) -> int:
     examples = 0
     device = next(model.parameters()).device
     for batch in batches:
         inputs = {key: value.to(device) for key, value in batch.items()}
         labels = inputs.pop("labels")
         recorder.begin(len(labels), inputs.get("attention_mask"), learned_positions(labels))
+        whitened.begin(inputs.get("attention_mask"))
         losses = labelled_losses(model, inputs, labels)
         if not torch.isfinite(losses).all():
             raise InputError(f"loss of example {examples + int((~torch.isfinite(losses)).nonzero()[0]) + 1} is not finite")

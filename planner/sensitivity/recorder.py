@@ -1,43 +1,21 @@
 """Watching a model's backward pass: what every linear module saw and what pulled on it, one matrix at a time.
 
-A module's output passes through an identity whose backward hands over the module's inputs and the gradient of its outputs. The
-inputs are saved through autograd, as a LoRA on the module would save them, so gradient checkpointing drops and recomputes them
-like everything else.
+A module's output passes through an identity whose backward hands over the module's inputs and the gradient of its outputs
+(observe.py).
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from planner.modules.fused_experts import expert_sites, expert_weight, fused_parts, run_experts
 from planner.modules.linear import dense_weight
+from planner.sensitivity.observe import Observe
 from planner.sensitivity.report import STATISTICS
 from planner.sensitivity.statistics import EVERY, gradient_statistics, squared_norm, squared_norms
-
-Taker = Callable[[Tensor, Tensor], None]
-
-
-class Observe(torch.autograd.Function):
-    """Identity on a module's output that calls `taker(inputs, output gradients)` in the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor, inputs: Tensor, taker: Taker) -> Tensor:
-        """Keep the inputs."""
-        # Not as an attribute of ctx: only what is saved here is dropped and recomputed under gradient checkpointing.
-        ctx.save_for_backward(inputs)
-        ctx.taker = taker
-        return output.view_as(output)  # a tensor of its own; autograd treats a returned input specially
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """Hand over both, and pass the gradient on."""
-        (inputs,) = ctx.saved_tensors
-        ctx.taker(inputs, gradients[0])
-        return gradients[0], None, None
 
 
 class Recorder:

@@ -19,6 +19,8 @@ def field_of(statistic: Statistic) -> str:
     return statistic.replace("-", "_")
 
 
+COMPLETE = 0.05
+"""Share of a trial run's loss reduction that may be missed where it is attributed to modules."""
 Side = Annotated[int, Field(ge=1, lt=2**31)]
 
 
@@ -51,6 +53,19 @@ class TrialRun(Value):
     """Held-out examples that the loss reduction was measured on."""
     loss_reduction: Estimate
     """Reduction of the mean loss per example by all adapters, in nats; its error is over batches."""
+    gap: Measured = math.nan
+    """What the modules' loss reductions missed of it as they were measured, as a share; the rest was then shared out."""
+    points: int = 0
+    """Points between no adapters and all of them at which slopes were taken; more where the loss falls steeply."""
+    agreement: Measured = math.nan
+    """Spearman's correlation between two halves of the held-out examples, modules compared within their projection type."""
+    seconds: Measured = math.nan
+    """What it took."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the modules' loss reductions were found to within a twentieth of their sum, or it is no more than noise."""
+        return not self.gap > COMPLETE or not self.loss_reduction.mean > 2 * self.loss_reduction.error
 
 
 class Task(Value):
@@ -64,6 +79,8 @@ class Task(Value):
     """Examples from which on the rank correlation stays at 0.95 or above; None if it never does."""
     trial_run: TrialRun | None = None
     """None if the task was probed without."""
+    seconds: Measured = math.nan
+    """What the gradients took."""
 
 
 class ExpertUsage(Value):
@@ -99,6 +116,8 @@ class SiteSensitivity(Value):
     """Per task, for the matrices of a routed expert; empty elsewhere."""
     loss_reduction: tuple[Estimate, ...] = ()
     """For every task with a trial run, its loss reduction in nats per example that is attributed to this module's adapter."""
+    effective_rank: tuple[Measured, ...] = ()
+    """Per task, the effective rank of the whitened mean gradient; empty where it was not measured."""
 
     def per_parameter(self, statistic: Statistic = "squared-gradient") -> tuple[Estimate, ...]:
         """A statistic over the number of weights, which makes matrices of unequal size comparable."""
@@ -129,7 +148,8 @@ class SensitivityReport(Document):
     @model_validator(mode="after")
     def _one_value_per_task(self) -> Self:
         for site in self.sites:
-            if len(site.squared_gradient) != len(self.tasks) or len(site.usage) not in (0, len(self.tasks)):
+            optional = (len(site.usage), len(site.effective_rank))
+            if len(site.squared_gradient) != len(self.tasks) or not {*optional} <= {0, len(self.tasks)}:
                 raise ValueError(f"{site.name}: {len(site.squared_gradient)} gradients for {len(self.tasks)} tasks")
             if len(site.loss_reduction) != len(tried := [task for task in self.tasks if task.trial_run]):
                 raise ValueError(
@@ -167,6 +187,6 @@ def join(reports: Sequence[SensitivityReport]) -> SensitivityReport:
 
 
 def _side_by_side(same: Sequence[SiteSensitivity]) -> SiteSensitivity:
-    fields = [field_of(statistic) for statistic in STATISTICS] + ["usage", "loss_reduction"]
+    fields = [field_of(statistic) for statistic in STATISTICS] + ["usage", "loss_reduction", "effective_rank"]
     joined = {field: tuple(value for site in same for value in getattr(site, field)) for field in fields}
     return same[0].model_copy(update=joined)

@@ -124,6 +124,21 @@ def _agreement(per_example: Floats, types: Sequence[str], size: int) -> Stabilit
     return Stability(examples=size, rank_correlation=float(np.mean(correlations)), overlap=float(np.mean(overlaps)))
 
 
+def rank_agreement(one: Floats, other: Floats, types: Sequence[str]) -> float:
+    """Spearman's rank correlation of two measurements (sites,), each compared with the mean of its projection type."""
+    return _spearman(_centred(one, types), _centred(other, types))
+
+
+def _centred(values: Floats, types: Sequence[str]) -> Floats:
+    """Differences from a type's mean, over the type's mean size: loss reductions may be negative, so no ratio serves."""
+    known, found = np.array(types), values.astype(np.float64)
+    for projection in np.unique(known):
+        members = known == projection
+        size = max(float(np.abs(values[members]).mean()), np.finfo(float).tiny)
+        found[members] = (values[members] - values[members].mean()) / size
+    return found
+
+
 def _relative(means: Floats, types: Sequence[str]) -> Floats:
     known, relative = np.array(types), means.copy()
     for projection in np.unique(known):

@@ -5,9 +5,10 @@ from typing import Any
 
 from planner.evidence.evidence import Evidence
 from planner.strategies.alphalora import AlphaLoraSettings, alphalora
-from planner.strategies.combined import combined
+from planner.strategies.combined import CombinedSettings, combined
 from planner.strategies.demand import Demand
 from planner.strategies.dr_lora import dr_lora
+from planner.strategies.effective_rank import effective_rank
 from planner.strategies.growth import GrowthRule
 from planner.strategies.hot_experts import HotExpertsSettings, hot_experts
 from planner.strategies.lora_smoe import LoraSmoeSettings, lora_smoe
@@ -27,9 +28,10 @@ STRATEGIES: dict[str, Method[Strategy]] = {
     "alphalora": Method(alphalora, AlphaLoraSettings),
     "lora-smoe": Method(lora_smoe, LoraSmoeSettings),
     "sensitivity": Method(sensitivity),
+    "effective-rank": Method(effective_rank),
     "dr-lora": Method(dr_lora, GrowthRule),
     "hot-experts": Method(hot_experts, HotExpertsSettings),
-    "combined": Method(combined),
+    "combined": Method(combined, CombinedSettings),
 }
 
 __all__ = ["STRATEGIES", "Demand", "Strategy"]

@@ -13,20 +13,34 @@ routers brought nothing on single tasks, and on language models cost. docs/exper
 
 from planner.evidence.evidence import Evidence
 from planner.strategies.demand import Demand
-from spectra.core.methods import NoSettings
+from spectra import InputError
+from spectra.core.documents import Value
 
 TEMPER = 0.125  # power of the product: by itself it ranks no better than chance on most tasks
 SHARE_POWER = 0.5  # a whole share would count twice what the squared gradient says already
 
 
-def combined(evidence: Evidence, settings: NoSettings) -> Demand:
+class CombinedSettings(Value):
+    """The rule's own settings."""
+
+    incomplete: bool = False
+    """Also plan from a trial run whose modules' loss reductions miss more than a twentieth of what it gained."""
+
+
+def combined(evidence: Evidence, settings: CombinedSettings) -> Demand:
     """Prior sqrt(token share) (alpha g^2)^temper, moved towards the measured loss reduction per parameter.
 
     Several tasks count by their mean.
 
     Raises:
-        InputError: no spectra, no sensitivity, or no token shares of routed experts.
+        InputError: no spectra, no sensitivity, no token shares of routed experts, or a trial run that is incomplete.
     """
+    if evidence.incomplete and not settings.incomplete:
+        task, gap = next(iter(evidence.incomplete.items()))
+        raise InputError(
+            f"trial run of {task!r}: the modules' loss reductions miss {gap:.0%} of what it gained; probe again with a smaller"
+            " learning rate or fewer `trial_steps`, or set `incomplete` to plan from it"
+        )
     evidence.require("spectra", "combined")
     evidence.require("sensitivity", "combined")
     product = evidence.relative_alpha() * evidence.relative_sensitivity()

@@ -269,7 +269,21 @@ def _trial_run(run: TrialRun | None) -> str:
     reduced = run.loss_reduction
     said = f"a trial run of {run.steps} steps took {reduced.mean:.3f} +- {reduced.error:.3f} nats off the loss of {run.examples}"
     noise = "" if reduced.mean > 2 * reduced.error else ", no more than noise: more steps or a higher rate may tell more"
-    return f"{said} held-out examples{noise}"
+    return f"{said} held-out examples{noise}{_reliability(run)}"
+
+
+def _reliability(run: TrialRun) -> str:
+    if math.isnan(run.gap):  # a report of an earlier version
+        return ""
+    missed = (
+        f"; modules account for {1 - run.gap:.0%} of it"
+        if run.complete
+        else (f"; INCOMPLETE: {run.points} points miss {run.gap:.0%} of it, so `combined` refuses to plan from it")
+    )
+    halves = (
+        "" if math.isnan(run.agreement) else f"; two halves of the examples rank modules alike by {run.agreement:.2f} (Spearman)"
+    )
+    return f"{missed}{halves}; {run.seconds:,.0f} s"
 
 
 def stability_lines(report: SensitivityReport) -> str:

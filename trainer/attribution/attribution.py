@@ -5,9 +5,12 @@ With L(s) the held-out loss when the adapter of module m is scaled by s_m, the l
     - integral over t from 0 to 1 of dL/ds_m at s = (t, ..., t),
 
 the value of Aumann and Shapley (integrated gradients, Sundararajan et al., arXiv 1703.01365): over all modules it sums to what
-the adapters take off the loss. A few backward passes over a sample give it for every module at once, however many there are. The
-sum is known from two forward passes, and what the integral's few points leave of it is shared out in proportion to their values.
-Where a router of the base model changes its choice on the way the loss jumps, and a jump belongs to no module.
+the adapters take off the loss. A few backward passes over a sample give it for every module at once, however many there are.
+
+What the sum has to be is known from forward passes, on the whole way and on any part of it. So the integral is refined where it
+is wrong: the part that misses most is halved, until all parts together miss less than a twentieth. What is then left is shared
+out in proportion to the modules' values. Where a router of the base model changes its choice on the way the loss jumps, and a
+jump belongs to no module: there the refinement ends at `MOST` points, and the gap that remains is reported.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,13 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from planner import labelled_losses
+from planner.sensitivity.report import COMPLETE
 from trainer.layers.expert_lora import buffer_name, expert_loras
 from trainer.layers.mixture import mixtures
 
 Batches = list[dict[str, Tensor]]
-# Of Gauss and Legendre's rule. A real model's loss falls steeply over a short part of the way, which a few points miss; with the
-# sum known, what remains is a tenth of the mean value (benchmarks/study/quadrature.py).
-POINTS = 3
+POINTS = 3  # of Gauss and Legendre's rule, on each part of the way
+MOST = 39  # points in all: a real model's loss falls steeply over a short part of the way, and takes 9 to 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,37 @@ def adapter_scales(model: nn.Module) -> list[AdapterScale]:
     return found
 
 
-def attribute(model: Any, found: list[AdapterScale], sample: Batches, progress: Callable[[int], None] | None = None) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """What each site took off the loss, and how much of the sum the integral itself found."""
+
+    shares: Tensor
+    """(batches, sites) in float64: each site's loss reduction on each batch; a row sums to what all adapters took off."""
+    gap: float
+    """What the integral missed before the rest was shared out, as a share of the mean loss reduction; parts do not cancel."""
+    points: int
+    """Points of the integral."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of the way from no adapters to all of them."""
+
+    begin: float
+    end: float
+    shares: Tensor
+    """(batches, sites)."""
+    missing: Tensor
+    """(batches,): the loss that falls over this part, less what the shares say of it."""
+
+    @property
+    def error(self) -> float:
+        return abs(float(self.missing.mean()))
+
+
+def attribute(
+    model: Any, found: list[AdapterScale], sample: Batches, progress: Callable[[int], None] | None = None
+) -> Attribution:
     """Attribute what a model's adapters take off the loss.
 
     Args:
@@ -58,44 +91,65 @@ def attribute(model: Any, found: list[AdapterScale], sample: Batches, progress: 
         found: what scales them.
         sample: batches with labels.
         progress: called with the points of the integral done.
-
-    Returns:
-        (batches, sites) in float64: each site's loss reduction on each batch.
     """
     # Parameters want no gradient, so the backward pass computes none but those of the scales.
     model.eval().requires_grad_(False)
+    losses = {at: _losses(model, found, sample, at) for at in (0.0, 1.0)}
+    reduction = losses[0.0] - losses[1.0]
+    points = 0
+
+    def part(begin: float, end: float) -> _Part:
+        nonlocal points
+        shares = _integral(model, found, sample, begin, end)
+        points += POINTS
+        if progress:
+            progress(points)
+        return _Part(begin, end, shares, losses[begin] - losses[end] - shares.sum(1))
+
+    def gap() -> float:
+        return sum(one.error for one in parts) / max(abs(float(reduction.mean())), torch.finfo(torch.float64).tiny)
+
+    parts = [part(0.0, 1.0)]
+    # A model that is not finite is refused by the caller; NaN ends the loop, because no comparison with it is true.
+    while gap() > COMPLETE and points + 2 * POINTS <= MOST:
+        worst = max(parts, key=lambda one: one.error)
+        middle = (worst.begin + worst.end) / 2
+        losses[middle] = _losses(model, found, sample, middle)
+        parts.remove(worst)
+        parts += [part(worst.begin, middle), part(middle, worst.end)]
+    shares = torch.stack([_completed(one.shares, one.missing) for one in parts]).sum(0)
+    return Attribution(shares=shares, gap=gap(), points=points)
+
+
+def _integral(model: Any, found: list[AdapterScale], sample: Batches, begin: float, end: float) -> Tensor:
+    """(batches, sites) in float64: minus the slopes, integrated over a part of the way."""
     shares = torch.zeros(len(sample), sum(len(scale.sites) for scale in found), dtype=torch.float64)
     device = next(model.parameters()).device
-    # For the interval from -1 to 1: moved to 0 to 1 below, where the weights are halved.
+    # For the interval from -1 to 1: moved below, where the weights shrink with it.
     nodes, weights = np.polynomial.legendre.leggauss(POINTS)
-    for done, (node, weight) in enumerate(zip(nodes, weights, strict=True), 1):
+    for node, weight in zip(nodes, weights, strict=True):
         for row, batch in enumerate(sample):
             # All adapters stand at the same point of the way, so one backward pass gives every site's slope there.
-            with scaled(found, (node + 1) / 2) as leaves:
+            with scaled(found, begin + (end - begin) * (node + 1) / 2) as leaves:
                 # A scale that this batch's loss does not depend on has slope zero, and is no error.
                 slopes = torch.autograd.grad(_loss(model, batch, device), leaves, allow_unused=True, materialize_grads=True)
-            shares[row] -= torch.cat(slopes).double().cpu() * (weight / 2)
-        if progress:
-            progress(done)
-    return _completed(shares, _reductions(model, found, sample, device))
+            shares[row] -= torch.cat(slopes).double().cpu() * (weight * (end - begin) / 2)
+    return shares
 
 
-def _reductions(model: Any, found: list[AdapterScale], sample: Batches, device: torch.device) -> Tensor:
-    """(batches,): what all adapters together take off the loss of each batch."""
-    ends = []
-    for to in (0.0, 1.0):
-        with scaled(found, to), torch.no_grad():
-            ends.append([float(_loss(model, batch, device)) for batch in sample])
-    without, whole = (torch.tensor(losses, dtype=torch.float64) for losses in ends)
-    return without - whole
+def _losses(model: Any, found: list[AdapterScale], sample: Batches, at: float) -> Tensor:
+    """(batches,) in float64: the losses at a point of the way."""
+    device = next(model.parameters()).device
+    with scaled(found, at), torch.no_grad():
+        return torch.tensor([float(_loss(model, batch, device)) for batch in sample], dtype=torch.float64)
 
 
-def _completed(shares: Tensor, sums: Tensor) -> Tensor:
-    """Values (batches, sites) whose sums over sites are as given, changed in proportion to their sizes."""
+def _completed(shares: Tensor, missing: Tensor) -> Tensor:
+    """Values (batches, sites) with (batches,) more in all, shared out in proportion to their sizes."""
     sizes = shares.abs()
     # Where nothing moved there is nothing to share out either.
     parts = sizes / sizes.sum(1, keepdim=True).clamp_min(torch.finfo(sizes.dtype).tiny)
-    return shares + (sums - shares.sum(1))[:, None] * parts
+    return shares + missing[:, None] * parts
 
 
 def _loss(model: Any, batch: dict[str, Tensor], device: torch.device) -> Tensor:

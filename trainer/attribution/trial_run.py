@@ -5,8 +5,10 @@ every module a little, and what that takes off the loss of held-out examples is 
 """
 
 import json
+import math
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,13 @@ from torch import Tensor
 import planner
 from planner import AllocationSettings
 from planner.sensitivity.report import Estimate, TrialRun
+from planner.sensitivity.statistics import rank_agreement
 from spectra import Checkpoint, InputError
-from spectra.checkpoint.names import resolve
+from spectra.checkpoint.names import projection_type, resolve
 from spectra.core.log import warnings_only
 from spectra.core.progress import Progress, silent
 from trainer.adapters.config import AdapterConfig, load_config
-from trainer.attribution.attribution import POINTS, Batches, adapter_scales, attribute
+from trainer.attribution.attribution import MOST, Batches, adapter_scales, attribute
 from trainer.base_model import load_tokenizer
 from trainer.data.dataset import batches, read_texts
 from trainer.data.sampling import PROBE_BATCH
@@ -64,14 +67,16 @@ def run_trial(
     Raises:
         InputError: an unusable file or model, or a run that diverges.
     """
-    whole = settings.max_steps + POINTS
+    # Measuring ends when it is exact enough, so that the estimate of time errs on the long side.
+    whole, begun = settings.max_steps + MOST, time.monotonic()
 
     def training(done: int, total: int | None = None, note: str = "") -> None:
         progress(done, whole, note)
 
     model, sample = short_run(checkpoint, Path(data), settings, device, training, base, modules)
     found = adapter_scales(model)
-    shares = attribute(model, found, sample, lambda done: progress(settings.max_steps + done, whole, "measuring"))
+    measured = attribute(model, found, sample, lambda done: progress(settings.max_steps + done, whole, "measuring"))
+    shares = measured.shares
     names = [site for scale in found for site in scale.sites]
     # A task head puts prefixes before the live names; reports are joined by the checkpoint's.
     stored = resolve(names, list(checkpoint.modules()))
@@ -82,6 +87,10 @@ def run_trial(
         learning_rate=settings.rate,
         examples=sum(len(batch["labels"]) for batch in sample),
         loss_reduction=_estimate(shares.sum(1)),
+        gap=measured.gap,
+        points=measured.points,
+        agreement=_agreement(shares, names),
+        seconds=time.monotonic() - begun,
     )
     return described, {stored[name]: _estimate(column) for name, column in zip(names, shares.T, strict=True)}
 
@@ -121,6 +130,14 @@ def _sample(held: Path, config: AdapterConfig, checkpoint: Checkpoint) -> Batche
     examples = tokenise(drawn, tokenizer, config.data.length, config.labels, settings=config.data)
     # Smaller batches for a small sample: the standard error needs several, even if each is then noisier.
     return list(batches(examples, tokenizer, max(1, min(PROBE_BATCH, len(examples.rows) // LEAST_BATCHES))))
+
+
+def _agreement(shares: Tensor, names: Sequence[str]) -> float:
+    """How well the two halves of the held-out batches rank the modules alike, each compared with its projection type."""
+    if len(shares) < 2:
+        return math.nan
+    one, other = (shares[half::2].mean(0).numpy() for half in (0, 1))
+    return rank_agreement(one, other, [projection_type(name) for name in names])
 
 
 def _estimate(per_batch: Tensor) -> Estimate:
