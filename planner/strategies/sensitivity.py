@@ -13,10 +13,12 @@ from spectra.core.methods import NoSettings
 def sensitivity(evidence: Evidence, settings: NoSettings) -> Demand:
     """Rank proportional to the chosen statistic per parameter, tasks weighing equally.
 
+    With a minimum rank of 0 the utility saturates instead, so that a scarce budget leaves modules out.
+
     Raises:
         InputError: no sensitivity.
     """
     evidence.require("sensitivity", "sensitivity")
     tasks = evidence.sensitivities()
     shares = (tasks / np.maximum(tasks.sum(axis=0), np.finfo(float).tiny)).mean(axis=1)
-    return Demand(weights=tuple(shares.tolist()), utility="log")
+    return Demand(weights=tuple(shares.tolist()), utility="log", without_floor="log1p")

@@ -9,7 +9,6 @@ disk there is no padding.
 Shapes: S token-expert pairs sorted by expert, E experts, r padded rank.
 """
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from planner.modules.fused_experts import expert_sites, expert_weight, fused_parts
 from spectra import InputError
+from trainer.layers.draws import draw_uniform, generator_of
 from trainer.layers.router_state import RouterState
 
 NAME = "loraplan"  # of our entry in transformers' table of experts' forwards, and of the adapters inside an experts module
@@ -82,14 +82,18 @@ class ExpertLora(nn.Module):
         self.reset_parameters()
 
     @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """A Kaiming-uniform with a = sqrt 5 (bounds 1 / sqrt(d_in)) where there is rank, all else zero."""
+    def reset_parameters(self, seed: int | None = None) -> None:
+        """A Kaiming-uniform with a = sqrt 5 (bounds 1 / sqrt(d_in)) where there is rank, all else zero.
+
+        Args:
+            seed: of the draws, together with each site's name (draws.py); by default they are torch's next ones.
+        """
         for part, ranks in self.ranks.items():
             self.A[part].zero_()
             self.B[part].zero_()
             for expert, rank in enumerate(ranks):
                 # Without the padding, so that the random numbers used up do not depend on how far ranks are padded.
-                draw_uniform(self.A[part][expert, :rank])
+                draw_uniform(self.A[part][expert, :rank], generator_of(seed, self.name, expert, part))
 
     def scaling(self, part: str) -> Tensor:
         """(E,), what every expert's update of a projection is multiplied with."""
@@ -153,14 +157,6 @@ def buffer_name(part: str) -> str:
 def padded_rank(rank: int) -> int:
     """The rank that is held in memory for experts of at most this rank."""
     return -(-rank // MULTIPLE) * MULTIPLE
-
-
-@torch.no_grad()
-def draw_uniform(rows: Tensor, generator: torch.Generator | None = None) -> None:
-    """Fill rows of A, (..., d_in), with values uniform within 1 / sqrt(d_in): Kaiming's with a = sqrt 5, as LoRA does."""
-    bound = 1 / math.sqrt(rows.shape[-1])
-    # Drawn on the CPU and in its generator's order, so that the values are the same whatever the device.
-    rows.copy_(bound * (2 * torch.rand(rows.shape, generator=generator) - 1))
 
 
 def _parts(experts: Any) -> list[str]:

@@ -100,41 +100,48 @@ def inject(model: nn.Module, placements: list[Placement], settings: MixtureSetti
     # First of all, because only what is made from here on is to be trainable.
     model.requires_grad_(False)
     state = RouterState(settings)
+    # One number of torch's own stream, whatever the plan: every expert draws from a stream of its own that begins with it.
+    seed = int(torch.randint(2**62, ()))
     lora_alpha = lora_alpha_of([placement.site for placement in placements], settings.alpha)
     for placement in placements:
         if placement.expert is None:
-            _replace(model, placement, state, lora_alpha)
+            _replace(model, placement, state, lora_alpha, seed)
     # The routed experts of a layer share tensors, whose size follows from the largest rank: collect a layer's sites first.
     routed: dict[str, dict[str, int]] = {}
     for placement in placements:
         if placement.expert is not None:
             routed.setdefault(placement.module, {})[placement.expert] = sum(placement.site.ranks)
     for name, ranks in routed.items():
-        _adapt_experts(model.get_submodule(name), name, ranks, state, lora_alpha)
+        _adapt_experts(model.get_submodule(name), name, ranks, state, lora_alpha, seed)
     # On the whole model, because only its own forward is given the attention mask.
     model.register_forward_pre_hook(state.begin, with_kwargs=True)
 
 
-def _replace(model: nn.Module, placement: Placement, state: RouterState, lora_alpha: float) -> None:
+def _replace(model: nn.Module, placement: Placement, state: RouterState, lora_alpha: float, seed: int) -> None:
     """Put a mixture in the place of a linear module."""
     site, (parent, _, child) = placement.site, placement.module.rpartition(".")
     base = model.get_submodule(placement.module)
     scaling = [lora_alpha / rank for rank in site.ranks]
     layer = MixtureLinear(base, site.ranks, site.top_k, scaling, state=state, site=site.name)
+    layer.reset_parameters(seed)
     with torch.no_grad():
         INITIALIZERS[state.settings.init].run(layer)
     subtract_start(layer, site.name)
     setattr(model.get_submodule(parent), child, layer)
 
 
-def _adapt_experts(experts: nn.Module, name: str, ranks: Mapping[str, int], state: RouterState, lora_alpha: float) -> None:
+def _adapt_experts(
+    experts: nn.Module, name: str, ranks: Mapping[str, int], state: RouterState, lora_alpha: float, seed: int
+) -> None:
     """Give one layer's fused experts their adapters."""
     by_part: dict[str, list[int]] = {}
     for place in expert_sites(experts):
         # Places come expert by expert, so each projection's list is in the order of the experts; not planned means rank 0.
         by_part.setdefault(place.partition(".")[2], []).append(ranks.get(place, 0))
     wanted = {part: given for part, given in by_part.items() if any(given)}
-    adapt(experts, ExpertLora(experts, wanted, lora_alpha, state, name))
+    lora = ExpertLora(experts, wanted, lora_alpha, state, name)
+    lora.reset_parameters(seed)
+    adapt(experts, lora)
 
 
 def lora_alpha_of(sites: list[PlannedSite], alpha: float) -> float:

@@ -24,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from planner import linear_shape
 from spectra import InputError
+from trainer.layers.draws import draw_uniform, generator_of
 from trainer.layers.low_rank import AdaptedLinear, LowRankUpdate, RouterLogits
 from trainer.layers.router_state import RouterState, mask_for
 from trainer.routers import ROUTERS, RouterContext
@@ -101,11 +102,19 @@ class MixtureLinear(nn.Module):
         self.register_buffer("scaling", scaling_columns(ranks, scalings, like), persistent=False)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """A and router Kaiming-uniform with a = sqrt 5 (bounds 1 / sqrt(d_in)), as LoRA and AlphaLoRA do; B zero."""
-        for parameter in (self.A, self.router):
-            if parameter is not None and parameter.numel():
-                nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
+    @torch.no_grad()
+    def reset_parameters(self, seed: int | None = None) -> None:
+        """A and router Kaiming-uniform with a = sqrt 5 (bounds 1 / sqrt(d_in)), as LoRA and AlphaLoRA do; B zero.
+
+        Args:
+            seed: of the draws, together with the layer's name; by default they are torch's next ones. With it an expert's first
+                rows are the same whatever its rank and the other layers, so that plans of other ranks start alike.
+        """
+        for expert, rows in enumerate(torch.split(self.A, self.ranks)):
+            draw_uniform(rows, generator_of(seed, self.site, expert))
+        if self.router is not None:
+            for expert, row in enumerate(self.router):
+                draw_uniform(row, generator_of(seed, self.site, "router", expert))
         nn.init.zeros_(self.B)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from planner.modules.fused_experts import router_of
 from planner.solver.budget import widest_rank
 from planner.strategies.growth import GrowthRule
-from trainer.layers.expert_lora import ExpertLora, draw_uniform, expert_loras, padded_rank
+from trainer.layers.draws import draw_uniform
+from trainer.layers.expert_lora import ExpertLora, expert_loras, padded_rank
 from trainer.layers.mixture import MixtureLinear, mixtures, scaling_columns
 from trainer.layers.router_state import RouterState, mask_for
 from trainer.settings import GradientForm as Form

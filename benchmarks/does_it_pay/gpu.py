@@ -1,0 +1,148 @@
+"""Run what `prepare.py` wrote on one GPU, many runs at once, until done or out of time: `gpu.py MODEL FILE OUT SECONDS [PART OF]`.
+
+MODEL is a folder in Hugging Face layout or a GGUF file. For every arm first a sweep of learning rates on nine tenths of the
+training data, scored on the tenth; then the seeds at the best rate, scored on the test file, every example by itself. Results are
+written group by group to OUT/results-PART.pt; what is there is not repeated.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from many import Many, Rows, Run
+from transformers import AutoModelForCausalLM
+
+STEPS, BATCH = 150, 16
+AT_ONCE = 32
+
+
+def load(model: Path) -> torch.nn.Module:
+    """The base in bf16."""
+    if model.suffix == ".gguf":
+        loaded = AutoModelForCausalLM.from_pretrained(model.parent, gguf_file=model.name, dtype=torch.bfloat16)
+    else:
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
+    total = sum(float(parameter.double().abs().sum()) for parameter in loaded.parameters())
+    print(f"sum of absolute weights {total:.6f}", flush=True)
+    return loaded.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Study:
+    """Groups of runs, and what they gave."""
+
+    def __init__(self, model: Path, file: Path, out: Path, seconds: float, part: int, parts: int) -> None:
+        """Load everything; `part` of `parts` processes takes every so many tasks."""
+        self.ends = time.monotonic() + seconds
+        self.described = torch.load(file, weights_only=False)
+        self.place = out / f"results-{part}.pt"
+        self.found = torch.load(self.place, weights_only=False) if self.place.exists() else {}
+        self.many = Many(load(model), self.described["modules"], STEPS, BATCH)
+        self.device = str(self.many.device)
+        names = list(self.described["tasks"])
+        self.tasks = [name for number, name in enumerate(names) if number % parts == part]
+        self.rows: dict[tuple[str, str], Rows] = {}
+
+    def of(self, task: str, part: str) -> Rows:
+        """Rows of a task, on the device once."""
+        if (task, part) not in self.rows:
+            self.rows[task, part] = Rows.of(self.described["tasks"][task][part], self.device)
+        return self.rows[task, part]
+
+    def run(self, stages: list[int]) -> None:
+        """All stages of all tasks, in order, while there is time."""
+        for stage in stages:
+            for task in self.tasks:
+                arms = [arm for arm in self.described["tasks"][task]["arms"] if arm["stage"] == stage]
+                # Sizes are not mixed, or the small would be padded to the large.
+                for sizes in (
+                    [arm for arm in arms if arm["size"] <= 2],
+                    [arm for arm in arms if 2 < arm["size"] <= 8],
+                    [arm for arm in arms if arm["size"] > 8],
+                ):
+                    self.sweep(task, sizes)
+                    self.seeds(task, sizes)
+
+    def sweep(self, task: str, arms: list[dict]) -> None:
+        """Choose each arm's learning rate."""
+        seed = self.described["sweep_seed"]
+        runs = [(arm, self.as_run(arm, rate, seed)) for arm in arms for rate in arm["rates"]]
+        self.group(task, "sweep", runs, "tune", "validation")
+        for arm in arms:
+            tried = {rate: self.found.get((task, arm["label"], "sweep", seed, rate)) for rate in arm["rates"]}
+            scored = {
+                rate: float(np.nanmean(one["losses"])) if np.isfinite(one["losses"]).all() else np.inf
+                for rate, one in tried.items()
+                if one
+            }
+            if scored:
+                arm["rate"] = min(scored, key=lambda rate: (scored[rate], rate))
+                print(
+                    json.dumps(
+                        {
+                            "task": task,
+                            "arm": arm["label"],
+                            "sweep": {f"{rate:g}": round(loss, 4) for rate, loss in scored.items()},
+                        }
+                    ),
+                    flush=True,
+                )
+
+    def seeds(self, task: str, arms: list[dict]) -> None:
+        """The runs that count."""
+        runs = [
+            (arm, self.as_run(arm, arm["rate"], seed))
+            for arm in arms
+            if "rate" in arm
+            for seed in range(arm["first_seed"], arm["first_seed"] + arm["seeds"])
+        ]
+        self.group(task, "seeds", runs, "train", "test")
+
+    def as_run(self, arm: dict, rate: float, seed: int) -> Run:
+        """A run of an arm; a random arm has another plan for every seed."""
+        plans = arm["plans"]
+        ranks = plans.get(seed, plans.get(0))
+        return Run(name=arm["label"], ranks=ranks, rate=rate, seed=seed, alpha=arm["alpha"], ratio=arm["ratio"])
+
+    def group(self, task: str, kind: str, runs: list[tuple[dict, Run]], train: str, score: str) -> None:
+        """Train and score runs, so many at a time."""
+        todo = [(arm, run) for arm, run in runs if (task, arm["label"], kind, run.seed, run.rate) not in self.found]
+        while todo:
+            if time.monotonic() > self.ends:
+                print("out of time", flush=True)
+                return
+            # Shared out evenly: 40 runs are twice 20 and not 32 and 8.
+            taken = -(-len(todo) // -(-len(todo) // AT_ONCE))
+            now, todo = todo[:taken], todo[taken:]
+            begun = time.monotonic()
+            rows, tests = self.of(task, train), self.of(task, score)
+            last = self.many.train([run for _, run in now], rows)
+            trained = time.monotonic() - begun
+            losses = self.many.losses(tests, len(now))
+            for (arm, run), row, end in zip(now, losses, last, strict=True):
+                key = task, arm["label"], kind, run.seed, run.rate
+                self.found[key] = {"losses": row, "train": end, "seconds": (time.monotonic() - begun) / len(now)}
+            temporary = self.place.with_suffix(".tmp")
+            torch.save(self.found, temporary)
+            temporary.rename(self.place)
+            means = {}
+            for (arm, _), row in zip(now, losses, strict=True):
+                means.setdefault(arm["label"], []).append(float(row.mean()))
+            peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0
+            print(
+                f"{task} {kind}: {len(now)} runs, {trained:.1f} + {time.monotonic() - begun - trained:.1f} s, {peak:.0f} GiB;",
+                "; ".join(f"{label} {np.mean(values):.4f} ({np.std(values):.4f})" for label, values in means.items()),
+                flush=True,
+            )
+
+
+def main(model: str, file: str, out: str, seconds: str, part: str = "0", parts: str = "1", stages: str = "0,1,2,3,4") -> None:
+    """Run."""
+    Path(out).mkdir(parents=True, exist_ok=True)
+    Study(Path(model), Path(file), Path(out), float(seconds), int(part), int(parts)).run(list(map(int, stages.split(","))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

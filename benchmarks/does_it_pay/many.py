@@ -1,0 +1,285 @@
+"""Many short runs at once on one GPU: the adapters of K runs over one frozen base, every step of all runs in one pass.
+
+A small language model does not fill a GPU, and a study consists of hundreds of runs on the same base. Here the batches of K runs
+lie one after the other in one pass, the base's products serve all of them, and each run's adapters see their own rows alone. A
+run has what `plan train` gives it: its order of the data, its initial numbers, AdamW, clipping, warm-up and decay of its own.
+`python benchmarks/does_it_pay/many.py` holds two of its runs against `plan train` (same losses to rounding).
+
+Plans are plain LoRAs on linear modules. Shapes: K runs, b rows per run, T tokens, R rank (padded to the largest of the K).
+"""
+
+import hashlib
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+CLIP, BETAS, EPS = 1.0, (0.9, 0.999), 1e-8  # transformers.TrainingArguments' own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run: `ranks` has a rank for every adapted module."""
+
+    name: str
+    ranks: dict[str, int]
+    rate: float
+    seed: int
+    alpha: float = 4.0
+    ratio: float = 1.0
+    """B's learning rate over A's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Tokenised examples, padded at the right: no real token sees padding under a causal mask."""
+
+    ids: Tensor
+    labels: Tensor
+    """-100 where the loss does not count."""
+    lengths: Tensor
+
+    @classmethod
+    def of(cls, examples: Any, device: str, pad: int = 0) -> "Rows":
+        """From the rows that `trainer.data.tokenize.tokenise` makes."""
+        lists, labels = list(examples["input_ids"]), list(examples["labels"])
+        longest = max(map(len, lists))
+        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in map(list, lists)])
+        targets = torch.tensor([row + [-100] * (longest - len(row)) for row in map(list, labels)])
+        lengths = torch.tensor([len(row) for row in lists])
+        return cls(ids=ids.to(device), labels=targets.to(device), lengths=lengths)
+
+
+class ManyLora(torch.autograd.Function):
+    """A frozen linear layer's output for the rows of K runs, each with its own A and B; gradients go straight to their buffers."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, A: Tensor, B: Tensor, scale: Tensor, dA: Tensor, dB: Tensor) -> Tensor:
+        """x (K b T, d_in), weight (d_out, d_in), A (K, R, d_in), B (K, d_out, R), scale (K, 1, 1)."""
+        runs = len(A)
+        xs = x.view(runs, -1, x.shape[-1])
+        z = torch.bmm(xs, A.mT) * scale
+        # The base's product is added onto the update, which is rounded once (trainer/layers/low_rank.py).
+        y = torch.addmm(torch.bmm(z, B.mT).view(len(x), -1), x, weight.T)
+        ctx.save_for_backward(x, z, weight, A, B, scale)
+        ctx.into = dA, dB
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        """dx; dA and dB are written."""
+        x, z, weight, A, B, scale = ctx.saved_tensors
+        dA, dB = ctx.into
+        dy = gradients[0].contiguous()
+        dys, xs = dy.view(len(A), -1, dy.shape[-1]), x.view(len(A), -1, x.shape[-1])
+        dz = torch.bmm(dys, B) * scale
+        dB.copy_(torch.bmm(dys.mT, z))
+        dA.copy_(torch.bmm(dz.mT, xs))
+        dx = torch.addmm(torch.bmm(dz, A).view(x.shape), dy, weight)
+        return dx, None, None, None, None, None, None
+
+
+class Site(nn.Module):
+    """In the place of a linear module: with adapters while runs are going on."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        """Wrap a bias-free linear layer."""
+        super().__init__()
+        assert base.bias is None
+        self.weight = base.weight
+        self.adapters: tuple[Tensor, ...] = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., d_in) to (..., d_out)."""
+        if not self.adapters:
+            return nn.functional.linear(x, self.weight)
+        found: Tensor = ManyLora.apply(x.reshape(-1, x.shape[-1]), self.weight, *self.adapters)  # type: ignore[no-untyped-call]
+        return found.view(*x.shape[:-1], -1)
+
+
+class Many:
+    """Trains and scores groups of runs on one base model."""
+
+    def __init__(self, model: Any, modules: Sequence[str], steps: int, batch: int, warmup: float = 0.1) -> None:
+        """Take over a causal language model; `modules` are those that some plan may adapt."""
+        model.requires_grad_(False).eval()
+        self.model, self.steps, self.batch, self.warmup = model, steps, batch, round(warmup * steps)
+        self.sites: dict[str, Site] = {}
+        for name in modules:
+            parent, _, child = name.rpartition(".")
+            self.sites[name] = Site(model.get_submodule(name))
+            setattr(model.get_submodule(parent), child, self.sites[name])
+        # Nothing but the adapters wants a gradient, and autograd must reach them from the first layer on.
+        model.get_input_embeddings().register_forward_hook(
+            lambda _m, _i, output: output.requires_grad_() if torch.is_grad_enabled() else output
+        )
+        self.device = next(model.parameters()).device
+
+    def train(self, runs: Sequence[Run], rows: Rows) -> list[float]:
+        """Train all runs; what they learned stays in the sites for `losses`.
+
+        Returns:
+            Each run's mean training loss over its last tenth of steps; NaN if it diverged.
+        """
+        self._start(runs)
+        count = len(rows.ids)
+        orders = [self._order(run.seed, count) for run in runs]
+        m, v = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
+        rates = torch.tensor([run.rate for run in runs], device=self.device)[:, None] * self.ratios
+        last = torch.zeros(len(runs), device=self.device)
+        for step in range(self.steps):
+            chosen = torch.stack([order[step * self.batch : (step + 1) * self.batch] for order in orders])
+            losses = self._step_losses(chosen.flatten(), rows, len(runs))
+            losses.sum().backward()
+            if step >= self.steps - max(1, self.steps // 10):
+                last += losses.detach()
+            norm = self.grad.norm(dim=1, keepdim=True)
+            self.grad.mul_((CLIP / (norm + 1e-6)).clamp(max=1.0))
+            m.lerp_(self.grad, 1 - BETAS[0])
+            v.mul_(BETAS[1]).addcmul_(self.grad, self.grad, value=1 - BETAS[1])
+            share = step / self.warmup if step < self.warmup else (self.steps - step) / max(1, self.steps - self.warmup)
+            first, second = 1 - BETAS[0] ** (step + 1), 1 - BETAS[1] ** (step + 1)
+            update = (m / first).div_((v / second).sqrt_().add_(EPS)).mul_(rates * share)
+            self.flat.sub_(update)
+            self._cast()
+        return (last / max(1, self.steps // 10)).tolist()
+
+    @torch.no_grad()
+    def losses(self, rows: Rows, runs: int, tokens: int = 65536) -> np.ndarray:
+        """(runs, rows): loss per labelled token of every example, in the file's order."""
+        ranking = torch.argsort(rows.lengths, descending=True)
+        found = torch.zeros(runs, len(ranking), device=self.device)
+        start = 0
+        while start < len(ranking):
+            length = int(rows.lengths[ranking[start]])
+            group = ranking[start : start + max(1, tokens // (length * runs))]
+            start += len(group)
+            losses, owner, counts = self._token_losses(group.repeat(runs), rows)
+            sums = torch.zeros(runs * len(group), device=self.device).index_add_(0, owner, losses)
+            found[:, group.to(self.device)] = (sums / counts.clamp(min=1)).view(runs, -1)
+        return found.cpu().numpy()
+
+    def _step_losses(self, chosen: Tensor, rows: Rows, runs: int) -> Tensor:
+        losses, owner, counts = self._token_losses(chosen, rows)
+        sums = torch.zeros(runs, device=self.device).index_add(0, owner // self.batch, losses)
+        return sums / counts.view(runs, -1).sum(1)  # a mean over the labels of a run's step, as transformers.Trainer has it
+
+    def _token_losses(self, chosen: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses of all labelled tokens, the row each belongs to, and the number of labels per row."""
+        length = int(rows.lengths[chosen].max())
+        chosen = chosen.to(self.device)
+        ids, labels = rows.ids[chosen, :length], rows.labels[chosen, 1:length]
+        # Without cache and mask: a causal kernel, in which padding at the right is seen by nobody.
+        hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state
+        owner, position = (labels != -100).nonzero(as_tuple=True)
+        logits = self.model.lm_head(hidden[owner, position]).float()
+        losses = nn.functional.cross_entropy(logits, labels[owner, position], reduction="none")
+        return losses, owner, (labels != -100).sum(1)
+
+    def _order(self, seed: int, count: int) -> Tensor:
+        """Positions of all steps' examples, as accelerate's seeded sampler draws them; an epoch's last batch is smaller there."""
+        found: list[Tensor] = []
+        per_epoch = count // self.batch
+        assert per_epoch, "fewer examples than a batch"
+        for epoch in range(math.ceil(self.steps / per_epoch)):
+            shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch))
+            found.append(shuffled[: per_epoch * self.batch])
+        return torch.cat(found)
+
+    def _start(self, runs: Sequence[Run]) -> None:
+        """Draw all runs' adapters into one matrix, a run per row, of which every site's A and B are views."""
+        runs_count, self.parts, width = len(runs), [], 0
+        for name, site in self.sites.items():
+            rank, (d_out, d_in) = max(run.ranks.get(name, 0) for run in runs), site.weight.shape
+            if rank:
+                self.parts.append((site, name, rank, width, width + rank * d_in))
+                width += rank * (d_in + d_out)
+            site.adapters = ()
+        self.flat = torch.zeros(runs_count, width, device=self.device)
+        self.grad = torch.zeros_like(self.flat)
+        self.half = torch.zeros_like(self.flat, dtype=next(self.model.parameters()).dtype)
+        self.ratios = torch.ones(runs_count, width, device=self.device) if any(run.ratio != 1 for run in runs) else 1.0
+        initial, scales = torch.zeros(runs_count, width), []
+        for number, run in enumerate(runs):
+            seed, given = first_number(run.seed), [rank for rank in run.ranks.values() if rank]
+            run_alpha = run.alpha * math.sqrt(sum(given) / len(given))
+            for site, name, _, begin, middle in self.parts:
+                if rank := run.ranks.get(name, 0):
+                    d_out, d_in = site.weight.shape
+                    initial[number, begin : begin + rank * d_in] = drawn(seed, name, rank, d_in).view(-1)
+                    if run.ratio != 1:
+                        self.ratios[number, middle : middle + d_out * max(r.ranks.get(name, 0) for r in runs)] = run.ratio
+            scales.append([run_alpha / run.ranks[name] if run.ranks.get(name, 0) else 0.0 for _, name, *_ in self.parts])
+        self.flat.copy_(initial)
+        scale = torch.tensor(scales, device=self.device, dtype=self.half.dtype)
+        for column, (site, _, rank, begin, middle) in enumerate(self.parts):
+            d_out, d_in = site.weight.shape
+            end = middle + rank * d_out
+            A, dA = (whole[:, begin:middle].view(runs_count, rank, d_in) for whole in (self.half, self.grad))
+            B, dB = (whole[:, middle:end].view(runs_count, d_out, rank) for whole in (self.half, self.grad))
+            site.adapters = (A, B, scale[:, column, None, None].contiguous(), dA, dB)
+        self._cast()
+
+    def _cast(self) -> None:
+        self.half.copy_(self.flat)
+
+
+def first_number(seed: int) -> int:
+    """The number that `apply_plan` draws first after the seed is set."""
+    return int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed)))
+
+
+def drawn(seed: int, name: str, rank: int, d_in: int) -> Tensor:
+    """A new adapter's A, as trainer/layers/draws.py draws it."""
+    digest = hashlib.blake2b(repr((seed, name, 0)).encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
+    return 1 / math.sqrt(d_in) * (2 * torch.rand((rank, d_in), generator=generator) - 1)
+
+
+def main(folder: Path, data: Path) -> None:
+    """Hold two runs against `plan train`: `many.py MODEL TRAIN.jsonl`."""
+    from transformers import AutoModelForCausalLM
+
+    import planner
+    from planner import AllocationSettings
+    from spectra import open_checkpoint
+    from trainer import TrainSettings, train
+    from trainer.base_model import load_tokenizer
+    from trainer.data.dataset import read_texts
+    from trainer.data.tokenize import tokenise
+
+    steps, batch = 8, 4
+    checkpoint = open_checkpoint(folder)
+    settings = TrainSettings(max_steps=steps, batch_size=batch, learning_rate=2e-3, max_length=256, precision="fp32")
+    plans = {
+        "rank 2": planner.allocate("rank 2", AllocationSettings(strategy="uniform"), model=checkpoint),
+        "random": planner.allocate("100000", AllocationSettings(strategy="random", max_experts=1, min_rank=0), model=checkpoint),
+    }
+    examples = tokenise(read_texts(data), load_tokenizer(folder), 256, ())
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    many = Many(model, [site.name for site in plans["rank 2"].sites], steps, batch)
+    runs = [
+        Run(name=name, ranks={site.name: sum(site.ranks) for site in plan.sites if site.ranks}, rate=2e-3, seed=3 + number)
+        for number, (name, plan) in enumerate(plans.items())
+    ]
+    rows = Rows.of(examples.rows, "cpu")
+    begun = time.monotonic()
+    print("at once", many.train(runs, rows), f"{time.monotonic() - begun:.1f} s")
+    from tempfile import TemporaryDirectory
+
+    for run, plan in zip(runs, plans.values(), strict=True):
+        with TemporaryDirectory() as output:
+            report = train(plan, folder, data, Path(output) / "run", settings.model_copy(update={"seed": run.seed}))
+        print("plan train", json.dumps([round(point.loss, 6) for point in report.curve[-1:]]), f"{report.seconds:.1f} s")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
