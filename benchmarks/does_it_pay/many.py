@@ -59,11 +59,11 @@ class Rows:
 
 
 class ManyLora(torch.autograd.Function):
-    """A frozen linear layer's output for the rows of K runs, each with its own A and B; gradients go straight to their buffers."""
+    """A frozen linear layer's output for the rows of K runs, each with its own A and B; gradients go into buffers."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, A: Tensor, B: Tensor, scale: Tensor, dA: Tensor, dB: Tensor) -> Tensor:
-        """x (K b T, d_in), weight (d_out, d_in), A (K, R, d_in), B (K, d_out, R), scale (K, 1, 1)."""
+        """From x (K b T, d_in), weight (d_out, d_in), A (K, R, d_in), B (K, d_out, R), scale (K, 1, 1)."""
         runs = len(A)
         xs = x.view(runs, -1, x.shape[-1])
         z = torch.bmm(xs, A.mT) * scale
@@ -136,8 +136,7 @@ class Many:
         rates = torch.tensor([run.rate for run in runs], device=self.device)[:, None] * self.ratios
         last = torch.zeros(len(runs), device=self.device)
         for step in range(self.steps):
-            chosen = torch.stack([order[step * self.batch : (step + 1) * self.batch] for order in orders])
-            losses = self._step_losses(chosen.flatten(), rows, len(runs))
+            losses = self._step_losses(torch.cat([order[step] for order in orders]), rows, len(runs))
             losses.sum().backward()
             if step >= self.steps - max(1, self.steps // 10):
                 last += losses.detach()
@@ -169,7 +168,7 @@ class Many:
 
     def _step_losses(self, chosen: Tensor, rows: Rows, runs: int) -> Tensor:
         losses, owner, counts = self._token_losses(chosen, rows)
-        sums = torch.zeros(runs, device=self.device).index_add(0, owner // self.batch, losses)
+        sums = torch.zeros(runs, device=self.device).index_add(0, owner // (len(chosen) // runs), losses)
         return sums / counts.view(runs, -1).sum(1)  # a mean over the labels of a run's step, as transformers.Trainer has it
 
     def _token_losses(self, chosen: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,15 +183,15 @@ class Many:
         losses = nn.functional.cross_entropy(logits, labels[owner, position], reduction="none")
         return losses, owner, (labels != -100).sum(1)
 
-    def _order(self, seed: int, count: int) -> Tensor:
-        """Positions of all steps' examples, as accelerate's seeded sampler draws them; an epoch's last batch is smaller there."""
+    def _order(self, seed: int, count: int) -> list[Tensor]:
+        """Positions of every step's examples, as accelerate's seeded sampler draws them; an epoch's last batch is smaller."""
         found: list[Tensor] = []
-        per_epoch = count // self.batch
-        assert per_epoch, "fewer examples than a batch"
-        for epoch in range(math.ceil(self.steps / per_epoch)):
+        epoch = 0
+        while len(found) < self.steps:
             shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch))
-            found.append(shuffled[: per_epoch * self.batch])
-        return torch.cat(found)
+            found += shuffled.split(self.batch)
+            epoch += 1
+        return found[: self.steps]
 
     def _start(self, runs: Sequence[Run]) -> None:
         """Draw all runs' adapters into one matrix, a run per row, of which every site's A and B are views."""
