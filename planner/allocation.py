@@ -74,8 +74,20 @@ def allocate(
         raise InputError(f"budget {budget!r} buys no rank at any site under these limits")
     # What the defaults came to, so that the plan's own settings say how it was made.
     used = {"expert_rank": split.expert_rank, "max_experts": split.max_experts, "granularity": problem.granularity}
-    made_from = tuple(Source(kind=report.kind, sha256=report.sha256()) for report in (spectra, sensitivity) if report is not None)
+    made_from = tuple(
+        Source(kind=report.kind, sha256=report.sha256(), seconds=_seconds(report))
+        for report in (spectra, sensitivity)
+        if report is not None
+    )
     return _plan(replace(problem, settings=settings.model_copy(update=used)), ranks, made_from, solution)
+
+
+def _seconds(report: SpectraReport | SensitivityReport) -> float:
+    """What a report's gradients and trial runs took; those of spectra, and of older versions, do not say."""
+    if isinstance(report, SpectraReport):
+        return 0.0
+    times = [time for task in report.tasks for time in (task.seconds, task.trial_run.seconds if task.trial_run else 0.0)]
+    return sum(time for time in times if math.isfinite(time))
 
 
 def _with_estimator(settings: AllocationSettings, spectra: SpectraReport | None) -> AllocationSettings:

@@ -89,6 +89,8 @@ class Source(Value):
     kind: Literal["spectra", "sensitivity"]
     sha256: str
     """Hash of the report's canonical text."""
+    seconds: Measured = 0.0
+    """What making it took, as far as it says."""
 
 
 class Note(Value):

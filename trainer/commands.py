@@ -10,6 +10,7 @@ from spectra.core.terminal import PATH, SettingsCommand, from_yaml, json_option,
 from trainer.data.formats import formats_help
 from trainer.run_folder import EVALUATION, OWN
 from trainer.settings import Precision, ProbeSettings, TrainSettings
+from trainer.study.report import Bind
 
 MODEL = {"required": True, "help": "Base model, a folder or a Hub id."}
 MOVED = {"help": "Base model, if it is no longer where the run found it."}
@@ -168,17 +169,35 @@ def merge(run: Path, output: Path, base: str | None) -> None:
 
 # Seeds and processes are the study's own, and no file is scored during its runs.
 @click.command(cls=SettingsCommand, settings=TrainSettings, without=("seed", "evaluations", "patience", "shard"))
-@click.argument("plans", type=PATH, nargs=-1, required=True)
+@click.argument("plans", type=PATH, nargs=-1)
 @click.option("--model", **MODEL)  # type: ignore[arg-type]
 @click.option("--data", type=PATH, multiple=True, required=True, help="Training file; repeat for a mixture of tasks.")
-@click.option("--test", "tests", type=PATH, multiple=True, required=True, help="Held-out file; repeat for several tasks.")
+@click.option(
+    "--test",
+    "tests",
+    type=PATH,
+    multiple=True,
+    required=True,
+    help="Held-out file; repeat for several. Each keeps its own measure.",
+)
 @click.option("-o", "--output", type=PATH, default=Path("study"), show_default=True, help="Folder of the study.")
+@click.option(
+    "--arm", "arms", multiple=True, metavar="NAME=PLAN,SETTING=VALUE,...",
+    help="A plan whose runs differ in some settings, such as sira=mixture.json,router=sira; repeat for several.",
+)  # fmt: skip
 @click.option("--seeds", type=click.IntRange(2), default=5, show_default=True, help="Runs per plan.")
 @click.option(
-    "--no-baselines", "baselines", flag_value=False, type=bool, default=True,
-    help="Do not add uniform LoRA, a uniform mixture, a random plan and the head alone.",
+    "--binding", type=click.Choice(get_args(Bind)), default="stop", show_default=True,
+    help="Whether to ask first if the budget binds, by uniform LoRA of other sizes: stop the study if it does not, only note it, or skip the question.",
 )  # fmt: skip
-@click.option("--lr-sweep", "rates", callback=numbers, help="Learning rates such as 0.001,0.003; each plan gets its best.")
+@click.option(
+    "--no-baselines", "baselines", flag_value=False, type=bool, default=True,
+    help="Do not add uniform LoRA, a uniform mixture, random plans and the head alone.",
+)  # fmt: skip
+@click.option(
+    "--lr-sweep", "rates", callback=numbers,
+    help="Learning rates such as 0.001,0.003, of which each plan gets its best; a single one is for all.  [default: steps of two]",
+)  # fmt: skip
 @click.option("--processes", type=click.IntRange(1), help="Runs at a time.  [default: one per core, or per GPU]")
 @json_option
 def compare(
@@ -187,34 +206,41 @@ def compare(
     data: tuple[Path, ...],
     tests: tuple[Path, ...],
     output: Path,
+    arms: tuple[str, ...],
     seeds: int,
+    binding: Bind,
     baselines: bool,
     rates: list[float] | None,
     processes: int | None,
     as_json: bool,
     settings: TrainSettings,
 ) -> None:
-    """Train PLANS with paired seeds beside the baselines, and say what can be concluded.
+    """Find out whether PLANS pay: does the budget bind, and which plan is better at equal size.
 
-    An interrupted study continues when the same command is given again.
+    Every plan is trained with the same seeds at a learning rate of its own, beside the baselines.
+    An interrupted study continues when the same command is given again; finished runs serve other questions too.
 
     Example: plan compare a.json b.json --model MODEL --data train.jsonl --test test.jsonl
     """
     from trainer import compare as run
     from trainer.quiet import quiet_libraries
-    from trainer.study.report import STUDY, sentence
-    from trainer.views.tables import study_table
+    from trainer.study.report import STUDY
+    from trainer.study.verdict import verdict
+    from trainer.views.tables import study_tables
 
     quiet_libraries()
     with progress_bar("study") as progress:
         report = run(
             plans, model, data, tests, output, settings,
-            seeds=seeds, baselines=baselines, rates=rates or (), processes=processes or 0, progress=progress,
+            arms=arms, seeds=seeds, baselines=baselines, rates=rates, binding=binding, processes=processes or 0,
+            progress=progress,
         )  # fmt: skip
     if as_json:
         click.echo(report.to_json(), nl=False)
     else:
-        show(study_table(report), sentence(report), f"wrote {output / STUDY}")
+        show(
+            *study_tables(report), verdict(report), f"wrote {output / STUDY}, and the tables as CSV, Markdown and LaTeX beside it"
+        )
 
 
 @click.command("show")

@@ -134,6 +134,8 @@ class TaskEvaluation(Value):
     """The most frequent label for every example; empty for a language model."""
     generations: tuple[Generation, ...] = ()
     """The first few, where texts were generated."""
+    by_example: dict[str, tuple[Measured, ...]] = Field(default_factory=dict)
+    """Loss of every example in the file's order, and 1 where the pick was right, else 0; kept where a study asks for it."""
 
     def rows(self) -> dict[str, Scores]:
         """The answers that have scores, under the names that tables and figures show."""

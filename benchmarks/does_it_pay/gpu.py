@@ -16,7 +16,7 @@ from many import Many, Rows, Run
 from transformers import AutoModelForCausalLM
 
 STEPS, BATCH = 150, 16
-AT_ONCE = 32
+TOKENS = 80_000  # of one pass: about a megabyte of activations each
 
 
 def load(model: Path) -> torch.nn.Module:
@@ -51,17 +51,13 @@ class Study:
             self.rows[task, part] = Rows.of(self.described["tasks"][task][part], self.device)
         return self.rows[task, part]
 
-    def run(self, stages: list[int]) -> None:
-        """All stages of all tasks, in order, while there is time."""
-        for stage in stages:
+    def run(self, stages: list[list[int]]) -> None:
+        """All stages of all tasks, in order, while there is time; those of one list together."""
+        for together in stages:
             for task in self.tasks:
-                arms = [arm for arm in self.described["tasks"][task]["arms"] if arm["stage"] == stage]
-                # Sizes are not mixed, or the small would be padded to the large.
-                for sizes in (
-                    [arm for arm in arms if arm["size"] <= 2],
-                    [arm for arm in arms if 2 < arm["size"] <= 8],
-                    [arm for arm in arms if arm["size"] > 8],
-                ):
+                arms = [arm for arm in self.described["tasks"][task]["arms"] if arm["stage"] in together]
+                # Ranks are padded to the largest of a group: rank 32 would make all others as large.
+                for sizes in ([arm for arm in arms if arm["size"] <= 8], [arm for arm in arms if arm["size"] > 8]):
                     self.sweep(task, sizes)
                     self.seeds(task, sizes)
 
@@ -114,7 +110,8 @@ class Study:
                 print("out of time", flush=True)
                 return
             # Shared out evenly: 40 runs are twice 20 and not 32 and 8.
-            taken = -(-len(todo) // -(-len(todo) // AT_ONCE))
+            most = max(1, TOKENS // (BATCH * self.of(task, train).ids.shape[1]))
+            taken = -(-len(todo) // -(-len(todo) // most))
             now, todo = todo[:taken], todo[taken:]
             begun = time.monotonic()
             rows, tests = self.of(task, train), self.of(task, score)
@@ -138,10 +135,12 @@ class Study:
             )
 
 
-def main(model: str, file: str, out: str, seconds: str, part: str = "0", parts: str = "1", stages: str = "0,1,2,3,4") -> None:
+def main(model: str, file: str, out: str, seconds: str, part: str = "0", parts: str = "1", stages: str = "01,2,3,4") -> None:
     """Run."""
     Path(out).mkdir(parents=True, exist_ok=True)
-    Study(Path(model), Path(file), Path(out), float(seconds), int(part), int(parts)).run(list(map(int, stages.split(","))))
+    Study(Path(model), Path(file), Path(out), float(seconds), int(part), int(parts)).run(
+        [list(map(int, one)) for one in stages.split(",")]
+    )
 
 
 if __name__ == "__main__":

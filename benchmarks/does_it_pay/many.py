@@ -1,8 +1,8 @@
 """Many short runs at once on one GPU: the adapters of K runs over one frozen base, every step of all runs in one pass.
 
 A small language model does not fill a GPU, and a study consists of hundreds of runs on the same base. Here the batches of K runs
-lie one after the other in one pass, the base's products serve all of them, and each run's adapters see their own rows alone. A
-run has what `plan train` gives it: its order of the data, its initial numbers, AdamW, clipping, warm-up and decay of its own.
+lie one after the other in one pass, the base's products serve all of them, and each run's adapters see their own rows alone. On
+a GPU a step is captured as a CUDA graph once and replayed, or launching its kernels would take most of the time. A run has what `plan train` gives it: its order of the data, its initial numbers, AdamW, clipping, warm-up and decay of its own.
 `python benchmarks/does_it_pay/many.py` holds two of its runs against `plan train` (same losses to rounding).
 
 Plans are plain LoRAs on linear modules. Shapes: K runs, b rows per run, T tokens, R rank (padded to the largest of the K).
@@ -13,7 +13,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,22 +40,37 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Tokenised examples, padded at the right: no real token sees padding under a causal mask."""
+    """N tokenised examples, padded at the right to T tokens: no real token sees padding under a causal mask.
+
+    A last row of padding alone fills up an epoch's last batch.
+    """
 
     ids: Tensor
-    labels: Tensor
-    """-100 where the loss does not count."""
+    """(N + 1, T)."""
+    positions: Tensor
+    """(N + 1, M): where a label is predicted, 0 where a row has fewer."""
+    targets: Tensor
+    """(N + 1, M): the token there; -100 where a row has fewer."""
     lengths: Tensor
 
+    def __len__(self) -> int:
+        return len(self.lengths)
+
     @classmethod
-    def of(cls, examples: Any, device: str, pad: int = 0) -> "Rows":
+    def of(cls, examples: Any, device: str) -> "Rows":
         """From the rows that `trainer.data.tokenize.tokenise` makes."""
-        lists, labels = list(examples["input_ids"]), list(examples["labels"])
+        lists, labels = [list(row) for row in examples["input_ids"]], [list(row) for row in examples["labels"]]
         longest = max(map(len, lists))
-        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in map(list, lists)])
-        targets = torch.tensor([row + [-100] * (longest - len(row)) for row in map(list, labels)])
-        lengths = torch.tensor([len(row) for row in lists])
-        return cls(ids=ids.to(device), labels=targets.to(device), lengths=lengths)
+        predicted = [[(at - 1, label) for at, label in enumerate(row) if label != -100 and at] for row in labels]
+        most = max(map(len, predicted))
+        return cls(
+            ids=torch.tensor([row + [0] * (longest - len(row)) for row in [*lists, []]]).to(device),
+            positions=torch.tensor([[at for at, _ in row] + [0] * (most - len(row)) for row in [*predicted, []]]).to(device),
+            targets=torch.tensor([[label for _, label in row] + [-100] * (most - len(row)) for row in [*predicted, []]]).to(
+                device
+            ),
+            lengths=torch.tensor([len(row) for row in lists]),
+        )
 
 
 class ManyLora(torch.autograd.Function):
@@ -117,6 +132,9 @@ class Many:
             parent, _, child = name.rpartition(".")
             self.sites[name] = Site(model.get_submodule(name))
             setattr(model.get_submodule(parent), child, self.sites[name])
+        for name, module in model.named_modules():
+            if name.endswith("norm"):  # the fused kernel of torch, as trainer/layers has it
+                module.forward = lambda x, of=module: nn.functional.rms_norm(x, (x.shape[-1],), of.weight, of.variance_epsilon)
         # Nothing but the adapters wants a gradient, and autograd must reach them from the first layer on.
         model.get_input_embeddings().register_forward_hook(
             lambda _m, _i, output: output.requires_grad_() if torch.is_grad_enabled() else output
@@ -130,68 +148,83 @@ class Many:
             Each run's mean training loss over its last tenth of steps; NaN if it diverged.
         """
         self._start(runs)
-        count = len(rows.ids)
-        orders = [self._order(run.seed, count) for run in runs]
-        m, v = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
-        rates = torch.tensor([run.rate for run in runs], device=self.device)[:, None] * self.ratios
-        last = torch.zeros(len(runs), device=self.device)
+        orders = torch.stack([self._order(run.seed, len(rows)) for run in runs], dim=1).flatten(1).to(self.device)
+        self.index, self.numbers = orders[0].clone(), torch.ones(3, device=self.device)
+        self.rates = torch.tensor([run.rate for run in runs], device=self.device)[:, None] * self.ratios
+        step_once = self._captured(rows, len(runs)) if self.device.type == "cuda" else lambda: self._step(rows, len(runs))
+        last, counted = torch.zeros(len(runs), device=self.device), max(1, self.steps // 10)
         for step in range(self.steps):
-            losses = self._step_losses(torch.cat([order[step] for order in orders]), rows, len(runs))
-            losses.sum().backward()
-            if step >= self.steps - max(1, self.steps // 10):
-                last += losses.detach()
-            norm = self.grad.norm(dim=1, keepdim=True)
-            self.grad.mul_((CLIP / (norm + 1e-6)).clamp(max=1.0))
-            m.lerp_(self.grad, 1 - BETAS[0])
-            v.mul_(BETAS[1]).addcmul_(self.grad, self.grad, value=1 - BETAS[1])
             share = step / self.warmup if step < self.warmup else (self.steps - step) / max(1, self.steps - self.warmup)
-            first, second = 1 - BETAS[0] ** (step + 1), 1 - BETAS[1] ** (step + 1)
-            update = (m / first).div_((v / second).sqrt_().add_(EPS)).mul_(rates * share)
-            self.flat.sub_(update)
-            self._cast()
-        return (last / max(1, self.steps // 10)).tolist()
+            self.index.copy_(orders[step])
+            self.numbers.copy_(torch.tensor([share, 1 - BETAS[0] ** (step + 1), 1 - BETAS[1] ** (step + 1)]))
+            step_once()
+            if step >= self.steps - counted:
+                last += self.step_losses
+        return (last / counted).tolist()
+
+    def _captured(self, rows: Rows, runs: int) -> Callable[[], None]:
+        """A step as a graph. Capturing needs a few steps before it, whose traces are removed."""
+        begun, graph, aside = self.flat.clone(), torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(2):
+                self._step(rows, runs)
+        torch.cuda.current_stream().wait_stream(aside)
+        with torch.cuda.graph(graph):
+            self._step(rows, runs)
+        self.flat.copy_(begun)
+        for moment in (self.first, self.second):
+            moment.zero_()
+        self._cast()
+        return graph.replay
+
+    def _step(self, rows: Rows, runs: int) -> None:
+        """One step of all runs, from `index` and `numbers` alone."""
+        losses, counts = self._token_losses(self.index, rows, rows.ids.shape[1])
+        # A mean over the labels of a run's step, as transformers.Trainer has it.
+        per_run = losses.view(runs, -1).sum(1) / counts.view(runs, -1).sum(1)
+        per_run.sum().backward()
+        self.step_losses = per_run.detach()
+        self.grad.mul_((CLIP / (self.grad.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1.0))
+        share, of_first, of_second = self.numbers
+        self.first.lerp_(self.grad, 1 - BETAS[0])
+        self.second.mul_(BETAS[1]).addcmul_(self.grad, self.grad, value=1 - BETAS[1])
+        self.flat.sub_((self.first / of_first).div_((self.second / of_second).sqrt_().add_(EPS)).mul_(self.rates * share))
+        self._cast()
 
     @torch.no_grad()
-    def losses(self, rows: Rows, runs: int, tokens: int = 65536) -> np.ndarray:
+    def losses(self, rows: Rows, runs: int, tokens: int = 131072) -> np.ndarray:
         """(runs, rows): loss per labelled token of every example, in the file's order."""
         ranking = torch.argsort(rows.lengths, descending=True)
         found = torch.zeros(runs, len(ranking), device=self.device)
         start = 0
         while start < len(ranking):
             length = int(rows.lengths[ranking[start]])
-            group = ranking[start : start + max(1, tokens // (length * runs))]
+            group = ranking[start : start + max(1, tokens // (length * runs))].to(self.device)
             start += len(group)
-            losses, owner, counts = self._token_losses(group.repeat(runs), rows)
-            sums = torch.zeros(runs * len(group), device=self.device).index_add_(0, owner, losses)
-            found[:, group.to(self.device)] = (sums / counts.clamp(min=1)).view(runs, -1)
+            losses, counts = self._token_losses(group.repeat(runs), rows, length)
+            found[:, group] = (losses.sum(1) / counts.clamp(min=1)).view(runs, -1)
         return found.cpu().numpy()
 
-    def _step_losses(self, chosen: Tensor, rows: Rows, runs: int) -> Tensor:
-        losses, owner, counts = self._token_losses(chosen, rows)
-        sums = torch.zeros(runs, device=self.device).index_add(0, owner // (len(chosen) // runs), losses)
-        return sums / counts.view(runs, -1).sum(1)  # a mean over the labels of a run's step, as transformers.Trainer has it
-
-    def _token_losses(self, chosen: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses of all labelled tokens, the row each belongs to, and the number of labels per row."""
-        length = int(rows.lengths[chosen].max())
-        chosen = chosen.to(self.device)
-        ids, labels = rows.ids[chosen, :length], rows.labels[chosen, 1:length]
+    def _token_losses(self, chosen: Tensor, rows: Rows, length: int) -> tuple[Tensor, Tensor]:
+        """(rows, M) losses of labelled tokens, zero where a row has fewer, and (rows,) their number."""
         # Without cache and mask: a causal kernel, in which padding at the right is seen by nobody.
-        hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state
-        owner, position = (labels != -100).nonzero(as_tuple=True)
-        logits = self.model.lm_head(hidden[owner, position]).float()
-        losses = nn.functional.cross_entropy(logits, labels[owner, position], reduction="none")
-        return losses, owner, (labels != -100).sum(1)
+        hidden = self.model.model(input_ids=rows.ids[chosen, :length], use_cache=False).last_hidden_state
+        positions, targets = rows.positions[chosen].clamp(max=length - 1), rows.targets[chosen]
+        kept = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
+        logits = self.model.lm_head(kept.flatten(0, 1)).float()
+        losses = nn.functional.cross_entropy(logits, targets.flatten(), reduction="none", ignore_index=-100)
+        return losses.view(targets.shape), (targets != -100).sum(1)
 
-    def _order(self, seed: int, count: int) -> list[Tensor]:
-        """Positions of every step's examples, as accelerate's seeded sampler draws them; an epoch's last batch is smaller."""
+    def _order(self, seed: int, count: int) -> Tensor:
+        """(steps, batch): every step's examples as accelerate's seeded sampler draws them; an epoch's last batch is filled up."""
         found: list[Tensor] = []
         epoch = 0
         while len(found) < self.steps:
             shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch))
             found += shuffled.split(self.batch)
             epoch += 1
-        return found[: self.steps]
+        return torch.stack([nn.functional.pad(one, (0, self.batch - len(one)), value=count) for one in found[: self.steps]])
 
     def _start(self, runs: Sequence[Run]) -> None:
         """Draw all runs' adapters into one matrix, a run per row, of which every site's A and B are views."""
@@ -203,7 +236,7 @@ class Many:
                 width += rank * (d_in + d_out)
             site.adapters = ()
         self.flat = torch.zeros(runs_count, width, device=self.device)
-        self.grad = torch.zeros_like(self.flat)
+        self.grad, self.first, self.second = (torch.zeros_like(self.flat) for _ in range(3))
         self.half = torch.zeros_like(self.flat, dtype=next(self.model.parameters()).dtype)
         self.ratios = torch.ones(runs_count, width, device=self.device) if any(run.ratio != 1 for run in runs) else 1.0
         initial, scales = torch.zeros(runs_count, width), []

@@ -20,6 +20,10 @@ from spectra.core.files import require_place
 _PARTIAL = re.compile(r"^\..+(?<!\.journal)\.[0-9]+$")  # a journal's number is its process's among several
 
 
+class HeldError(InputError):
+    """Another process holds the place."""
+
+
 @contextmanager
 def held(path: str | Path, doing: str) -> Iterator[None]:
     """Hold a file or folder while the block runs.
@@ -29,7 +33,8 @@ def held(path: str | Path, doing: str) -> Iterator[None]:
         doing: what this process does there, for the other's message, such as `trains in this folder`.
 
     Raises:
-        InputError: another process holds it, or nothing can be written there.
+        HeldError: another process holds it.
+        InputError: nothing can be written there.
     """
     real = require_place(path)
     file = real.with_name(f".{real.name}.lock")
@@ -38,7 +43,7 @@ def held(path: str | Path, doing: str) -> Iterator[None]:
         file.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
-        raise InputError(f"{path}: {_holder(file)} {doing}; wait for it to end, or choose another place") from None
+        raise HeldError(f"{path}: {_holder(file)} {doing}; wait for it to end, or choose another place") from None
     except OSError as error:
         raise InputError(f"{path}: cannot write: {error.strerror}") from None
     try:

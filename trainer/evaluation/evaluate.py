@@ -35,6 +35,7 @@ def evaluate(
     base: str | Path | None = None,
     generate: int = 0,
     untrained: bool = True,
+    by_example: bool = False,
     precision: Precision = "auto",
     progress: Progress = silent,
 ) -> Evaluation:
@@ -47,6 +48,7 @@ def evaluate(
         base: the base model, if it has moved.
         generate: for a language model, also generate up to this many tokens for every prompt and compare with the reference.
         untrained: also score the model before training, which takes as long again where it has not been done before.
+        by_example: also keep what every example scored.
         precision: of the base's weights and of what is computed with them.
         progress: told the number of examples done, in all passes together.
 
@@ -80,6 +82,7 @@ def evaluate(
             untrained=first.scores,
             majority=_majority(task.labels, config, of_several=len(tasks) > 1),
             generations=_generations(answers, first.generated),
+            by_example=_by_example(answers) if by_example else {},
         )
         for task, first, (after, answers) in zip(tasks, before, trained, strict=True)
     ]
@@ -91,6 +94,11 @@ def _untrained(counter: "_Counter", task: "_Task", model: Any, place: Path) -> U
     found = Untrained(scores=scored, generated=tuple(text for text, _ in answers.generated[:SHOWN]))
     keep(place, found)
     return found
+
+
+def _by_example(answers: Answers) -> dict[str, tuple[float, ...]]:
+    right = {"accuracy": tuple(float(picked == answer) for picked, answer in answers.picks)} if answers.picks else {}
+    return {"loss": tuple(answers.losses)} | right
 
 
 def _generations(answers: Answers, before: Sequence[str]) -> tuple[Generation, ...]:

@@ -24,8 +24,10 @@ def answers_of(model: Any, examples: Examples, tokenizer: Any, progress: Callabl
         tokenizer: the model's own.
         progress: called with the number of examples done.
     """
-    losses: list[float] = []
-    picks: list[tuple[int, int]] = []
+    # By position: the longest are scored first, and who compares two models example by example wants the file's order.
+    losses = [0.0] * len(examples.rows)
+    picked: dict[int, tuple[int, int]] = {}
+    done = 0
     collate = collator(examples.task, tokenizer)
     lengths = [len(tokens) for tokens in examples.rows["input_ids"]]
     for group in by_length(lengths, tokens_at_a_time(model)):
@@ -33,12 +35,16 @@ def answers_of(model: Any, examples: Examples, tokenizer: Any, progress: Callabl
         labels = batch.pop("labels").to(model.device)
         inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
         if labels.ndim == 2:
-            losses += labelled_losses(model, inputs, labels).tolist()
+            found = labelled_losses(model, inputs, labels)
         else:
             logits = model(**inputs).logits
-            losses += example_losses(logits, labels).tolist()
-            picks += zip(logits.argmax(-1).tolist(), labels.tolist(), strict=True)
-        progress(len(losses))
+            found = example_losses(logits, labels)
+            picked |= zip(group, zip(logits.argmax(-1).tolist(), labels.tolist(), strict=True), strict=True)
+        for position, loss in zip(group, found.tolist(), strict=True):
+            losses[position] = loss
+        done += len(group)
+        progress(done)
+    picks = [picked[position] for position in sorted(picked)]
     return Answers(task=examples.task, losses=losses, picks=picks)
 
 

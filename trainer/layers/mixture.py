@@ -110,7 +110,7 @@ class MixtureLinear(nn.Module):
             seed: of the draws, together with the layer's name; by default they are torch's next ones. With it an expert's first
                 rows are the same whatever its rank and the other layers, so that plans of other ranks start alike.
         """
-        for expert, rows in enumerate(torch.split(self.A, self.ranks)):
+        for expert, rows in enumerate(torch.split(self.A, list(self.ranks))):
             draw_uniform(rows, generator_of(seed, self.site, expert))
         if self.router is not None:
             for expert, row in enumerate(self.router):

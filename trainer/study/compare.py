@@ -1,43 +1,47 @@
-"""`plan compare`: several plans of one size, the baselines a reviewer would ask for, paired seeds, and what can be concluded.
+"""`plan compare`: a protocol for the question whether a plan pays.
 
-Every run is a folder of its own (`runs/PLAN/seed-N`) with everything `plan train` and `plan evaluate` write, so a study resumes
-where it stopped and any run can be looked at.
+1. Does the budget bind? Uniform LoRA at a quarter of it, at all of it and at four times it (binding.py).
+2. What can so many seeds show, and what will it cost? Said from the first runs, before the others start (statistics.py).
+3. Every arm at its own learning rate, chosen on data that is never reported (rates.py).
+4. All arms with the same seeds; differences paired by seed and example (differences.py), and a verdict (verdict.py).
+
+Every run is a folder of its own with everything that `plan train` writes. Runs are kept by content (study.py), so a study resumes
+where it stopped, a second question about the same arms costs nothing, and several processes can work in one folder.
 """
 
-import json
-import tempfile
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from planner import Plan
 from spectra import InputError, open_checkpoint
-from spectra.core.files import read_json, require_place, write_atomic
-from spectra.core.locks import held
+from spectra.core.files import require_place
+from spectra.core.log import LOG
 from spectra.core.progress import Progress, silent
 from spectra.report import ModelInfo
 from trainer.base_model import load_model
 from trainer.data.dataset import read_texts
-from trainer.data.files import content_sha256
-from trainer.data.split import split
 from trainer.evaluation.evaluate import prepare_task
 from trainer.evaluation.metrics import METRICS
 from trainer.layers.inject import locate
-from trainer.report import Evaluation
+from trainer.report import TriedRate
 from trainer.settings import DataSettings, Task, TrainSettings
-from trainer.study.candidates import candidates_of
-from trainer.study.jobs import Job, run_all, workers
-from trainer.study.report import POOLED, STUDY, Candidate, Result, StudyReport
-from trainer.study.statistics import differences
-from trainer.study.study import Study
-from trainer.study.sweep import best_rates, checked_rates, sweep_jobs
+from trainer.study.arms import Candidate, candidates_of
+from trainer.study.binding import check, neighbours, next_smaller, told
+from trainer.study.differences import Scores, against, beside, between, groups, measures_of
+from trainer.study.export import write_tables
+from trainer.study.rates import best, checked_rates, parts_of, tuned
+from trainer.study.report import BASELINE, POOLED, STUDY, Arm, Bind, Binding, Power, Result, StudyReport, TestFile
+from trainer.study.runs import Job, Outcome, run_all, workers
+from trainer.study.statistics import detectable, seeds_for
+from trainer.study.study import PLANS, Study, save_plans
 from trainer.training.effects import Situation, in_effect, without_effect
 from trainer.training.growth import schedule
 from trainer.training.loop import arguments
 from trainer.training.prepare import prepare
 
-MANIFEST = "manifest.json"
-"""Model, data and settings that the study was begun with; one that continues has to match them."""
+PILOTS = 3  # seeds of the sizes in the check, and of two arms where there is none: they count like all others
 
 
 def compare(
@@ -48,47 +52,68 @@ def compare(
     output: str | Path,
     settings: TrainSettings | None = None,
     *,
+    arms: Sequence[str] = (),
     seeds: int = 5,
     baselines: bool = True,
-    rates: Sequence[float] = (),
+    rates: Sequence[float] | None = None,
+    binding: Bind = "stop",
     processes: int = 0,
     progress: Progress = silent,
 ) -> StudyReport:
     """Train every plan with the same seeds and say what differs.
 
     Args:
-        plans: plan files of about equal size; the file's name is the plan's.
+        plans: plan files of equal size; the file's name is the plan's.
         model: the base model, a folder or a hub id.
         data: training files.
-        tests: held-out files, one per task.
+        tests: held-out files; each keeps its own measure.
         output: the study's folder; finished runs in it are not repeated.
-        settings: how to train; a run's seed is its number, so head, data order and schedule are paired.
+        settings: how to train; a run's seed is its number, so head, data order, schedule and initial numbers are paired.
+        arms: more plans, as NAME=PLAN,SETTING=VALUE,..., whose runs differ in some settings.
         seeds: runs per plan.
-        baselines: add plain uniform LoRA, a uniform mixture, a random plan and, for classifiers, the head alone.
+        baselines: add plain uniform LoRA, a uniform mixture, random plans and, for classifiers, the head alone.
         rates: learning rates of which each plan gets its own best, by the loss on a tenth of the training data kept back in
-            one run per rate; by default all plans train with that of the settings.
+            one run per rate; by default steps of two around that of the settings. With an empty list all train with that one.
+        binding: whether to ask first if the budget binds, and to stop if it does not.
         processes: runs at a time; by default one per core, or per GPU.
         progress: told after each run, with its name.
 
     Raises:
-        InputError: plans of unequal size or for another model, names that clash, unusable data, or a folder that holds a study
-            of something else.
+        InputError: plans of unequal size or for another model, names that clash, or unusable data.
     """
-    settings = settings or TrainSettings()
+    study = _study(plans, model, data, tests, output, settings or TrainSettings(), arms, seeds, baselines, rates, processes)
+    return _Course(study, progress).through(binding)
+
+
+def _study(
+    plans: Sequence[str | Path],
+    model: str | Path,
+    data: Sequence[str | Path],
+    tests: Sequence[str | Path],
+    output: str | Path,
+    settings: TrainSettings,
+    arms: Sequence[str],
+    seeds: int,
+    baselines: bool,
+    rates: Sequence[float] | None,
+    processes: int,
+) -> Study:
+    """Everything that was given, checked before anything is written."""
     if settings.learning_rate == "auto":
-        raise InputError("`learning_rate` auto is for a single run; `rates` chooses one for every plan of a study")
+        raise InputError("`learning_rate` auto is for a single run; a study chooses one for every plan, see `rates`")
     if settings.shard:
         raise InputError("`shard` splits the weights of one run among processes; the runs of a study are processes of their own")
     if settings.patience:
         raise InputError(
             f"`patience` {settings.patience}: the runs of a study watch no evaluation file, so none would stop early"
         )
+    if rates and len(rates) == 1:  # nothing to choose
+        settings, rates = TrainSettings.checked(settings.model_dump() | {"learning_rate": rates[0]}, "`rates`"), ()
     checkpoint = open_checkpoint(model)
     _require_names(tests)
+    task = read_texts(data[0], settings=settings).task
     study = Study(
-        candidates=candidates_of(
-            list(map(Path, plans)), checkpoint, read_texts(data[0], settings=settings).task, baselines=baselines
-        ),
+        candidates=candidates_of(plans, checkpoint, task, settings, baselines=baselines, arms=arms),
         checkpoint=checkpoint,
         data=tuple(map(str, data)),
         tests=tuple(map(str, tests)),
@@ -98,33 +123,216 @@ def compare(
         rates=checked_rates(rates, settings),
         processes=processes or workers(),
     )
-    study = replace(study, settings=settings.model_copy(update=dict(_require_trainable(study))))
-    with held(study.output, "compares plans in this folder"):
-        return _compared(study, progress)
+    return replace(study, settings=settings.model_copy(update=dict(_require_trainable(study))))
 
 
-def _compared(study: Study, progress: Progress) -> StudyReport:
-    _claim(study)
-    # The sweep is over before the first run that counts, because the rates are among these runs' settings.
-    trials = sweep_jobs(study)
-    own = best_rates(_finished(study, trials, progress, 0))
-    found = _finished(study, list(study.jobs(own)), progress, len(trials))
-    report = _report(study, own, [(job, evaluation) for job, evaluation in found if evaluation])
-    report.save(study.output / STUDY)
-    return report
+class _Course:
+    """A study on its way: what has been run, and what follows from it."""
+
+    def __init__(self, study: Study, progress: Progress) -> None:
+        self.study, self.progress = study, progress
+        self.scores, self.tried = Scores(), dict[str, tuple[TriedRate, ...]]()
+        self.results: list[Result] = []
+        self.counted: dict[str, list[Outcome]] = {}
+        self.tuning: dict[str, float] = {}
+        self.tests: tuple[TestFile, ...] = ()
+        self.done = 0
+
+    def through(self, binding: Bind) -> StudyReport:
+        """All steps."""
+        study = self.study
+        for candidate in study.candidates:
+            candidate.plan.save(study.output / PLANS / f"{candidate.name}.json")
+        checked = self._checked() if binding != "skip" else None
+        if checked is None:
+            first = next(candidate for candidate in study.candidates if candidate.name != BASELINE)
+            self._seeds([study.baseline, first], min(PILOTS, study.seeds))
+        power = self._power(checked)
+        if checked is not None and not checked.binds and binding == "stop":
+            return self._report(checked, power)
+        self._seeds(study.candidates, study.seeds)
+        return self._report(checked, power)
+
+    def _checked(self) -> Binding | None:
+        """Whether the budget binds; None where the model has no plans of other sizes."""
+        study = self.study
+        sizes = [study.baseline, *neighbours(study.baseline.plan.parameters, study.checkpoint)]
+        if len(sizes) < 2:
+            LOG.info("whether the budget binds cannot be asked: the model has no even plan of a quarter or four times the size")
+            return None
+        while True:
+            self._seeds(sizes, min(PILOTS, study.seeds))
+            found = check(self.scores, sizes, study.baseline, self.tests)
+            smaller = next_smaller(found, study.checkpoint) if not found.binds else None
+            if smaller is None or len(sizes) > 5:
+                LOG.info(told(found))
+                return found
+            sizes.append(smaller)
+
+    def _seeds(self, candidates: Sequence[Candidate], seeds: int) -> None:
+        """Runs of some arms at their own learning rates, seed by seed, so that an interrupted study has whole pairs."""
+        study = self.study
+        if new := [candidate for candidate in candidates if candidate.name not in self.tried]:
+            self.tried |= tuned(study, new, self._trials) or {candidate.name: () for candidate in new}
+        rate = {name: best(tried) if tried else study.settings.rate for name, tried in self.tried.items()}
+        jobs = [
+            (seed, study.job(candidate, seed, rate[candidate.name]))
+            for seed in range(seeds)
+            for candidate in candidates
+            if seed not in {one.seed for one in self.results if one.arm == candidate.name}
+            and len(self.counted.get(candidate.name, ())) <= seed
+        ]
+        seed_of = {job.folder: seed for seed, job in jobs}
+        for job, outcome in self._run([job for _, job in jobs]):
+            self._note(job, seed_of[job.folder], outcome)
+
+    def _trials(self, jobs: Sequence[Job]) -> list[tuple[Job, Outcome]]:
+        found = self._run(jobs)
+        for job, outcome in found:
+            self.tuning[job.arm] = self.tuning.get(job.arm, 0.0) + outcome.seconds
+        return found
+
+    def _run(self, jobs: Sequence[Job]) -> list[tuple[Job, Outcome]]:
+        save_plans(jobs)
+        found, total = [], self.done + len(jobs)
+        # Two arms may be the same run, such as two names of one plan: it is done once.
+        unique = {job.folder: job for job in jobs}
+        outcomes: dict[str, Outcome] = {}
+        for job, outcome in run_all(list(unique.values()), self.study.processes):
+            outcomes[job.folder] = outcome
+            self.done += 1
+            self.progress(self.done, total, Path(job.folder).name.rpartition(".")[0])
+        found += [(job, outcomes[job.folder]) for job in jobs]
+        return found
+
+    def _note(self, job: Job, seed: int, outcome: Outcome) -> None:
+        self.counted.setdefault(job.arm, []).append(outcome)
+        self.scores.add(job.arm, seed, outcome)
+        if outcome.diverged:
+            LOG.warning(f"{job.arm}, seed {seed}: diverged; {outcome.diverged}")
+            return
+        if not self.tests:
+            self.tests = tuple(_test(self.study, file, outcome) for file in self.study.tests)
+        self.results += [
+            Result(
+                arm=job.arm, seed=seed, test=test.name, scores=outcome.tests[test.sha256].scores, folder=Path(job.folder).name
+            )
+            for test in self.tests
+        ]  # fmt: skip
+
+    def _power(self, checked: Binding | None) -> Power | None:
+        """What the study can find, told before its other runs start."""
+        study = self.study
+        if not self.tests:
+            raise InputError("every run so far diverged; give a smaller `learning_rate`")
+        name, files = list(groups([test for test in self.tests if test.measure == self.tests[0].measure]).items())[-1]
+        others = [arm for arm in self.scores.runs if arm != BASELINE]
+        # A quarter or four times the size differs from the whole about as plans of one size differ from each other.
+        spreads = [self.scores.paired(arm, BASELINE, files, files[0].measure).spread for arm in others[:2]]
+        known = [spread for spread in spreads if spread is not None and spread.variance > 0]
+        comparisons = len(study.candidates) - 1
+        if not known:
+            return None
+        widest = max(known, key=lambda spread: spread.variance).assured().with_seeds(study.seeds)
+        size = detectable(widest, comparisons)
+        times = [outcome.seconds for outcomes in self.counted.values() for outcome in outcomes if outcome.seconds > 0]
+        left = len(study.candidates) * study.seeds - sum(len(self.counted.get(one.name, ())) for one in study.candidates)
+        trials = (
+            0 if study.rates == () else sum(one.name not in self.tried for one in study.candidates) * len(study.rates or "three")
+        )
+        found = Power(
+            test=name,
+            measure=files[0].measure,
+            seeds=study.seeds,
+            examples=sum(test.examples for test in files),
+            detectable=size,
+            seeds_for_half=seeds_for(size / 2, widest, comparisons),
+            planned_seconds=(left + trials) * sum(times) / len(times) if times else math.nan,
+        )
+        LOG.info(_told(found, left + trials, study.processes))
+        return found
+
+    def _report(self, checked: Binding | None, power: Power | None) -> StudyReport:
+        study = self.study
+        compared = [candidate for candidate in study.candidates if len(self.counted.get(candidate.name, ())) >= study.seeds]
+        names = [candidate.name for candidate in compared]
+        whole = len(compared) == len(study.candidates)
+        own = [candidate.name for candidate in compared if candidate.own]
+        # Runs end in any order; a report has the same one every time.
+        self.results.sort(key=lambda result: (result.test, result.arm, result.seed))
+        report = StudyReport(
+            model=ModelInfo.of(study.checkpoint),
+            data={Path(file).name: study.digest(file) for file in study.data},
+            settings=study.settings,
+            seeds=study.seeds,
+            arms=tuple(self._arm(candidate) for candidate in study.candidates),
+            tests=self.tests,
+            results=tuple(self.results),
+            differences=against(self.scores, names, BASELINE, self.tests) if whole else (),
+            between=between(self.scores, own, self.tests) if whole else (),
+            beside=beside(self.scores, names, BASELINE, self.tests) if whole else (),
+            binding=checked,
+            power=power,
+        )
+        report.save(study.output / STUDY)
+        write_tables(report, study.output)
+        return report
+
+    def _arm(self, candidate: Candidate) -> Arm:
+        outcomes, tried = self.counted.get(candidate.name, []), self.tried.get(candidate.name, ())
+        times = [outcome.seconds for outcome in outcomes if outcome.seconds > 0]
+        return Arm(
+            name=candidate.name,
+            strategy=candidate.plan.strategy,
+            parameters=candidate.plan.parameters,
+            changes={name: _plain(value) for name, value in candidate.changes.items()},
+            learning_rate=best(tried) if tried else self.study.settings.rate,
+            tried=tried,
+            runs=len(outcomes),
+            diverged=sum(bool(outcome.diverged) for outcome in outcomes),
+            probing_seconds=_probing(candidate.plan),
+            tuning_seconds=self.tuning.get(candidate.name, math.nan),
+            training_seconds=sum(times) / len(times) if times else math.nan,
+            peak_memory=max((outcome.peak_memory for outcome in outcomes), default=0),
+        )
+
+
+def _plain(value: object) -> object:
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+
+
+def _probing(plan: Plan) -> float:
+    """Seconds that the reports took that a plan was made from; NaN where one does not say."""
+    return sum(source.seconds for source in plan.made_from)
+
+
+def _test(study: Study, file: str, outcome: Outcome) -> TestFile:
+    digest = study.digest(file)
+    measure, other = measures_of(outcome, digest)
+    examples = len(outcome.tests[digest].by_example["loss"])
+    return TestFile(name=Path(file).stem, sha256=digest, examples=examples, measure=measure, beside=other)
+
+
+def _told(power: Power, runs: int, processes: int) -> str:
+    metric = METRICS[power.measure]
+    size = f"{metric.scale * power.detectable:.{metric.digits}f} {metric.unit}"
+    half = f"half of that takes {power.seeds_for_half} seeds" if power.seeds_for_half else "half of that takes more test examples"
+    minutes = power.planned_seconds / processes / 60
+    cost = "" if math.isnan(minutes) else f"; {runs} runs remain, about {minutes:,.0f} min with {processes} at a time"
+    return f"{power.seeds} seeds find differences of {size} in four of five studies, {half}{cost}"
 
 
 def _require_names(tests: Sequence[str | Path]) -> None:
     stems = [Path(file).stem for file in tests]
-    if odd := next((stem for stem in stems if stems.count(stem) > 1 or stem == POOLED), None):
-        raise InputError(f"`tests`: a task is named after its file, and {odd!r} is not a name for one task; rename the file")
+    if odd := next((stem for stem in stems if stems.count(stem) > 1 or stem.startswith(POOLED)), None):
+        raise InputError(f"`tests`: a test is named after its file, and {odd!r} is not a name for one; rename the file")
 
 
 def _require_trainable(study: Study) -> DataSettings:
-    """Check everything that the runs will, before the study's folder is claimed.
+    """Check everything that the runs will, before the study's folder is written to.
 
     Returns:
-        How all runs' data become tokens, with nothing left open: as the study began, or as it is found now.
+        How all runs' data become tokens, with nothing left open.
 
     Raises:
         InputError: a plan, a file or a setting that does not fit the others.
@@ -132,139 +340,46 @@ def _require_trainable(study: Study) -> DataSettings:
     if require_place(study.output) == study.checkpoint.folder.resolve():
         raise InputError(f"{study.output}: the folder of the model itself; choose another for the study")
     files = [Path(file) for file in study.data]
-    # The data and the settings are the same for all plans, so the largest stands for them.
-    largest = max(study.candidates.values(), key=lambda plan: plan.parameters)
-    used = in_effect(Situation(plan=largest, settings=study.settings))
-    run = prepare(largest, study.checkpoint, files, None, None, used, _noted(study.output))
+    # The data are the same for all arms, so the largest plan stands for them.
+    largest = max(study.candidates, key=lambda candidate: candidate.plan.parameters)
+    used = in_effect(Situation(plan=largest.plan, settings=study.settings))
+    run = prepare(largest.plan, study.checkpoint, files, None, None, used, None)
     _require_effect(study, run.config.task)
-    made = arguments(study.output, study.settings, len(run.examples.rows), evaluates=False)
-    if study.settings.grow:
-        schedule(made.max_steps, int(made.warmup_steps), study.settings)
-        for name, plan in study.candidates.items():
-            if not any(site.routed or len(site.ranks) > 1 for site in plan.sites):
-                raise InputError(f"`grow`: plan {name!r} adapts neither routed experts nor mixtures: nothing can grow")
-    if study.rates:
+    for candidate in study.candidates:
+        settings = candidate.settings(study.settings)
+        made = arguments(study.output, settings, len(run.examples.rows), evaluates=False)
+        if settings.grow:
+            schedule(made.max_steps, int(made.warmup_steps), settings)
+            if candidate.plan.parameters and not any(site.routed or len(site.ranks) > 1 for site in candidate.plan.sites):
+                raise InputError(f"`grow`: plan {candidate.name!r} adapts neither routed experts nor mixtures: nothing can grow")
+    if study.rates != ():
+        import tempfile
+
         with tempfile.TemporaryDirectory() as folder:
-            for file in files:
-                split(file, Path(folder))
+            parts_of(replace(study, output=Path(folder)))
     config = run.config
     model = load_model(study.checkpoint, config.task, config.labels, config.seed, config.pad_token_id, config.precision)
-    for plan in study.candidates.values():
-        locate(model, plan, config.mixture)
+    for candidate in study.candidates:
+        locate(model, candidate.plan, candidate.settings(study.settings).mixture())
     for test in study.tests:
         prepare_task(Path(test), run.config, run.tokenizer, study.checkpoint, 0)
     return run.config.data
 
 
-def _noted(output: Path) -> DataSettings | None:
-    """How the data of the study in a folder became tokens, if it holds one."""
-    noted = read_json(output / MANIFEST) if (output / MANIFEST).is_file() else None
-    settings = noted.get("settings") if isinstance(noted, dict) else None
-    try:
-        return TrainSettings.model_validate(settings).data() if settings else None
-    except ValueError:
-        return None
-
-
 def _require_effect(study: Study, task: Task) -> None:
-    """Refuse a setting that would change nothing in any run of the study.
+    """Refuse a setting that would change nothing in any run of the study, or one of an arm that changes nothing in its own.
 
     Raises:
         InputError: naming the first.
     """
-    plans = study.candidates.values()
-    found = [without_effect(Situation(plan=plan, settings=study.settings, task=task)) for plan in plans]
-    for name, why in found[0].items():
-        if all(name in one for one in found):
+
+    def idle(candidate: Candidate) -> Mapping[str, str]:
+        return without_effect(Situation(plan=candidate.plan, settings=candidate.settings(study.settings), task=task))
+
+    found = {candidate.name: idle(candidate) for candidate in study.candidates}
+    for candidate in study.candidates:
+        if odd := next((name for name in candidate.changes if name in found[candidate.name]), None):
+            raise InputError(f"arm {candidate.name!r}: `{odd}` has no effect {found[candidate.name][odd]}; leave it out")
+    for name, why in next(iter(found.values())).items():
+        if all(name in one for one in found.values()):
             raise InputError(f"`{name}` has no effect {why}; leave it out")
-
-
-def _report(study: Study, own: Mapping[str, float], found: Sequence[tuple[Job, Evaluation]]) -> StudyReport:
-    metric = metric_of([evaluation for _, evaluation in found])
-    results = [result for job, evaluation in found for result in _results(job, evaluation, metric)]
-    # Runs end in any order; a report has the same one every time.
-    results.sort(key=lambda result: (result.task, result.candidate, result.seed))
-    return StudyReport(
-        model=ModelInfo.of(study.checkpoint),
-        settings=study.settings,
-        seeds=study.seeds,
-        metric=metric,
-        candidates=tuple(
-            Candidate(
-                name=name,
-                strategy=plan.strategy,
-                parameters=plan.parameters,
-                learning_rate=own.get(name, study.settings.rate),
-            )
-            for name, plan in study.candidates.items()
-        ),
-        results=tuple(results),
-        differences=differences(list(study.candidates), results),
-    )
-
-
-def metric_of(evaluations: Sequence[Evaluation]) -> str:
-    """What a study compares: the first metric of the table that every task of every run has."""
-    tasks = [task.trained for evaluation in evaluations for task in evaluation.tasks]
-    shared = [name for name, metric in METRICS.items() if metric.compared and all(name in task for task in tasks)]
-    if not shared:
-        raise InputError("the runs of this study have no score in common; remove their study-evaluation.json to repeat them")
-    return shared[0]
-
-
-def _results(job: Job, evaluation: Evaluation, metric: str) -> list[Result]:
-    """One per task; of a metric that should be small the score is minus the metric."""
-    sign = METRICS[metric].sign
-    return [
-        Result(candidate=job.candidate, seed=job.settings.seed, task=task.name, score=sign * task.trained[metric])
-        for task in evaluation.tasks
-    ]
-
-
-def _finished(study: Study, jobs: Sequence[Job], progress: Progress, before: int) -> list[tuple[Job, Evaluation | None]]:
-    found = []
-    for job, evaluation in run_all(jobs, study.processes):
-        found.append((job, evaluation))
-        progress(before + len(found), study.total, f"{job.candidate}, {Path(job.folder).name}")
-    return found
-
-
-def _claim(study: Study) -> None:
-    """Take a folder for this study, or find that it is this one's; seeds and plans may be added to it.
-
-    Raises:
-        InputError: the folder holds runs of another model, data or settings, or another plan of the same name.
-    """
-    # By content, so that files may move; paths are not compared.
-    digests = [[content_sha256(Path(file)) for file in group] for group in (study.data, study.tests)]
-    begun = {
-        "model": study.checkpoint.weights,
-        "data": digests[0],
-        "tests": digests[1],
-        "settings": study.settings.model_dump(mode="json"),
-        "rates": list(study.rates),
-    }
-    path, output = study.output / MANIFEST, study.output
-    # ROOM/PLAN/RUN/study-evaluation.json, the room being that of the runs or of the sweep: names of plans with a result.
-    finished = [run.parts[-3] for run in output.glob("*/*/*/study-evaluation.json")]
-    # Before the first result nothing is lost by starting over with other settings.
-    noted = read_json(path) if path.exists() and finished else begun
-    if not isinstance(noted, dict):
-        raise InputError(f"{path}: notes nothing about the study; choose another folder")
-    if odd := [what for what in begun if noted.get(what) != begun[what]]:
-        raise InputError(f"{output}: holds a study with other {odd[0]}; choose another folder")
-    for name, plan in study.candidates.items():
-        there = study.plan_file(name)
-        if name in finished and there.exists() and _adapters(before := Plan.load(there)) != _adapters(plan):
-            # Baselines are as large as the plans. It is their size that differs, although it is their name that clashes.
-            if plan.strategy in ("uniform", "random") and plan.parameters != before.parameters:
-                raise InputError(f"{output}: began with plans of another size, and its baselines with it; choose another folder")
-            raise InputError(f"{output}: holds runs of another plan named {name!r}; rename the plan or choose another folder")
-    write_atomic(path, json.dumps(begun, indent=1) + "\n")
-    for name, plan in study.candidates.items():
-        plan.save(study.plan_file(name))
-
-
-def _adapters(plan: Plan) -> list[tuple[str, tuple[int, ...], int]]:
-    """What a run trains; evidence, notes and versions do not change it."""
-    return [(site.name, site.ranks, site.top_k) for site in plan.sites]

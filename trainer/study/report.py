@@ -1,63 +1,153 @@
-"""StudyReport: what `plan compare` writes, and what it says in plain words. Loads no torch."""
+"""StudyReport: what `plan compare` writes. Loads no torch."""
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from spectra.core.documents import Document, Measured, Value
 from spectra.report import ModelInfo
 from trainer.evaluation.metrics import METRICS
+from trainer.report import Scores, TriedRate
 from trainer.settings import TrainSettings
 
 BASELINE = "uniform-lora"
-"""The candidate that all others are compared with."""
-UNCOMPARED = (BASELINE, "head-only")  # no sentence is said about these
+"""The arm that all others are compared with first."""
+UNCOMPARED = (BASELINE, "head-only")  # nothing is concluded about these
 STUDY = "study.json"
-POOLED = "all tasks"
+POOLED = "all tests"
+SIGNIFICANT = 0.05
+Bind = Literal["stop", "note", "skip"]
+"""What to do about a budget that does not bind: stop, say so and go on, or do not ask."""
 
 
-class Candidate(Value):
-    """One plan of a study."""
+class Arm(Value):
+    """One plan of a study, with what is particular to its runs."""
 
     name: str
     strategy: str
     parameters: int
     """Trainable parameters of its adapters, routers counted."""
+    changes: dict[str, Any] = Field(default_factory=dict)
+    """Settings in which its runs differ from the study's."""
     learning_rate: Measured = math.nan
     """Learning rate of its runs."""
+    tried: tuple[TriedRate, ...] = ()
+    """The rates it was chosen from, with their losses on the part of the training data that is never reported."""
+    runs: int = 0
+    diverged: int = 0
+    """Runs whose loss was not finite; their seeds count in no difference with this arm."""
+    probing_seconds: Measured = math.nan
+    """What the reports took that the plan was made from; zero for one made without."""
+    tuning_seconds: Measured = math.nan
+    """All runs of the search for its learning rate together."""
+    training_seconds: Measured = math.nan
+    """A run, on average."""
+    peak_memory: int = 0
+    """Bytes, of its largest run."""
+
+
+class TestFile(Value):
+    """A held-out file, and what is measured on it."""
+
+    __test__ = False  # no class of tests, whatever pytest makes of the name
+
+    name: str
+    sha256: str
+    examples: int
+    measure: str
+    """What differences on this file are of; the first of the measures that its examples have."""
+    beside: str = ""
+    """Another measure that is shown beside it."""
 
 
 class Result(Value):
-    """One run: a candidate trained with one seed and scored on one task."""
+    """One run: an arm trained with one seed and scored on one file."""
 
-    candidate: str
+    arm: str
     seed: int
-    task: str
-    score: Measured
-    """The study's metric; minus the metric where less is better, such as a loss."""
+    test: str
+    scores: Scores
+    folder: str
+    """Name of the run's folder in the study's folder `runs`."""
 
 
 class Difference(Value):
-    """A candidate beside the baseline on one task, or on the mean over tasks, seed by seed."""
+    """One arm beside another on one test file, or on the mean over those of one measure."""
 
-    candidate: str
-    task: str
+    arm: str
+    other: str
+    test: str
+    measure: str
     mean: Measured
-    """Mean of the candidate's own score."""
-    standard_error: Measured
+    """The arm's own mean."""
     difference: Measured
-    """Mean over seeds of candidate minus baseline."""
+    """Mean over seeds and examples of arm minus other."""
+    error: Measured
+    """Its standard error, from seeds and examples both; NaN with a single seed."""
     low: Measured
     high: Measured
-    """Bounds of its interval, wide enough that with 95% probability those of all candidates on this task are right at once."""
-    seeds_needed: int | None
-    """Seeds that would make a difference of this size significant; None if it is, or if a thousand would not do."""
+    """Bounds of its 95% interval."""
+    p: Measured
+    """Of no difference, adjusted by Holm for the differences that it is read with; NaN where nothing varies."""
+    seeds: int
+    seeds_needed: int | None = None
+    """Seeds that would find a difference of this size in four of five studies; None if it was found, or a thousand would not."""
 
     @property
     def significant(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.low > 0 or self.high < 0
+        """Whether the two differ by more than chance."""
+        return self.p < SIGNIFICANT  # false for NaN
+
+    @property
+    def better(self) -> bool:
+        """Whether the arm is better by more than chance."""
+        return self.significant and METRICS[self.measure].sign * self.difference > 0
+
+    @property
+    def worse(self) -> bool:
+        """Whether the arm is worse by more than chance."""
+        return self.significant and METRICS[self.measure].sign * self.difference < 0
+
+
+class Size(Value):
+    """Uniform LoRA at one size, in the check whether the budget binds."""
+
+    arm: str
+    parameters: int
+    mean: Measured
+    error: Measured = math.nan
+    """Standard error of its difference from the best size."""
+
+
+class Binding(Value):
+    """Whether the size of the plans limits the loss: uniform LoRA at a quarter of it, at all of it, and at four times it."""
+
+    test: str
+    measure: str
+    sizes: tuple[Size, ...]
+    """From small to large."""
+    differences: tuple[Difference, ...]
+    """Neighbouring sizes, the smaller minus the larger."""
+    binds: bool
+    """Whether a smaller size is worse, or a larger one better, by more than chance."""
+    enough: int
+    """The fewest parameters whose mean is within one standard error of the best size's."""
+
+
+class Power(Value):
+    """What a study can find, from the spread of its first runs."""
+
+    test: str
+    measure: str
+    seeds: int
+    examples: int
+    detectable: Measured
+    """The difference from the baseline that is found in four of five such studies."""
+    seeds_for_half: int | None = None
+    """Seeds that would find half of it; None if a thousand would not, and only more test examples would."""
+    planned_seconds: Measured = math.nan
+    """What the runs take that were still to be done, one after the other."""
 
 
 class StudyReport(Document):
@@ -65,56 +155,51 @@ class StudyReport(Document):
 
     kind: Literal["study"] = "study"
     model: ModelInfo
+    data: dict[str, str]
+    """Training file -> its content's sha256."""
     settings: TrainSettings
     seeds: int
-    metric: str
-    """What is compared: a name from the table in trainer/evaluation/metrics.py."""
-    candidates: Annotated[tuple[Candidate, ...], Field(min_length=2)]
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
+    tests: Annotated[tuple[TestFile, ...], Field(min_length=1)]
     results: tuple[Result, ...]
     differences: tuple[Difference, ...]
+    """Every arm minus the baseline, on each test file and over all of one measure; adjusted together, file by file."""
+    between: tuple[Difference, ...] = ()
+    """Every pair of the user's own plans, over all files of a measure; adjusted together."""
+    beside: tuple[Difference, ...] = ()
+    """As `differences`, of the measure that is shown beside."""
+    binding: Binding | None = None
+    power: Power | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the study ended after its first question, because the budget does not bind."""
+        return not self.differences
+
+    def arm(self, name: str) -> Arm:
+        """An arm by its name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def whole(self) -> tuple[str, ...]:
+        """The tests that a conclusion rests on: the pooled ones, one for each measure, or the only file."""
+        measures = list(dict.fromkeys(test.measure for test in self.tests))
+        return tuple(pooled_name(measure, [test for test in self.tests if test.measure == measure]) for measure in measures)
 
     @model_validator(mode="after")
-    def _every_candidate_on_every_task(self) -> Self:
-        if self.metric not in METRICS:
-            raise ValueError(f"metric {self.metric!r} is not one of {', '.join(METRICS)}")
-        names = [candidate.name for candidate in self.candidates]
+    def _is_consistent(self) -> Self:
+        names = [arm.name for arm in self.arms]
         if len(set(names)) < len(names) or BASELINE not in names:
-            raise ValueError(f"candidates must have names of their own, and one must be {BASELINE}")
-        for task in dict.fromkeys(one.task for one in self.differences):
-            if sorted(one.candidate for one in self.differences if one.task == task) != sorted(names):
-                raise ValueError(f"task {task!r} does not have one difference for each candidate")
-        if not self.differences:
-            raise ValueError("no differences")
-        if odd := next((one for one in self.differences if one.low > one.high), None):
-            raise ValueError(f"{odd.candidate} on {odd.task}: low {odd.low} is above high {odd.high}")
+            raise ValueError(f"arms must have names of their own, and one must be {BASELINE}")
+        for one in (*self.differences, *self.between, *self.beside):
+            if one.measure not in METRICS:
+                raise ValueError(f"measure {one.measure!r} is not one of {', '.join(METRICS)}")
+            if {one.arm, one.other} - set(names):
+                raise ValueError(f"a difference of {one.arm} and {one.other}, which are not both arms")
+            if one.low > one.high:
+                raise ValueError(f"{one.arm} on {one.test}: low {one.low} is above high {one.high}")
         return self
 
 
-def sentence(report: StudyReport) -> str:
-    """The study in plain words: one sentence for every candidate."""
-    shown = (candidate.name for candidate in report.candidates if candidate.name not in UNCOMPARED)
-    return "\n".join(_sentence(report, name) for name in shown)
-
-
-def _sentence(report: StudyReport, name: str) -> str:
-    metric, tasks = METRICS[report.metric], {one.task for one in report.differences} - {POOLED}
-    mine = [difference for difference in report.differences if difference.candidate == name]
-    whole = mine[-1]  # over all tasks, where there are several
-    better, worse = (sum(side(one) for one in mine if one.task in tasks) for side in (_is_better, _is_worse))
-    mean, half = metric.scale * whole.difference, metric.scale * (whole.high - whole.low) / 2
-    if math.isnan(half):
-        return f"{name}: {mean:+.{metric.digits}f} {metric.unit} from uniform LoRA in one seed, which gives no interval."
-    size = f"{mean:+.{metric.digits}f} +- {half:.{metric.digits}f} {metric.unit}"
-    if whole.significant:
-        verb = "beats" if _is_better(whole) else "loses to"
-        return f"{name} {verb} uniform LoRA by {size} (better on {better}, worse on {worse} of {len(tasks)} tasks)."
-    more = f"; {whole.seeds_needed} seeds might be enough" if whole.seeds_needed else ""
-    return f"{name}: no significant difference from uniform LoRA ({size}{more})."
-
-
-def _is_better(one: Difference) -> bool:
-    return one.low > 0
-
-
-def _is_worse(one: Difference) -> bool:
-    return one.high < 0
+def pooled_name(measure: str, tests: "list[TestFile]") -> str:
+    """What the mean over files of one measure is called; a single file keeps its own name."""
+    return tests[0].name if len(tests) == 1 else f"{POOLED} ({measure})"

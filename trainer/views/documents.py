@@ -20,8 +20,9 @@ from spectra.core.files import read_json, write_atomic
 from spectra.views.tables import overview
 from trainer.report import Evaluation, GrowthHistory, RunReport
 from trainer.run_folder import EVALUATION, HISTORY, PLAN, REPORT
-from trainer.study.report import STUDY, StudyReport, sentence
-from trainer.views.tables import evaluation_tables, load_tables, run_summary, study_table
+from trainer.study.report import STUDY, StudyReport
+from trainer.study.verdict import verdict
+from trainer.views.tables import evaluation_tables, load_tables, run_summary, study_tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,9 +105,13 @@ def _run_figures(path: Path) -> Figures:
 
 
 def _study_figures(path: Path) -> Figures:
-    from trainer.views.plots import study_figure
+    from trainer.views.plots import sizes_figure, study_figure
 
-    yield "differences", study_figure(StudyReport.load(path))
+    report = StudyReport.load(path)
+    if report.binding:
+        yield "sizes", sizes_figure(report)
+    if report.differences:
+        yield "differences", study_figure(report)
 
 
 def _study_plans(path: Path) -> list[Path]:
@@ -136,8 +141,8 @@ DOCUMENTS: dict[str, View] = {
     ),
     "study": View(
         load=StudyReport.load,
-        text=lambda path: sentence(StudyReport.load(path)).splitlines(),
-        tables=lambda path: [study_table(StudyReport.load(path))],
+        text=lambda path: verdict(StudyReport.load(path)).splitlines(),
+        tables=lambda path: study_tables(StudyReport.load(path)),
         figures=_study_figures,
         parts=_study_plans,
     ),

@@ -13,7 +13,7 @@ from spectra.views.figures import GREY, PALETTE, heat_map, style
 from spectra.views.layer_grid import Panel
 from trainer.evaluation.metrics import METRICS
 from trainer.report import Evaluation, GrowthEvent, GrowthHistory, RunReport
-from trainer.study.report import UNCOMPARED, StudyReport
+from trainer.study.report import BASELINE, UNCOMPARED, StudyReport
 from trainer.views.tables import place_of
 
 
@@ -94,25 +94,45 @@ def _draw_growth(axes: Axes, events: Sequence[GrowthEvent], layer: str, what: st
 
 
 def study_figure(report: StudyReport) -> Figure:
-    """Differences from uniform LoRA with their intervals, a panel for each task."""
-    metric = METRICS[report.metric]
-    tasks = list(dict.fromkeys(one.task for one in report.differences))
-    names = [candidate.name for candidate in report.candidates if candidate.name not in UNCOMPARED]
+    """Differences from uniform LoRA with their intervals, a panel for each test and for all of a measure."""
+    tests = list(dict.fromkeys(one.test for one in report.differences))
+    names = [arm.name for arm in report.arms if arm.name not in UNCOMPARED]
     with style():
-        figure = Figure(figsize=(1.6 + 2.4 * len(tasks), 1.2 + 0.34 * len(names)), layout="constrained")
-        for task, axes in zip(tasks, figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0], strict=True):
-            shown = {one.candidate: one for one in report.differences if one.task == task}
+        figure = Figure(figsize=(1.6 + 2.6 * len(tests), 1.4 + 0.34 * len(names)), layout="constrained")
+        for test, axes in zip(tests, figure.subplots(1, len(tests), squeeze=False, sharey=True)[0], strict=True):
+            shown = {one.arm: one for one in report.differences if one.test == test}
+            metric = METRICS[next(iter(shown.values())).measure]
             for row, name in enumerate(names):
                 one = shown[name]
-                color = GREY if not one.significant else PALETTE[0] if one.difference > 0 else PALETTE[5]
-                half = metric.scale * (one.high - one.low) / 2
-                axes.errorbar(metric.scale * one.difference, row, xerr=half, fmt="o", ms=4, color=color, capsize=3, lw=1.3)
+                color = PALETTE[0] if one.better else PALETTE[5] if one.worse else GREY
+                middle, low, high = (metric.scale * value for value in (one.difference, one.low, one.high))
+                axes.errorbar(middle, row, xerr=[[middle - low], [high - middle]], fmt="o", ms=4, color=color, capsize=3, lw=1.3)
             axes.axvline(0, color="black", lw=0.8)
             axes.set_yticks(range(len(names)), names)
             # From the top down, in the order of the table.
             axes.set_ylim(len(names) - 0.5, -0.5)
-            axes.set(title=task, xlabel=f"{metric.unit} {'more' if metric.higher_is_better else 'less'}")
-        figure.suptitle("difference from uniform LoRA, 95% intervals for all plans at once", x=0.01, ha="left", fontsize=10)
+            axes.set(title=test, xlabel=f"{metric.unit} ({'more' if metric.higher_is_better else 'less'} is better)")
+        figure.suptitle("difference from uniform LoRA, 95% intervals; grey: not told apart", x=0.01, ha="left", fontsize=10)
+    return figure
+
+
+def sizes_figure(report: StudyReport) -> Figure:
+    """Uniform LoRA by size: does the budget bind?"""
+    assert report.binding
+    found = report.binding
+    metric = METRICS[found.measure]
+    with style():
+        figure = Figure(figsize=(4.6, 3.0), layout="constrained")
+        axes = figure.subplots()
+        sizes = [size.parameters for size in found.sizes]
+        means = [metric.scale * size.mean for size in found.sizes]
+        errors = [metric.scale * (0.0 if math.isnan(size.error) else size.error) for size in found.sizes]
+        axes.errorbar(sizes, means, yerr=errors, fmt="o-", ms=4, color=PALETTE[0], capsize=3, lw=1.3)
+        axes.axvline(report.arm(BASELINE).parameters, color=GREY, lw=0.8, ls=":")
+        axes.set_xscale("log", base=4)
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=20)
+        axes.set(xlabel="trainable parameters of uniform LoRA", ylabel=f"{found.measure} on {found.test}")
+        axes.set_title("the budget binds" if found.binds else f"the budget does not bind: {found.enough:,} lose nothing")
     return figure
 
 

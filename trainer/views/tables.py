@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from rich import box
 from rich.table import Table
 
 from planner.views.tables import most_used
 from spectra.checkpoint.names import parse_name, short_name
-from trainer.evaluation.metrics import METRICS
+from trainer.evaluation.metrics import METRICS, Metric
 from trainer.report import Evaluation, RunReport, Scores
 from trainer.study.report import BASELINE, StudyReport
 
 UNEVEN = 8  # routers that a table shows
+LEFT: dict[str, Any] = {"title_justify": "left", "box": box.SIMPLE_HEAD}
 
 
 def run_summary(report: RunReport) -> str:
@@ -88,32 +90,67 @@ def _speed(report: RunReport) -> str:
     return f"{report.tokens_per_second:,.0f} tokens/s, {report.seconds:,.0f} s; "
 
 
-def study_table(report: StudyReport) -> Table:
-    """Every candidate: its size, its mean score, and its difference from uniform LoRA with its interval, per task."""
-    metric, unit = METRICS[report.metric], METRICS[report.metric].unit
-    title = f"{report.model.name}: {report.seeds} paired seeds, {report.metric}" + (f" in {unit}" if unit else "")
-    caption = "intervals hold for all plans of a task at once, with 95% probability; * excludes zero"
-    caption += "" if metric.higher_is_better else f"\nplus means a lower {report.metric} than uniform LoRA"
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
-    for heading in ("task", "plan"):
-        table.add_column(heading)
-    # A rate that a report does not have is read as math.nan itself, which `in` finds by identity.
-    tuned = any(candidate.learning_rate not in (report.settings.learning_rate, math.nan) for candidate in report.candidates)
-    for heading in ("parameters", *["learning rate"] * tuned, "mean", "difference from uniform LoRA"):
+def study_tables(report: StudyReport) -> list[Table]:
+    """Whether the budget binds, and every arm with its difference from uniform LoRA on each test."""
+    found = [_size_table(report)] if report.binding else []
+    if report.differences:
+        found += [_difference_table(report), _cost_table(report)]
+    return found
+
+
+def _size_table(report: StudyReport) -> Table:
+    found = report.binding
+    assert found
+    metric = METRICS[found.measure]
+    table = Table(title=f"{report.model.name}: uniform LoRA by size, {found.measure} on {found.test}", **LEFT)
+    for heading in ("parameters", "mean", "from the next smaller size", "p"):
         table.add_column(heading, justify="right")
-    of = {candidate.name: candidate for candidate in report.candidates}
-    task = ""
-    for one in report.differences:
-        half = f"{metric.scale * (one.high - one.low) / 2:.{metric.digits}f}"
-        size = f"{metric.scale * one.difference:+.{metric.digits}f} +- {half}{' *' if one.significant else '  '}"
-        # A score is minus the metric where less is better; a reader sees the metric.
-        mean = f"{metric.sign * metric.scale * one.mean:.{metric.digits}f}"
-        mean += f" +- {metric.scale * one.standard_error:.{metric.digits}f}"
-        rate = [f"{of[one.candidate].learning_rate:g}"] * tuned
-        shown = (f"{of[one.candidate].parameters:,}", *rate, mean, "" if one.candidate == BASELINE else size)
-        table.add_row("" if one.task == task else one.task, one.candidate, *shown)
-        task = one.task
+    for size, step in zip(found.sizes, [None, *found.differences], strict=True):
+        mean = f"{metric.scale * size.mean:.{metric.digits}f}"
+        # The report has the smaller minus the larger; a reader goes up.
+        shown = _interval(metric, -step.difference, -step.high, -step.low) if step else ""
+        table.add_row(f"{size.parameters:,}", mean, shown, f"{step.p:.3g}" if step else "")
     return table
+
+
+def _difference_table(report: StudyReport) -> Table:
+    title = f"{report.model.name}: {report.seeds} paired seeds, difference from uniform LoRA"
+    caption = "95% intervals over seeds and examples; p adjusted by Holm for the plans of a test, * below 0.05"
+    table = Table(title=title, caption=caption, caption_justify="left", **LEFT)
+    for heading in ("test", "plan"):
+        table.add_column(heading)
+    for heading in ("parameters", "rate", "mean", "difference", "p"):
+        table.add_column(heading, justify="right")
+    last = ""
+    for one in (*report.differences, *report.beside):
+        metric, arm = METRICS[one.measure], report.arm(one.arm)
+        test = f"{one.test}, {one.measure}" if METRICS[one.measure].unit else one.test
+        mean = f"{metric.scale * one.mean:.{metric.digits}f}"
+        own = one.arm == BASELINE
+        shown = "" if own else _interval(metric, one.difference, one.low, one.high)
+        p = "" if own or math.isnan(one.p) else f"{one.p:.2g}{' *' if one.significant else '  '}"
+        table.add_row("" if test == last else test, arm.name, f"{arm.parameters:,}", f"{arm.learning_rate:g}", mean, shown, p)
+        last = test
+    return table
+
+
+def _cost_table(report: StudyReport) -> Table:
+    table = Table(title="what it took", **LEFT)
+    table.add_column("plan")
+    for heading in ("probing s", "choosing the rate s", "a run s", "peak MiB", "diverged"):
+        table.add_column(heading, justify="right")
+    for arm in report.arms:
+        times = (arm.probing_seconds, arm.tuning_seconds, arm.training_seconds)
+        shown = ("" if math.isnan(time) else f"{time:,.0f}" for time in times)
+        table.add_row(arm.name, *shown, f"{arm.peak_memory / 2**20:,.0f}", f"{arm.diverged} of {arm.runs}")
+    return table
+
+
+def _interval(metric: Metric, mean: float, low: float, high: float) -> str:
+    if math.isnan(mean):
+        return "unknown"
+    middle, low, high = (f"{metric.scale * value:+.{metric.digits}f}" for value in (mean, low, high))  # type: ignore[assignment]
+    return f"{middle} ({low} to {high})"
 
 
 def score_table(rows: Mapping[str, Scores], examples: int, task: str = "") -> Table:

@@ -1,8 +1,13 @@
-"""The runs of a study: each a folder of its own with everything `plan train` and `plan evaluate` write, done once."""
+"""The runs of a study: each a folder of its own with everything that `plan train` writes, done once, by whoever comes first.
+
+A run is known by its content (study.py), so that several studies, processes and machines can share a folder of runs: a run that
+another one is doing is left to it and waited for.
+"""
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -10,36 +15,69 @@ from dataclasses import dataclass
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, Literal
 
 from planner import Plan
 from spectra import InputError
+from spectra.core.documents import Document, Measured, Value
+from spectra.core.locks import HeldError, held
 from spectra.core.log import LOG, warnings_only
 from trainer.quiet import quiet_libraries
-from trainer.report import Evaluation
-from trainer.run_folder import EVALUATION
+from trainer.report import Scores
 from trainer.settings import TrainSettings
+
+OUTCOME = "outcome.json"
+WAIT = 2.0  # seconds between two looks at a run that another process is doing
+
+
+class Scored(Value):
+    """What a run scored on one file."""
+
+    scores: Scores
+    by_example: dict[str, tuple[Measured, ...]]
+    """Measure -> value of every example, in the file's order."""
+
+
+class Outcome(Document):
+    """How a run of a study ended."""
+
+    kind: Literal["outcome"] = "outcome"
+    diverged: str = ""
+    """Why there are no scores: the loss was not finite."""
+    seconds: Measured
+    """Of training; NaN for a run that was interrupted and resumed."""
+    peak_memory: int
+    tests: dict[str, Scored]
+    """Content's sha256 of a held-out file -> its scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One run."""
 
-    candidate: str
-    plan: str
+    arm: str
+    plan: Plan
+    plan_file: str
     model: str
     data: tuple[str, ...]
-    tests: tuple[str, ...]
+    tests: Mapping[str, str]
+    """Content's sha256 -> held-out file."""
     folder: str
     settings: TrainSettings
     threads: int
-    of_sweep: bool = False
-    """Whether a loss that is not finite is an answer, instead of a reason to stop."""
 
     @property
-    def result(self) -> Path:
-        """The study's own copy of the scores: `plan evaluate` on the run's folder may write others there."""
-        return Path(self.folder) / "study-evaluation.json"
+    def outcome(self) -> Path:
+        """The study's own note of how the run ended."""
+        return Path(self.folder) / OUTCOME
+
+    @property
+    def kept(self) -> Outcome | None:
+        """The outcome, if it is there and has all tests."""
+        if not self.outcome.exists():
+            return None
+        found = Outcome.load(self.outcome)
+        return found if found.diverged or self.tests.keys() <= found.tests.keys() else None
 
 
 def workers() -> int:
@@ -58,45 +96,53 @@ def threads(processes: int) -> int:
     return max(1, (os.cpu_count() or 1) // processes)
 
 
-def run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Evaluation | None]]:
-    """All runs, those first that are already there; None for a trial that diverged.
+def run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Outcome]]:
+    """All runs, those first that are already there.
 
     Raises:
         InputError: a run that cannot be trained, or a worker that was killed though it was alone.
     """
     todo = []
     for job in jobs:
-        if job.result.exists():
-            yield job, _kept(job)
+        if found := job.kept:
+            yield job, found
         else:
             todo.append(job)
+    while todo:
+        # Those that another process has in hand come back as None, and are looked at again.
+        done = set()
+        for job, outcome in _pass(todo, processes):
+            if outcome:
+                done.add(job.folder)
+                yield job, outcome
+        todo = [job for job in todo if job.folder not in done]
+        if todo and not done:
+            time.sleep(WAIT)
+
+
+def _pass(todo: Sequence[Job], processes: int) -> Iterator[tuple[Job, Outcome | None]]:
+    """Every run once; None for those that another process is doing."""
     if processes == 1:
         yield from ((job, _run(job)) for job in todo)
         return
+    left = list(todo)
     # The kernel kills for want of memory. With one worker killed a pool can do nothing more, so the rest gets a smaller one.
-    for at_a_time in range(processes, 0, -1):
+    for at_a_time in range(min(processes, len(left)), 0, -1):
         done = set()
         try:
-            for job, evaluation in _in_workers(todo, at_a_time):
+            for job, outcome in _in_workers(left, at_a_time):
                 done.add(job.folder)
-                yield job, evaluation
+                yield job, outcome
             return
         except BrokenProcessPool:
-            todo = [job for job in todo if job.folder not in done]
+            left = [job for job in left if job.folder not in done]
             LOG.warning(f"a worker was killed, perhaps for want of memory; going on with {max(1, at_a_time - 1)} at a time")
     raise InputError(
-        f"{todo[0].folder}: its process was killed, though it ran alone; is there memory for one run? Repeat the command"
+        f"{left[0].folder}: its process was killed, though it ran alone; is there memory for one run? Repeat the command"
     )
 
 
-def _kept(job: Job) -> Evaluation:
-    found = Evaluation.load(job.result)
-    if [task.name for task in found.tasks] != [Path(test).stem for test in job.tests]:
-        raise InputError(f"{job.result}: has the scores of other tasks; remove it to repeat the run")
-    return found
-
-
-def _in_workers(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Evaluation | None]]:
+def _in_workers(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Outcome | None]]:
     # A forked process can use neither CUDA nor torch's threads if its parent has begun to.
     context = get_context("spawn")
     # Workers have no numbers of their own; each takes one device out of the queue when it starts.
@@ -105,7 +151,7 @@ def _in_workers(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Eval
         devices.put(slot % max(1, _gpus()))  # more runs than GPUs share them
     others = set(active_children())
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(devices,)) as pool:
-        running: dict[Future[Evaluation | None], Job] = {}
+        running: dict[Future[Outcome | None], Job] = {}
         try:
             with _no_interrupt():
                 running |= {pool.submit(_run, job): job for job in jobs}
@@ -164,8 +210,17 @@ def _take_device(devices: Any) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = given.split(",")[number % len(given.split(","))] if given else str(number)
 
 
-def _run(job: Job) -> Evaluation | None:
-    """Train and evaluate, going on where an earlier attempt stopped."""
+def _run(job: Job) -> Outcome | None:
+    """Train and score, going on where an earlier attempt stopped; None if another process is at it."""
+    try:
+        # Beside the folder, which the run itself holds while it trains.
+        with held(Path(job.folder).with_name(Path(job.folder).name.rpartition(".")[2]), "does this run"):
+            return job.kept or _done(job)
+    except HeldError:
+        return None
+
+
+def _done(job: Job) -> Outcome:
     # What loads torch is imported here, in the worker, after `_take_device`: once torch has looked for GPUs, CUDA_VISIBLE_DEVICES
     # changes nothing.
     import torch
@@ -177,17 +232,26 @@ def _run(job: Job) -> Evaluation | None:
     # Put back afterwards, because with one process at a time this is the caller's own.
     before = torch.get_num_threads()
     torch.set_num_threads(job.threads)
+    known = Outcome.load(job.outcome) if job.outcome.exists() else None
+    begun = time.monotonic()
     try:
         with warnings_only():  # dozens of runs would each say what they adapted
-            train(Plan.load(job.plan), job.model, job.data, job.folder, job.settings, resume=True)
-            evaluation = evaluate(job.folder, job.tests, untrained=False, precision=job.settings.precision)
-    except DivergedError:
-        if not job.of_sweep:
-            raise
-        return None
+            report = train(Plan.load(job.plan_file), job.model, job.data, job.folder, job.settings, resume=True)
+            seconds, memory = (known.seconds, known.peak_memory) if known else (report.seconds, report.peak_memory)
+            missing = {digest: file for digest, file in job.tests.items() if not known or digest not in known.tests}
+            options: dict[str, Any] = {"untrained": False, "by_example": True, "precision": job.settings.precision}
+            evaluation = evaluate(job.folder, list(missing.values()), **options)
+    except DivergedError as error:
+        found = Outcome(diverged=str(error), seconds=time.monotonic() - begun, peak_memory=0, tests={})
+    else:
+        scored = {
+            digest: Scored(scores=task.trained, by_example=task.by_example)
+            for digest, task in zip(missing, evaluation.tasks, strict=True)
+        }
+        found = Outcome(seconds=seconds, peak_memory=memory, tests=(known.tests if known else {}) | scored)
     finally:
         torch.set_num_threads(before)
-    evaluation.save(Path(job.folder) / EVALUATION)
+    Path(job.folder).mkdir(parents=True, exist_ok=True)  # a run that diverged at once has left none
     # Last: this file is what says that the run is done.
-    evaluation.save(job.result)
-    return evaluation
+    found.save(job.outcome)
+    return found
