@@ -178,7 +178,7 @@ def merge(run: Path, output: Path, base: str | None) -> None:
     type=PATH,
     multiple=True,
     required=True,
-    help="Held-out file; repeat for several. Each keeps its own measure.",
+    help="Held-out file, which keeps its own measure; repeat for several.",
 )
 @click.option("-o", "--output", type=PATH, default=Path("study"), show_default=True, help="Folder of the study.")
 @click.option(
@@ -188,7 +188,7 @@ def merge(run: Path, output: Path, base: str | None) -> None:
 @click.option("--seeds", type=click.IntRange(2), default=5, show_default=True, help="Runs per plan.")
 @click.option(
     "--binding", type=click.Choice(get_args(Bind)), default="stop", show_default=True,
-    help="Whether to ask first if the budget binds, by uniform LoRA of other sizes: stop the study if it does not, only note it, or skip the question.",
+    help="Ask first if the budget binds, by uniform LoRA of other sizes, and stop if not; or only note it, or skip the question.",
 )  # fmt: skip
 @click.option(
     "--no-baselines", "baselines", flag_value=False, type=bool, default=True,
@@ -196,7 +196,7 @@ def merge(run: Path, output: Path, base: str | None) -> None:
 )  # fmt: skip
 @click.option(
     "--lr-sweep", "rates", callback=numbers,
-    help="Learning rates such as 0.001,0.003, of which each plan gets its best; a single one is for all.  [default: steps of two]",
+    help="Learning rates such as 0.001,0.003, of which each plan gets its best; a single one is for all.  [default: steps of 2]",
 )  # fmt: skip
 @click.option("--processes", type=click.IntRange(1), help="Runs at a time.  [default: one per core, or per GPU]")
 @json_option

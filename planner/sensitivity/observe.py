@@ -1,7 +1,7 @@
 """An identity on a module's output whose backward pass hands over the module's inputs and the gradient of its output.
 
-The inputs are saved through autograd, as a LoRA on the module would save them, so gradient checkpointing drops and recomputes them
-like everything else.
+The inputs are saved through autograd, as a LoRA on the module would save them, so gradient checkpointing drops and recomputes
+them like everything else.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a study compares: the user's plans, each with settings of its own if wished, and the baselines that a reviewer asks for."""
+"""What a study compares: the user's plans, each with settings of its own if wished, and the baselines of a reviewer."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

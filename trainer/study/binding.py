@@ -1,11 +1,14 @@
-"""Does the budget bind? Where a plan of a quarter of the size loses nothing, and one of four times the size wins nothing, the
-place of the parameters cannot matter either, and no comparison of plans will find anything.
+"""Does the budget bind?
+
+Where a plan of a quarter of the size loses nothing, and one of four times the size wins nothing, the place of the parameters
+cannot matter either, and no comparison of plans will find anything.
 
 Uniform LoRA is trained at a quarter of the plans' size, at all of it and at four times it, each at its own learning rate. While
 the smallest loses nothing, a quarter of it is tried too.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from spectra import Checkpoint, InputError
 from trainer.evaluation.metrics import METRICS
@@ -53,7 +56,7 @@ def check(scores: Scores, sizes: Sequence[Candidate], whole: Candidate, tests: S
     """
     name, files = list(groups([test for test in tests if test.measure == tests[0].measure]).items())[-1]
     measure, ordered = files[0].measure, sorted(sizes, key=lambda candidate: candidate.plan.parameters)
-    pairs = list(zip(ordered, ordered[1:], strict=False))
+    pairs = list(pairwise(ordered))
     differences = adjusted([scores.difference(one.name, other.name, name, files, measure) for one, other in pairs])
     found = _sizes(scores, ordered, files, measure)
     sign = METRICS[measure].sign

@@ -176,15 +176,13 @@ class _Course:
             self.tried |= tuned(study, new, self._trials) or {candidate.name: () for candidate in new}
         rate = {name: best(tried) if tried else study.settings.rate for name, tried in self.tried.items()}
         jobs = [
-            (seed, study.job(candidate, seed, rate[candidate.name]))
+            study.job(candidate, seed, rate[candidate.name])
             for seed in range(seeds)
             for candidate in candidates
-            if seed not in {one.seed for one in self.results if one.arm == candidate.name}
-            and len(self.counted.get(candidate.name, ())) <= seed
+            if seed >= len(self.counted.get(candidate.name, ()))
         ]
-        seed_of = {job.folder: seed for seed, job in jobs}
-        for job, outcome in self._run([job for _, job in jobs]):
-            self._note(job, seed_of[job.folder], outcome)
+        for job, outcome in self._run(jobs):
+            self._note(job, outcome)
 
     def _trials(self, jobs: Sequence[Job]) -> list[tuple[Job, Outcome]]:
         found = self._run(jobs)
@@ -194,18 +192,18 @@ class _Course:
 
     def _run(self, jobs: Sequence[Job]) -> list[tuple[Job, Outcome]]:
         save_plans(jobs)
-        found, total = [], self.done + len(jobs)
         # Two arms may be the same run, such as two names of one plan: it is done once.
-        unique = {job.folder: job for job in jobs}
-        outcomes: dict[str, Outcome] = {}
+        unique = {job.key: job for job in jobs}
+        outcomes: dict[str, tuple[str, Outcome]] = {}
+        total = self.done + len(unique)
         for job, outcome in run_all(list(unique.values()), self.study.processes):
-            outcomes[job.folder] = outcome
+            outcomes[job.key] = job.folder, outcome
             self.done += 1
             self.progress(self.done, total, Path(job.folder).name.rpartition(".")[0])
-        found += [(job, outcomes[job.folder]) for job in jobs]
-        return found
+        return [(replace(job, folder=outcomes[job.key][0]), outcomes[job.key][1]) for job in jobs]
 
-    def _note(self, job: Job, seed: int, outcome: Outcome) -> None:
+    def _note(self, job: Job, outcome: Outcome) -> None:
+        seed = job.settings.seed
         self.counted.setdefault(job.arm, []).append(outcome)
         self.scores.add(job.arm, seed, outcome)
         if outcome.diverged:

@@ -1,4 +1,4 @@
-"""From the scores of runs, example by example, to differences of arms: what is paired with what, and what is adjusted together."""
+"""From the scores of runs, example by example, to differences of arms: what is paired, and what is adjusted together."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -67,6 +67,11 @@ class Job:
     threads: int
 
     @property
+    def key(self) -> str:
+        """What the run is known by, whatever its arm is called."""
+        return Path(self.folder).name.rpartition(".")[2]
+
+    @property
     def outcome(self) -> Path:
         """The study's own note of how the run ended."""
         return Path(self.folder) / OUTCOME
@@ -214,7 +219,7 @@ def _run(job: Job) -> Outcome | None:
     """Train and score, going on where an earlier attempt stopped; None if another process is at it."""
     try:
         # Beside the folder, which the run itself holds while it trains.
-        with held(Path(job.folder).with_name(Path(job.folder).name.rpartition(".")[2]), "does this run"):
+        with held(Path(job.folder).with_name(job.key), "does this run"):
             return job.kept or _done(job)
     except HeldError:
         return None

@@ -147,8 +147,8 @@ def _cost_table(report: StudyReport) -> Table:
 
 
 def _interval(metric: Metric, mean: float, low: float, high: float) -> str:
-    if math.isnan(mean):
-        return "unknown"
+    if math.isnan(low):  # one seed, or not a single example that the two answer otherwise
+        return "unknown" if math.isnan(mean) else f"{metric.scale * mean:+.{metric.digits}f} (nothing varies)"
     middle, low, high = (f"{metric.scale * value:+.{metric.digits}f}" for value in (mean, low, high))  # type: ignore[assignment]
     return f"{middle} ({low} to {high})"
 
