@@ -1,4 +1,4 @@
-"""Run what `prepare.py` wrote on one GPU, many runs at once, until done or out of time: `gpu.py MODEL FILE OUT SECONDS [PART OF]`.
+"""Run what `prepare.py` wrote on one GPU, many runs at once: `gpu.py MODEL FILE OUT SECONDS [PART PARTS [STAGES]]`.
 
 MODEL is a folder in Hugging Face layout or a GGUF file. For every arm first a sweep of learning rates on nine tenths of the
 training data, scored on the tenth; then the seeds at the best rate, scored on the test file, every example by itself. Results are
@@ -16,7 +16,7 @@ from many import Many, Rows, Run
 from transformers import AutoModelForCausalLM
 
 STEPS, BATCH = 150, 16
-TOKENS = 80_000  # of one pass: about a megabyte of activations each
+PER_TOKEN = 0.9e6  # bytes of activations
 
 
 def load(model: Path) -> torch.nn.Module:
@@ -39,6 +39,8 @@ class Study:
         self.described = torch.load(file, weights_only=False)
         self.place = out / f"results-{part}.pt"
         self.found = torch.load(self.place, weights_only=False) if self.place.exists() else {}
+        memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 4e9
+        self.tokens = int(0.8 * memory / parts / PER_TOKEN)
         self.many = Many(load(model), self.described["modules"], STEPS, BATCH)
         self.device = str(self.many.device)
         names = list(self.described["tasks"])
@@ -110,14 +112,20 @@ class Study:
                 print("out of time", flush=True)
                 return
             # Shared out evenly: 40 runs are twice 20 and not 32 and 8.
-            most = max(1, TOKENS // (BATCH * self.of(task, train).ids.shape[1]))
+            most = max(1, self.tokens // (BATCH * self.of(task, train).ids.shape[1]))
             taken = -(-len(todo) // -(-len(todo) // most))
             now, todo = todo[:taken], todo[taken:]
             begun = time.monotonic()
             rows, tests = self.of(task, train), self.of(task, score)
-            last = self.many.train([run for _, run in now], rows)
-            trained = time.monotonic() - begun
-            losses = self.many.losses(tests, len(now))
+            try:
+                last = self.many.train([run for _, run in now], rows)
+                trained = time.monotonic() - begun
+                losses = self.many.losses(tests, len(now))
+            except torch.cuda.OutOfMemoryError:
+                print(f"no memory for {taken} runs of {task}", flush=True)
+                self.tokens, todo = self.tokens // 2, [*now, *todo]
+                self.many.forget()
+                continue
             for (arm, run), row, end in zip(now, losses, last, strict=True):
                 key = task, arm["label"], kind, run.seed, run.rate
                 self.found[key] = {"losses": row, "train": end, "seconds": (time.monotonic() - begun) / len(now)}

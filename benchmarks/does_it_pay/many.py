@@ -2,12 +2,14 @@
 
 A small language model does not fill a GPU, and a study consists of hundreds of runs on the same base. Here the batches of K runs
 lie one after the other in one pass, the base's products serve all of them, and each run's adapters see their own rows alone. On
-a GPU a step is captured as a CUDA graph once and replayed, or launching its kernels would take most of the time. A run has what `plan train` gives it: its order of the data, its initial numbers, AdamW, clipping, warm-up and decay of its own.
-`python benchmarks/does_it_pay/many.py` holds two of its runs against `plan train` (same losses to rounding).
+a GPU a step is captured as a CUDA graph once and replayed, or launching its kernels would take most of the time. A run has what
+`plan train` gives it: its order of the data, its initial numbers, AdamW, clipping, warm-up and decay of its own.
+`python benchmarks/does_it_pay/many.py MODEL TRAIN.jsonl` holds two of its runs against `plan train` (same losses to rounding).
 
 Plans are plain LoRAs on linear modules. Shapes: K runs, b rows per run, T tokens, R rank (padded to the largest of the K).
 """
 
+import gc
 import hashlib
 import json
 import math
@@ -147,6 +149,7 @@ class Many:
         Returns:
             Each run's mean training loss over its last tenth of steps; NaN if it diverged.
         """
+        self.forget()
         self._start(runs)
         orders = torch.stack([self._order(run.seed, len(rows)) for run in runs], dim=1).flatten(1).to(self.device)
         self.index, self.numbers = orders[0].clone(), torch.ones(3, device=self.device)
@@ -161,6 +164,14 @@ class Many:
             if step >= self.steps - counted:
                 last += self.step_losses
         return (last / counted).tolist()
+
+    def forget(self) -> None:
+        """Let go of all runs and the memory they took."""
+        for site in self.sites.values():
+            site.adapters = ()
+        self.__dict__.pop("step_losses", None)
+        gc.collect()
+        torch.cuda.empty_cache()
 
     def _captured(self, rows: Rows, runs: int) -> Callable[[], None]:
         """A step as a graph. Capturing needs a few steps before it, whose traces are removed."""
