@@ -50,18 +50,22 @@ class Study:
     def of(self, task: str, part: str) -> Rows:
         """Rows of a task, on the device once."""
         if (task, part) not in self.rows:
-            self.rows[task, part] = Rows.of(self.described["tasks"][task][part], self.device)
+            given = self.described["tasks"][task]
+            # The few longest would make all rows as long: of their prompts the front is left out, as `max_length` does.
+            most = int(np.quantile([len(row) for row in given["train"]["input_ids"]], 0.97))
+            cut = {name: [row[-most:] for row in given[part][name]] for name in ("input_ids", "labels")}
+            self.rows[task, part] = Rows.of(cut, self.device)
         return self.rows[task, part]
 
-    def run(self, stages: list[list[int]]) -> None:
-        """All stages of all tasks, in order, while there is time; those of one list together."""
-        for together in stages:
+    def run(self, passes: list[tuple[list[int], int]]) -> None:
+        """Passes over all tasks while there is time: the arms of some stages with so many seeds."""
+        for together, seeds in passes:
             for task in self.tasks:
                 arms = [arm for arm in self.described["tasks"][task]["arms"] if arm["stage"] in together]
                 # Ranks are padded to the largest of a group: rank 32 would make all others as large.
                 for sizes in ([arm for arm in arms if arm["size"] <= 8], [arm for arm in arms if arm["size"] > 8]):
                     self.sweep(task, sizes)
-                    self.seeds(task, sizes)
+                    self.seeds(task, sizes, seeds)
 
     def sweep(self, task: str, arms: list[dict]) -> None:
         """Choose each arm's learning rate."""
@@ -88,13 +92,13 @@ class Study:
                     flush=True,
                 )
 
-    def seeds(self, task: str, arms: list[dict]) -> None:
+    def seeds(self, task: str, arms: list[dict], seeds: int) -> None:
         """The runs that count."""
         runs = [
             (arm, self.as_run(arm, arm["rate"], seed))
             for arm in arms
             if "rate" in arm
-            for seed in range(arm["first_seed"], arm["first_seed"] + arm["seeds"])
+            for seed in range(min(seeds, arm["seeds"]))
         ]
         self.group(task, "seeds", runs, "train", "test")
 
@@ -143,11 +147,13 @@ class Study:
             )
 
 
-def main(model: str, file: str, out: str, seconds: str, part: str = "0", parts: str = "1", stages: str = "01,2,3,4") -> None:
+def main(
+    model: str, file: str, out: str, seconds: str, part: str = "0", parts: str = "1", passes: str = "01:4,01:8,2:4,3:4,01:16,4:8"
+) -> None:
     """Run."""
     Path(out).mkdir(parents=True, exist_ok=True)
     Study(Path(model), Path(file), Path(out), float(seconds), int(part), int(parts)).run(
-        [list(map(int, one)) for one in stages.split(",")]
+        [(list(map(int, one.split(":")[0])), int(one.split(":")[1])) for one in passes.split(",")]
     )
 
 
