@@ -3,8 +3,7 @@
 import numpy as np
 
 from spectra.report import ModelInfo
-from trainer import Evaluation, TrainSettings
-from trainer.report import TaskEvaluation
+from trainer import TrainSettings
 from trainer.study.differences import Scores, against, between
 from trainer.study.report import Arm, Result, StudyReport, TestFile
 from trainer.study.runs import Outcome, Scored
@@ -21,7 +20,9 @@ def outcome_of(tests, measure, **changes):
     for name, value in tests.items():
         values = np.asarray(value) if np.ndim(value) else value + pattern
         by_example = {"loss": (1.0,) * len(values)} | {measure: tuple(values.tolist())}
-        scored[name] = Scored(scores={measure: float(values.mean()), "loss": float(np.mean(by_example["loss"]))}, by_example=by_example)
+        scored[name] = Scored(
+            scores={measure: float(values.mean()), "loss": float(np.mean(by_example["loss"]))}, by_example=by_example
+        )
     return Outcome(**{"seconds": 1.0, "peak_memory": 2**20, "tests": scored} | changes)
 
 
@@ -58,11 +59,3 @@ def study_of(scores, measure, **changes):
         "between": between(found, names[1:], files),
     }  # fmt: skip
     return StudyReport(**values | changes)
-
-
-def evaluation_of(**tasks):
-    """An evaluation with the scores of some tasks."""
-    parts = tuple(
-        TaskEvaluation(name=name, examples=1, trained=scores, untrained={}, majority={}) for name, scores in tasks.items()
-    )
-    return Evaluation(tasks=parts, examples=len(parts), truncated=0, trained=parts[0].trained, untrained={}, majority={})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spectra import open_checkpoint
-from tests.trainer.study.examples import scores_of, files_of
+from tests.trainer.study.examples import files_of, scores_of
 from trainer.study.arms import Candidate
 from trainer.study.binding import check, neighbours, next_smaller, sized, told
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.trainer.study.examples import outcome_of, scores_of, files_of
+from tests.trainer.study.examples import files_of, outcome_of, scores_of
 from trainer.study.differences import Scores, against, beside, between, groups, measures_of
 from trainer.study.report import BASELINE, TestFile
 

@@ -1,9 +1,10 @@
-"""Runs of a study: each done once, in this process or in workers that end with it."""
+"""Runs of a study: each done once, by this process, by workers that end with it, or by another process."""
 
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,16 +13,18 @@ import pytest
 import torch
 
 from spectra import InputError
-from tests.trainer.study.examples import QUICK, evaluation_of
-from trainer import Evaluation
-from trainer.run_folder import EVALUATION, WEIGHTS
-from trainer.study.jobs import Job, run_all, threads, workers
-from trainer.training.loop import DivergedError
+from spectra.core.locks import held
+from tests.trainer.examples import write_rows
+from tests.trainer.study.examples import QUICK, outcome_of
+from trainer import evaluate
+from trainer.run_folder import WEIGHTS
+from trainer.study import runs
+from trainer.study.runs import Job, Outcome, run_all, threads, workers
 
 ROOT = Path(__file__).parents[3]
 STUDY = """
 import os, signal, time
-from trainer.study import jobs
+from trainer.study import runs
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
@@ -30,10 +33,10 @@ def wait(job):
     print(os.getpid(), flush=True)
     time.sleep(600)
 
-jobs._run = wait
+runs._run = wait
 
 if __name__ == "__main__":
-    list(jobs._in_workers(["one", "other"], 1))
+    list(runs._in_workers(["one", "other"], 1))
 """
 
 
@@ -41,8 +44,8 @@ if __name__ == "__main__":
 def job(tiny_llama, lora_plan, sentences, tmp_path):
     lora_plan.save(tmp_path / "plan.json")
     return Job(
-        candidate="mine", plan=str(tmp_path / "plan.json"), model=str(tiny_llama), data=(str(sentences),),
-        tests=(str(sentences),), folder=str(tmp_path / "run"), settings=QUICK, threads=1,
+        arm="mine", plan=lora_plan, plan_file=str(tmp_path / "plan.json"), model=str(tiny_llama), data=(str(sentences),),
+        tests={"digest": str(sentences)}, folder=str(tmp_path / "runs" / "mine.seed-0.abc"), settings=QUICK, threads=1,
     )  # fmt: skip
 
 
@@ -60,48 +63,87 @@ def test_one_run_per_gpu(monkeypatch):
 
 
 def test_what_is_finished_is_read_and_not_repeated(job):
-    job = replace(job, plan="nowhere.json")  # repeating it would fail
-    done = evaluation_of(text={"loss": 1.0})
-    done.save(job.result)
+    job = replace(job, plan_file="nowhere.json")  # repeating it would fail
+    assert (job.key, job.kept) == ("abc", None)
+    done = outcome_of({"digest": 1.0}, "loss")
+    done.save(job.outcome)
     assert list(run_all([job], 1)) == list(run_all([job], 2)) == [(job, done)]
+    assert replace(job, tests={"digest": "a", "another": "b"}).kept is None
+    diverged = done.model_copy(update={"diverged": "the loss is not finite", "tests": {}})
+    diverged.save(job.outcome)
+    assert job.kept == diverged
 
 
 @pytest.mark.training
-def test_a_run_is_trained_evaluated_and_kept(job):
+def test_a_run_is_trained_scored_and_kept(job):
     before = torch.get_num_threads()
-    ((same, evaluation),) = run_all([job], 1)
+    ((same, outcome),) = run_all([job], 1)
     assert same is job
     assert torch.get_num_threads() == before
-    assert [task.name for task in evaluation.tasks] == ["text"]
-    assert evaluation.untrained == {}  # nobody compares it
+    evaluation = evaluate(job.folder, job.tests.values(), untrained=False, by_example=True, precision="fp32")
+    assert outcome.tests["digest"].scores == evaluation.tasks[0].trained
+    assert outcome.tests["digest"].by_example == evaluation.tasks[0].by_example
     assert (Path(job.folder) / WEIGHTS).is_file()
-    assert Evaluation.load(job.result) == Evaluation.load(Path(job.folder) / EVALUATION) == evaluation
+    assert Outcome.load(job.outcome) == outcome == job.kept
+    assert outcome.seconds > 0
 
 
 @pytest.mark.training
-def test_a_trial_that_diverges_is_an_answer_and_a_run_that_does_a_reason_to_stop(job):
+def test_another_test_file_is_scored_without_training_again(job, tmp_path):
+    ((_, first),) = run_all([job], 1)
+    trained = (Path(job.folder) / WEIGHTS).stat().st_mtime_ns
+    more = write_rows(tmp_path / "more.jsonl", [{"text": "one more text"}, {"text": "and another"}])
+    ((_, both),) = run_all([replace(job, tests={"more": str(more), **job.tests})], 1)
+    assert set(both.tests) == {"digest", "more"}
+    assert (both.tests["digest"], both.seconds) == (first.tests["digest"], first.seconds)
+    assert len(both.tests["more"].by_example["loss"]) == 2
+    assert (Path(job.folder) / WEIGHTS).stat().st_mtime_ns == trained
+
+
+@pytest.mark.training
+def test_a_run_that_diverges_is_an_outcome(job):
     wild = replace(job, settings=QUICK.model_copy(update={"learning_rate": 1e30, "max_steps": 8}))
-    assert list(run_all([replace(wild, of_sweep=True)], 1)) == [(replace(wild, of_sweep=True), None)]
-    with pytest.raises(DivergedError, match="lower the learning rate"):
-        list(run_all([wild], 1))
+    ((_, outcome),) = run_all([wild], 1)
+    assert "lower the learning rate" in outcome.diverged
+    assert outcome.tests == {}
+    assert wild.kept == outcome
 
 
 @pytest.mark.training
 def test_workers_find_what_one_process_finds(job, tmp_path):
-    two = [replace(job, folder=str(tmp_path / name)) for name in ("one", "other")]
-    alone = {found.folder: evaluation for found, evaluation in run_all([replace(job, folder=str(tmp_path / "alone"))], 1)}
-    together = {found.folder: evaluation for found, evaluation in run_all(two, 2)}
+    two = [replace(job, folder=str(tmp_path / f"{name}.{name}")) for name in ("one", "other")]
+    ((_, alone),) = run_all([replace(job, folder=str(tmp_path / "alone.alone"))], 1)
+    together = {found.folder: outcome for found, outcome in run_all(two, 2)}
     assert together.keys() == {found.folder for found in two}
-    assert all(evaluation == alone[str(tmp_path / "alone")] for evaluation in together.values())
+    assert all(outcome.tests == alone.tests for outcome in together.values())
+
+
+def test_a_run_that_another_process_is_at_is_waited_for(job, monkeypatch):
+    monkeypatch.setattr(runs, "WAIT", 0.05)
+    monkeypatch.setattr(runs, "_done", lambda job: pytest.fail("done twice"))
+    done = outcome_of({"digest": 1.0}, "loss")
+    taken = threading.Event()
+
+    def other():
+        with held(Path(job.folder).with_name(job.key), "does this run"):
+            taken.set()
+            time.sleep(0.3)
+            done.save(job.outcome)
+
+    worker = threading.Thread(target=other)
+    worker.start()
+    taken.wait(10)
+    assert list(run_all([job], 1)) == [(job, done)]
+    worker.join()
 
 
 def killed_once(job):
     """A worker's work: the first to do it is killed by the kernel."""
-    mark = Path(job.folder)
+    mark = Path(job.folder).with_name("killed")
     if not mark.exists():
         mark.mkdir(parents=True)
         os.kill(os.getpid(), signal.SIGKILL)
-    return evaluation_of(text={"loss": 1.0})
+    return outcome_of({"digest": 1.0}, "loss")
 
 
 def killed_always(job):
@@ -110,12 +152,13 @@ def killed_always(job):
 
 @pytest.mark.training
 def test_a_study_outlives_a_killed_worker(job, monkeypatch, caplog):
-    monkeypatch.setattr("trainer.study.jobs._run", killed_once)
-    ((same, evaluation),) = run_all([job], 2)
-    assert same is job
-    assert evaluation.trained == {"loss": 1.0}
+    monkeypatch.setattr("trainer.study.runs._run", killed_once)
+    two = [job, replace(job, folder=f"{job.folder}d")]
+    found = list(run_all(two, 2))
+    assert {one.folder for one, _ in found} == {one.folder for one in two}
+    assert all(outcome.tests["digest"].scores["loss"] == pytest.approx(1.0) for _, outcome in found)
     assert "a worker was killed, perhaps for want of memory; going on with 1 at a time" in caplog.text
-    monkeypatch.setattr("trainer.study.jobs._run", killed_always)
+    monkeypatch.setattr("trainer.study.runs._run", killed_always)
     with pytest.raises(InputError, match="its process was killed, though it ran alone; is there memory for one run"):
         list(run_all([job], 2))
 

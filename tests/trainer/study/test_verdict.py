@@ -22,7 +22,9 @@ def test_better_and_worse_plans_are_named_with_their_size_and_the_others_counted
     )  # fmt: skip
     budget, plans, means = verdict(study).splitlines()
     assert budget == "Whether the budget binds was not asked (`binding` skip)."
-    assert plans.startswith("up beats uniform LoRA by 5.00 points (4.75 to 5.25); down loses to uniform LoRA by 5.00 points (4.75 to")
+    assert plans.startswith(
+        "up beats uniform LoRA by 5.00 points (4.75 to 5.25); down loses to uniform LoRA by 5.00 points (4.75 to"
+    )
     assert "; 1 other is not told apart from it." in plans
     assert "head-only" not in plans.partition("Beside")[0]
     assert means.startswith("3 seeds on 20 examples; 0 of 10 runs diverged.")
@@ -30,8 +32,10 @@ def test_better_and_worse_plans_are_named_with_their_size_and_the_others_counted
 
 def test_nothing_is_claimed_where_nothing_is_told_apart():
     study = study_of({BASELINE: {"t": BASE}, "wild": {"t": BASE + np.array([0.2, -0.1, 0.05])}}, "loss")
-    assert verdict(study).splitlines()[1].startswith(
-        "No plan is told apart from uniform LoRA; the largest difference is wild's, +0.050 nats per token (-0."
+    assert (
+        verdict(study)
+        .splitlines()[1]
+        .startswith("No plan is told apart from uniform LoRA; the largest difference is wild's, +0.050 nats per token (-0.")
     )
 
 
