@@ -132,11 +132,14 @@ def _damage(file, rng):
         file.write_bytes(mutations.mutated_bytes(raw, rng))
 
 
+RUN_FILES = ("outcome.json", "loraplan.json", "run.json")
+
+
 def study(folder, rng):
     """A study's folder with one file damaged or gone."""
     shutil.copytree(GIVEN / "study", folder / "study")
-    file = rng.choice(["study.json", "study.json", "manifest.json", "runs/uniform-lora/seed-0/study-evaluation.json",
-                       "plans/uniform-lora.json", "runs/random/seed-1/manifest.json", "runs/random/seed-1/loraplan.json"])  # fmt: skip
+    kept = {f"runs/{path.name}/{name}" for path in (GIVEN / "study" / "runs").glob("*.seed-*") for name in RUN_FILES}
+    file = rng.choice(["study.json"] * len(kept) + ["plans/uniform-lora.json"] * 4 + sorted(kept))
     _damage(folder / "study" / file, rng)
     if file == "study.json":
         return rng.choice([["plot", "study", "-o", "out"], ["report", "study", "-o", "out.html"], ["show", "study"]])

@@ -70,6 +70,10 @@ def compare(folder):
         1,
         "--seeds",
         2,
+        "--lr-sweep",
+        1e-3,
+        "--binding",
+        "skip",
         "--processes",
         1,
     ]

@@ -24,7 +24,9 @@ QUICK = {"batch_size": 8, "max_length": 32, "precision": "fp32"}
 def plans(report, sensitivity):
     """Name -> plan, at least one for every strategy."""
     about = {"spectra": report, "sensitivity": sensitivity}
-    made = {name: planner.allocate("rank 3", AllocationSettings(strategy=name), **about) for name in planner.STRATEGIES}
+    # The effective rank of a gradient is measured at linear modules, not at routed experts.
+    names = [name for name in planner.STRATEGIES if name != "effective-rank"]
+    made = {name: planner.allocate("rank 3", AllocationSettings(strategy=name), **about) for name in names}
     made["combined-mixtures"] = planner.allocate("4%", AllocationSettings(max_experts=3, expert_rank=2), **about)
     made["match"] = planner.allocate("match rank 4", **about)
     return made
@@ -45,6 +47,7 @@ def dense_plans(report, sensitivity):
         "alphalora-parity": made("7 experts", strategy=as_released("alphalora")),
         "lora-smoe-parity": made("2M", strategy=as_released("lora-smoe")),
         "mola-parity": made("2M", strategy=as_released("mola")),
+        "effective-rank": made("9000", strategy="effective-rank", max_experts=1),
         "mixture": made("9000", strategy="uniform", expert_rank=1, max_experts=3),
         "upper": made("9000", strategy="sensitivity", depth=0.5),
     }
@@ -55,7 +58,7 @@ def measure(model, data):
     report = spectra.analyze(model, AnalysisSettings(bootstrap=5, subsamples=3, goodness=4, compare=True))
     checkpoint = spectra.open_checkpoint(model)
     sample = trainer.load_sample(checkpoint, data, samples=16, settings=DataSettings(max_length=32), seed=0)
-    sensitivity = planner.probe(sample.model, sample.batches, checkpoint=checkpoint, task="text")
+    sensitivity = planner.probe(sample.model, sample.batches, checkpoint=checkpoint, task="text", effective_rank=True)
     short = trainer.TrainSettings(max_steps=4, **QUICK)  # not through plan probe, whose precision depends on the machine
     return report, sensitivity.with_trial_run(*run_trial(checkpoint, data, short))
 
@@ -63,7 +66,8 @@ def measure(model, data):
 def steady(text: str, scratch: Path) -> str:
     """A document without what differs from machine to machine: paths, times and memory."""
     text = text.replace(f"{scratch}/", "")
-    return re.sub(r'("(?:seconds|tokens_per_second|peak_memory)": ?)[^,}\n]+', r"\g<1>0", text)
+    text = re.sub(r'("(?:[a-z_]*seconds|tokens_per_second)": ?)[^,}\n]+', r"\g<1>0.0", text)
+    return re.sub(r'("peak_memory": ?)[^,}\n]+', r"\g<1>0", text)
 
 
 def make(folder: Path, scratch: Path) -> None:
@@ -88,7 +92,7 @@ def make(folder: Path, scratch: Path) -> None:
     trainer.evaluate(scratch / "run", data, precision="fp32").save(folder / "evaluation.json")
     for run, names in (("run", ("run.json", "loraplan.json")), ("grown", ("run.json", "growth.json", "plan.json"))):
         for name in names:
-            (folder / f"{run}-{name}").write_text(steady((scratch / run / name).read_text(), scratch))
+            (folder / f"{run}-{name}").write_text((scratch / run / name).read_text())
     compared = {
         "uniform-lora": AllocationSettings(strategy="uniform"),
         "other": AllocationSettings(strategy="random", max_experts=1),
@@ -98,9 +102,20 @@ def make(folder: Path, scratch: Path) -> None:
     paths = [scratch / f"{name}.json" for name in compared]
     quick = trainer.TrainSettings(max_steps=3, **QUICK)
     study = trainer.compare(
-        paths, scratch / "llama", [data], [data], scratch / "study", quick, seeds=2, baselines=False, processes=1
+        paths,
+        scratch / "llama",
+        [data],
+        [data],
+        scratch / "study",
+        quick,
+        seeds=2,
+        baselines=False,
+        rates=(1e-3, 1e-2),
+        processes=1,
     )
     study.save(folder / "study.json")
+    for document in folder.glob("*.json"):
+        document.write_text(steady(document.read_text(), scratch))
 
 
 if __name__ == "__main__":

@@ -112,10 +112,13 @@ def test_comparing(plan_command, here, monkeypatch):
         "allocate", "--model", "model", "--strategy", "random", "--budget", "rank 1", "--max-experts", 1, "-o", "mine.json"
     )
     arguments = ["mine.json", "--model", "model", "--data", "train.jsonl", "--test", "test.jsonl", "--seeds", 2, *QUICK]
+    arguments += ["--lr-sweep", 1e-3, "--binding", "note", "--arm", "loud=mine.json,alpha=16"]
     output = plan_command("compare", *arguments, "--processes", 1, "-o", "study").output
     assert "difference from uniform LoRA" in output
+    assert "The budget" in output
     report = json.loads((here / "study" / "study.json").read_text())
-    assert [one["name"] for one in report["candidates"]] == ["mine", "uniform-lora", "uniform-mixture", "random", "head-only"]
+    arms = ["mine", "loud", "uniform-lora", "uniform-mixture", "random", "head-only"]
+    assert [one["name"] for one in report["arms"] if not one["name"].startswith("uniform-lora-")] == arms
     assert "mine" in plan_command("show", "study").output
 
 

@@ -134,8 +134,11 @@ def test_a_run_shows_what_is_in_its_folder(lora_plan, tmp_path):
 
 def test_a_study_comes_with_its_plans(study):
     view, path = DOCUMENTS["study"], study / STUDY
-    assert view.text(path)[0].startswith("mine: no significant difference from uniform LoRA")
-    assert [table.row_count for table in view.tables(path)] == [2]
+    budget, plans, means = view.text(path)
+    assert budget == "Whether the budget binds was not asked (`binding` skip)."
+    assert plans.startswith("No plan is told apart from uniform LoRA; the largest difference is mine's, +5.00 points")
+    assert means.startswith("2 seeds on 20 examples; 0 of 4 runs diverged")
+    assert [table.row_count for table in view.tables(path)] == [2, 2]
     assert names_of(view.figures(path)) == ["differences"]
     assert [part.name for part in view.parts(path)] == ["mine.json", f"{BASELINE}.json"]
 

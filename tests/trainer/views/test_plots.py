@@ -10,8 +10,8 @@ from spectra.views.figures import GREY, PALETTE
 from tests.trainer.study.examples import study_of
 from tests.trainer.views.examples import HISTORY_OF_TWO, evaluation_of, health, run_of
 from trainer.evaluation.metrics import METRICS
-from trainer.study.report import BASELINE
-from trainer.views.plots import GROWTH, growth_figure, load_figure, run_figure, study_figure
+from trainer.study.report import BASELINE, Binding, Size
+from trainer.views.plots import GROWTH, growth_figure, load_figure, run_figure, sizes_figure, study_figure
 
 
 def test_a_run_is_drawn_as_its_loss_by_step():
@@ -100,11 +100,11 @@ def test_a_study_is_drawn_as_differences_with_their_intervals():
         "accuracy",
     )  # fmt: skip
     figure = study_figure(study)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["one", "two", "all tasks"]
-    assert {axes.get_xlabel() for axes in figure.axes} == {"points more"}
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["one", "two", "all tests (accuracy)"]
+    assert {axes.get_xlabel() for axes in figure.axes} == {"points (more is better)"}
     one = figure.axes[0]
     assert [label.get_text() for label in one.get_yticklabels()] == ["up", "down"]
-    of = {(difference.candidate, difference.task): difference for difference in study.differences}
+    of = {(difference.arm, difference.test): difference for difference in study.differences}
     for row, (name, bars) in enumerate(zip(("up", "down"), one.containers, strict=True)):
         (point, _, (interval,)) = bars.lines
         assert (point.get_xdata()[0], point.get_ydata()[0]) == (pytest.approx(100 * of[name, "one"].difference), row)
@@ -115,9 +115,22 @@ def test_a_study_is_drawn_as_differences_with_their_intervals():
 
 
 def test_less_loss_is_drawn_as_better():
-    (axes,) = study_figure(study_of({BASELINE: {"t": -BASE}, "less": {"t": -BASE + 0.05 + STEADY}}, "loss")).axes
-    assert axes.get_xlabel() == "nats per token less"
-    assert axes.containers[0].lines[0].get_xdata()[0] == pytest.approx(0.05)
+    (axes,) = study_figure(study_of({BASELINE: {"t": BASE}, "less": {"t": BASE - 0.05 + STEADY}}, "loss")).axes
+    assert axes.get_xlabel() == "nats per token (less is better)"
+    (point, *_) = axes.containers[0].lines
+    assert point.get_xdata()[0] == pytest.approx(-0.05)
+    assert to_hex(point.get_color()) == PALETTE[0].lower()
+
+
+@pytest.mark.parametrize(("binds", "title"), [(True, "the budget binds"), (False, "the budget does not bind: 250 lose nothing")])
+def test_sizes_are_drawn_with_the_error_of_each(binds, title):
+    sizes = (Size(arm="small", parameters=250, mean=0.65, error=0.01), Size(arm=BASELINE, parameters=1000, mean=0.6))
+    binding = Binding(test="t", measure="loss", sizes=sizes, differences=(), binds=binds, enough=250)
+    (axes,) = sizes_figure(study_of({BASELINE: {"t": BASE}}, "loss", binding=binding)).axes
+    (line, _, (bars,)) = axes.containers[0].lines
+    np.testing.assert_allclose(line.get_xydata(), [[250, 0.65], [1000, 0.6]])
+    np.testing.assert_allclose([segment[:, 1] for segment in bars.get_segments()], [[0.64, 0.66], [0.6, 0.6]])
+    assert (axes.get_title(loc="left"), axes.get_ylabel()) == (title, "loss on t")
 
 
 def test_everything_that_is_drawn_of_growth_is_a_field_of_its_events():

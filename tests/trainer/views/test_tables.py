@@ -5,13 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from tests.trainer.study.examples import study_of
+from tests.trainer.study.examples import files_of, scores_of, study_of
 from tests.trainer.views.examples import POINTS, evaluation_of, health, run_of
 from trainer import TrainSettings
 from trainer.evaluation.metrics import METRICS
 from trainer.report import LogPoint
-from trainer.study.report import BASELINE, Candidate, StudyReport
-from trainer.views.tables import evaluation_tables, load_tables, run_summary, score_table, study_table
+from trainer.study.differences import adjusted
+from trainer.study.report import BASELINE, Binding, Size
+from trainer.views.tables import evaluation_tables, load_tables, run_summary, score_table, study_tables
 
 
 def cells(table):
@@ -83,51 +84,44 @@ BASE = np.array([0.5, 0.6, 0.7])
 STEADY = np.array([0.0, 0.001, -0.001])
 
 
-def test_a_study_shows_every_candidate_per_task():
+def test_a_study_shows_every_arm_on_every_test():
     study = study_of({BASELINE: {"one": BASE, "two": BASE}, "up": {"one": BASE + 0.05 + STEADY, "two": BASE}}, "accuracy")
-    table = study_table(study)
-    assert table.title == "model: 3 paired seeds, accuracy in points"
-    assert "* excludes zero" in table.caption
-    assert "plus means" not in table.caption
-    shown = cells(table)
-    assert list(shown) == ["task", "plan", "parameters", "mean", "difference from uniform LoRA"]
-    assert shown["task"] == ["one", "", "two", "", "all tasks", ""]
+    differences, costs = study_tables(study)
+    assert differences.title == "model: 3 paired seeds, difference from uniform LoRA"
+    assert "* below 0.05" in differences.caption
+    shown = cells(differences)
+    assert list(shown) == ["test", "plan", "parameters", "rate", "mean", "difference", "p"]
+    assert shown["test"] == ["one, accuracy", "", "two, accuracy", "", "all tests (accuracy), accuracy", ""]
     assert shown["plan"] == [BASELINE, "up"] * 3
     assert shown["parameters"] == ["1,012", "1,002"] * 3
-    half = [100 * (one.high - one.low) / 2 for one in study.differences]
-    assert shown["difference from uniform LoRA"][:4] == ["", f"+5.00 +- {half[1]:.2f} *", "", "+0.00 +- 0.00  "]
-    assert shown["mean"][0] == f"60.00 +- {100 * BASE.std(ddof=1) / 3**0.5:.2f}"
+    assert shown["mean"][:2] == ["60.00", "65.00"]
+    assert shown["difference"][:4] == ["", "+5.00 (+4.75 to +5.25)", "", "+0.00 (nothing varies)"]
+    assert shown["p"][1].endswith(" *")
+    assert shown["p"][3] == ""
+    assert cells(costs)["diverged"] == ["0 of 2", "0 of 2"]
 
 
-def test_losses_read_as_losses():
-    """Scores are minus the loss; a reader sees losses, to three digits, and how much less they are."""
+def test_losses_have_their_own_digits():
     losses = np.array([3.006, 3.007, 3.004])
-    table = study_table(study_of({BASELINE: {"t": -losses}, "less": {"t": -losses + 0.0125 + STEADY}}, "loss"))
-    assert "plus means a lower loss" in table.caption
-    assert [list(column.cells) for column in table.columns][3:] == [
-        ["3.006 +- 0.001", "2.993 +- 0.000"],
-        ["", "+0.013 +- 0.002 *"],
-    ]
+    shown = cells(study_tables(study_of({BASELINE: {"t": losses}, "less": {"t": losses - 0.0125 + STEADY}}, "loss"))[0])
+    assert shown["mean"] == ["3.006", "2.993"]
+    assert shown["difference"] == ["", "-0.013 (-0.015 to -0.010)"]
+    assert shown["rate"] == ["0.001", "0.001"]
 
 
-@pytest.mark.parametrize("rate", [1e-2, 1e-3])
-def test_learning_rates_are_shown_where_plans_have_their_own(rate, tmp_path):
-    study = study_of({BASELINE: {"t": BASE}, "up": {"t": BASE}}, "accuracy")
-    own = tuple(
-        Candidate(name=name, strategy="uniform", parameters=1, learning_rate=value)
-        for name, value in ((BASELINE, study.settings.learning_rate), ("up", rate))
+def test_sizes_stand_before_the_plans_and_a_reader_goes_up():
+    names, losses = ["small", BASELINE], {"small": {"t": BASE + 0.05 + STEADY}, BASELINE: {"t": BASE}}
+    found = adjusted([scores_of(losses, "loss").difference(*names, "t", files_of(["t"], "loss"), "loss")])
+    sizes = tuple(
+        Size(arm=name, parameters=size, mean=mean) for name, size, mean in zip(names, (250, 1000), (0.65, 0.6), strict=True)
     )
-    shown = cells(study_table(study.model_copy(update={"candidates": own})))
-    assert ("learning rate" in shown) == (rate != study.settings.learning_rate)
-    if rate != study.settings.learning_rate:
-        assert shown["learning rate"] == ["0.001", "0.01"]
-
-
-def test_studies_without_learning_rates_have_no_such_column(tmp_path):
-    study = study_of({BASELINE: {"t": BASE}, "up": {"t": BASE}}, "accuracy")
-    study.save(tmp_path / "study.json")
-    for report in (study, StudyReport.load(tmp_path / "study.json")):
-        assert "learning rate" not in cells(study_table(report))
+    binding = Binding(test="t", measure="loss", sizes=sizes, differences=tuple(found), binds=True, enough=1000)
+    study = study_of({BASELINE: {"t": BASE}}, "loss", binding=binding, differences=())
+    (table,) = study_tables(study)
+    assert table.title == "model: uniform LoRA by size, loss on t"
+    shown = cells(table)
+    assert shown["parameters"] == ["250", "1,000"]
+    assert shown["from the next smaller size"] == ["", "-0.050 (-0.052 to -0.048)"]
 
 
 def test_loads_show_the_most_uneven_routers_and_what_was_turned_away():
