@@ -147,7 +147,7 @@ def test_importing_a_package_loads_no_torch(package):
 
 
 @pytest.mark.training
-@pytest.mark.parametrize("folder", ["benchmarks", "benchmarks/study"])
+@pytest.mark.parametrize("folder", ["benchmarks", "benchmarks/does_it_pay", "benchmarks/study"])
 def test_every_script_of_the_benchmarks_still_finds_what_it_imports(folder):
     names = sorted(path.stem for path in (ROOT / folder).glob("*.py"))
     script = f"import importlib; [importlib.import_module(name) for name in {names}]"

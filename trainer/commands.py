@@ -114,7 +114,7 @@ def train(
 )  # fmt: skip
 @click.option(
     "--precision", type=click.Choice(get_args(Precision)), default="auto", show_default=True,
-    help="Precision of the base's weights; auto is bf16 where the hardware has units for it.",
+    help="Precision of the base's weights; auto is the one that RUN was trained in.",
 )  # fmt: skip
 @click.option("-o", "--output", type=PATH, help="Result to write.  [default: evaluation.json in RUN]")
 @json_option

@@ -26,7 +26,7 @@ def make(folder):
         plan("analyze", folder / name, "-o", folder / f"{name}.spectra.json", "--csv", folder / f"{name}.csv")
         data = ["--data", folder / DATA[name]]
         plan("probe", folder / name, *data, *FEW, "--trial-steps", 2, "-o", folder / f"{name}.sensitivity.json")
-        plan("allocate", *report, "--budget", "rank 2", "-o", folder / f"{name}.plan.json")
+        plan("allocate", *report, "--budget", "rank 2", "--incomplete", "-o", folder / f"{name}.plan.json")
     mixture = ["--strategy", "uniform", "--expert-rank", 2, "--max-experts", 2, "--budget", "2k"]
     plan("allocate", "--model", folder / "llama", *mixture, "-o", folder / "llama.mixture.json")
     grows = ["--strategy", "uniform", "--budget", "rank 4"]

@@ -13,7 +13,7 @@ from trainer.adapters.config import AdapterConfig, load_config
 from trainer.adapters.reference_logits import require_same_logits
 from trainer.adapters.store import build, find_base
 from trainer.adapters.tensors import load_state, read_state
-from trainer.base_model import load_tokenizer, on_device, resolved
+from trainer.base_model import load_tokenizer, on_device
 from trainer.data.dataset import read_texts
 from trainer.data.tokenize import tokenise
 from trainer.evaluation.metrics import Answers, pooled, scores
@@ -49,7 +49,8 @@ def evaluate(
         generate: for a language model, also generate up to this many tokens for every prompt and compare with the reference.
         untrained: also score the model before training, which takes as long again where it has not been done before.
         by_example: also keep what every example scored.
-        precision: of the base's weights and of what is computed with them.
+        precision: of the base's weights and of what is computed with them; `auto` is the one that the run was trained in, so that
+            the held-out loss is the same number here as there.
         progress: told the number of examples done, in all passes together.
 
     Raises:
@@ -66,7 +67,7 @@ def evaluate(
     tasks = [prepare_task(file, config, tokenizer, checkpoint, generate) for file in files]
     plan = Plan.load(run / PLAN)
     # One model for both: as built it is untrained, and the run's tensors are filled in afterwards.
-    model = on_device(build(checkpoint, plan, config, exact := resolved(precision))).eval()
+    model = on_device(build(checkpoint, plan, config, exact := config.precision if precision == "auto" else precision)).eval()
     places = [place_of(checkpoint, file, config, exact, generate) for file in files]
     known = [kept(place) if untrained else Untrained(scores={}) for place in places]
     counter = _Counter(progress, sum(task.work * (1 + (one is None)) for task, one in zip(tasks, known, strict=True)))

@@ -70,16 +70,17 @@ def test_the_first_loss_of_a_new_classifier_is_the_logarithm_of_its_labels(kinds
         assert found["losses"] == pytest.approx([1.0986], abs=0.05)
 
 
-def test_the_loss_of_an_evaluation_is_that_of_plan_evaluate_whatever_the_batch(kinds, tmp_path):
+@pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-5), ("bf16", 2e-3)])
+def test_the_loss_of_an_evaluation_is_that_of_plan_evaluate_whatever_the_batch(kinds, precision, error, tmp_path):
     from planner import Plan
     from trainer import evaluate, train
 
     for kind, (plan, model, data) in kinds.items():
         for size in (3, 8):
-            settings = SETTINGS.model_copy(update={"batch_size": size, "evaluations": 1})
+            settings = SETTINGS.model_copy(update={"batch_size": size, "evaluations": 1, "precision": precision})
             report = train(Plan.load(plan), model, data, tmp_path / f"{kind}-{size}", settings, evaluation=data)
-            expected = evaluate(tmp_path / f"{kind}-{size}", data, precision="fp32").trained["loss"]
-            assert report.evaluations[-1].loss == pytest.approx(expected, abs=1e-5)
+            expected = evaluate(tmp_path / f"{kind}-{size}", data).trained["loss"]
+            assert report.evaluations[-1].loss == pytest.approx(expected, abs=error)
 
 
 def test_a_models_own_idea_of_its_loss_does_not_count(kinds, tmp_path):
