@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.study.statistics import Paired, holm, paired
+from trainer.study.statistics import Paired, holm, paired, seeds_for
 
 HERE = Path(__file__).parent
+RANK_1 = 305_280
 Runs = dict[tuple[str, str, int], np.ndarray]
 """Task, arm and seed -> losses of all test examples."""
 
@@ -109,9 +110,86 @@ def planted(runs: Runs, size: float) -> None:
     print(f"planted {size} nats, 4 seeds each: found in {findings} of {studies} studies")
 
 
+def asked_for(runs: Runs, size: float, trials: int = 200) -> None:
+    """Power with the seeds that a study asks for: drawn from each task's own variances, after a pilot of three seeds.
+
+    The variances of seeds, examples and their rest are those between rank 1 and rank 8. Every simulated study first has its
+    pilot, is told by it how many seeds find the planted difference, and then has so many. It makes one comparison.
+    """
+    random = np.random.default_rng(0)
+    print(f"\n| task | test examples | median seeds asked for | not possible | planted {size} found |\n|---|---|---|---|---|")
+    for task in dict.fromkeys(task for task, _, _ in runs):
+        real = difference(runs, task, "uniform 1", "uniform 8")
+        assert real
+        assert real.spread
+        examples, spread = runs[task, "uniform 8", 0].shape[0], real.spread
+        of_rest = spread.by_rest * spread.seeds * examples
+        of_seed = max(0.0, spread.by_seed - spread.by_rest) * spread.seeds
+        of_example = max(0.0, spread.by_example - spread.by_rest) * examples
+
+        def draw(seeds: int, mean: float) -> Paired:
+            parts = (of_seed, (seeds, 1)), (of_example, (1, examples)), (of_rest, (seeds, examples))  # noqa: B023
+            return paired([mean + sum(random.normal(0, variance**0.5, shape) for variance, shape in parts)])
+
+        asked, found = [], 0
+        for _ in range(trials):
+            pilot = draw(3, size).spread
+            assert pilot
+            seeds = seeds_for(size, pilot.assured(), 1)
+            if seeds is not None:
+                asked.append(seeds)
+                found += draw(seeds, size).p < 0.05
+        share = f"{found / len(asked):.0%}" if asked else ""
+        print(
+            f"| {task} | {examples} | {np.median(asked) if asked else math.nan:.0f} | {1 - len(asked) / trials:.0%} | {share} |"
+        )
+
+
+def draw(runs: Runs, file: Path) -> None:
+    """The figure of docs/experiments/how-small.md: what smaller plans cost, pooled over the five tasks that all plans have."""
+    from matplotlib.figure import Figure
+
+    from spectra.views.figures import GREY, PALETTE, style
+
+    tasks = [task for task in dict.fromkeys(task for task, _, _ in runs) if (task, "upper 0.25", 0) in runs]
+    lines = {
+        "combined": ("combined 0.25", "combined 0.0625"),
+        "at random": ("random 0.25", "random 0.0625"),
+        "whole types": ("even 0.25",),
+        "squared gradients": ("sensitivity 0.25", "sensitivity 0.0625"),
+        "effective rank": ("effective-rank 0.25", "effective-rank 0.0625"),
+        "combined, upside down": ("inverted 0.25",),
+        "upper layers": ("upper 0.25",),
+    }
+    colors = [PALETTE[0], GREY, *PALETTE[1:]]
+    with style():
+        chart = Figure(figsize=(7.2, 3.4), layout="constrained")
+        axes = chart.subplots()
+        for number, (name, arms) in enumerate(lines.items()):
+            shown = ("uniform 1", *arms)
+            found = [pooled([difference(runs, task, arm, "uniform 8") for task in tasks]) for arm in shown]  # type: ignore[misc]
+            sizes = [RANK_1 * float(arm.split()[-1]) for arm in shown]
+            halves = [one.interval[1] - one.mean for one in found]
+            # Beside each other and not on top of each other.
+            places = [size * 1.035 ** (number - 3) for size in sizes]
+            means, look = [one.mean for one in found], {"ms": 4, "capsize": 2, "lw": 1.2}
+            axes.errorbar(places[1:], means[1:], yerr=halves[1:], fmt="o", color=colors[number], label=name, **look)
+            axes.plot([sizes[0], *places[1:]], means, lw=1.0, color=colors[number], zorder=1.5)
+        axes.errorbar(sizes[:1], means[:1], yerr=halves[:1], fmt="s", color="black", label="rank 1 everywhere", **look)
+        axes.axhline(0, color="black", lw=0.8)
+        axes.set_xscale("log", base=4)
+        axes.set_xticks([RANK_1 / 16, RANK_1 / 4, RANK_1], [f"{round(RANK_1 / part):,}" for part in (16, 4, 1)])
+        axes.minorticks_off()
+        axes.set(xlabel="trainable parameters", ylabel="nats per token above rank 8 everywhere")
+        axes.set_title(f"SmolLM2-135M, {len(tasks)} tasks, 95% intervals")
+        chart.legend(loc="outside right center", fontsize=8, frameon=False)
+        chart.savefig(file, dpi=150)
+
+
 def main() -> None:
     """Print all tables."""
     runs = load()
+    draw(runs, HERE.parents[1] / "docs" / "figures" / "how-small.png")
     tasks = list(dict.fromkeys(task for task, _, _ in runs))
     arms = list(dict.fromkeys(arm for _, arm, _ in runs))
     print("| loss | " + " | ".join(tasks) + " |\n|" + "---|" * (len(tasks) + 1))
@@ -130,6 +208,7 @@ def main() -> None:
     same_against_same(runs)
     for size in (0.02, 0.05):
         planted(runs, size)
+        asked_for(runs, size)
 
 
 if __name__ == "__main__":
