@@ -16,6 +16,7 @@ from planner.solver.problem import Problem
 SPENT = 0.9  # share of the budget below which a plan says what is left
 DEPTH_RULE = 0.9  # rank correlation of a layer's capacity with its depth
 STUDY = "docs/experiments"
+CAPACITY, SIZE = f"{STUDY}/where-capacity-goes.md", f"{STUDY}/how-small.md"
 
 
 # No slots: cached properties keep their values in the instance's __dict__.
@@ -66,6 +67,12 @@ class Situation:
         """Sites without an adapter, those aside that `depth` leaves out."""
         return sum(not site.ranks and not below for site, below in zip(self.sites, self.below, strict=True))
 
+    @property
+    def scarce(self) -> bool:
+        """Whether the plan has fewer parameters than rank 1 at every site that `depth` leaves in."""
+        left = [site for site, below in zip(self.sites, self.below, strict=True) if not below]
+        return sum(site.parameters for site in left) < sum(sum(site.shape) for site in left)
+
     @cached_property
     def trial_runs(self) -> list[bool]:
         """For every trial run whether its loss reduction exceeds its noise."""
@@ -106,6 +113,16 @@ def _follows_trial_run(now: Situation) -> bool:
     return now.strategy == "combined" and bool(now.trial_runs)
 
 
+def _chosen(now: Situation) -> str:
+    """What is known of plans that choose modules."""
+    if not _follows_trial_run(now):
+        return "On SmolLM2 no such plan made without a trial run beat random modules of its size."
+    return (
+        "On SmolLM2 such plans beat random modules by 0.017 +- 0.008 nats per token at a quarter of rank 1, and were level with"
+        " them at a sixteenth."
+    )
+
+
 def _published(now: Situation) -> str | None:
     """The estimator whose alphas the strategy's authors take."""
     found: str | None = getattr(now.problem.settings.strategy.settings, "published_estimator", None)
@@ -143,12 +160,20 @@ RULES = (
     ),
     Rule(
         about="modules left out",
-        applies=lambda now: _learned(now) and now.starved > 0,
+        applies=lambda now: _learned(now) and now.starved > 0 and not now.scarce,
         says=lambda now: (
-            f"{now.starved} of {len(now.sites)} sites get nothing. In our study such plans lost two points of accuracy to uniform"
-            " LoRA on average."
+            f"{now.starved} of {len(now.sites)} sites get nothing, though there is enough for rank 1 at each. In our study of a"
+            " classifier such plans lost two points of accuracy to uniform LoRA on average."
         ),
         link=STUDY,
+    ),
+    Rule(
+        about="modules chosen",
+        applies=lambda now: _learned(now) and now.scarce and now.strategy != "random",
+        says=lambda now: (
+            f"{now.starved} of {len(now.sites)} sites get nothing: the budget is below rank 1 everywhere. {_chosen(now)}"
+        ),
+        link=CAPACITY,
     ),
     Rule(
         about="trial run within noise",
@@ -171,10 +196,11 @@ RULES = (
         about="little to win on dense models",
         applies=lambda now: _learned(now) and not now.starved and _follows_trial_run(now),
         says=lambda now: (
-            "On dense models in our study, such plans were level with uniform LoRA at equal size, or a little ahead. Run"
-            " `plan compare` to check your task."
+            "On small dense models in our study, such plans were level with uniform LoRA at equal size, or a little ahead. On"
+            " SmolLM2 the whole step from rank 1 to rank 8 is worth 0.014 nats per token. `plan compare` asks whether the budget"
+            " binds on your task."
         ),
-        link=STUDY,
+        link=SIZE,
     ),
     Rule(
         about="no trial run",

@@ -2,7 +2,8 @@
 
 The mean gradient of each module, whitened by the covariance of its inputs, has an effective rank (whitened.py):
 one where the task pulls in a single direction. Modules are compared within their projection type only, as the author found
-necessary; every type keeps the share of rank that uniform LoRA gives it.
+necessary; every type keeps the share of rank that uniform LoRA gives it. On SmolLM2, below rank 1, it lost to random modules
+(docs/experiments/where-capacity-goes.md).
 """
 
 from planner.evidence.evidence import Evidence
