@@ -1,13 +1,16 @@
 """Memory of the process: its peak, and what glibc holds back of it during a run."""
 
+import contextlib
 import ctypes
 import sys
+from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from transformers import TrainerCallback
 
+CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 SPARE = 1.25  # of what a step needs may be held before it is given back
 
 
@@ -38,12 +41,24 @@ def give_back() -> None:
         trim(0)
 
 
+def restart_peak() -> None:
+    """Forget the peak so far: a process may do several runs, and each has its own."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    if CLEAR.exists():
+        # Not everywhere may a process do this; the peak is then that of all its runs.
+        with contextlib.suppress(OSError):
+            CLEAR.write_text("5")  # of proc(5): the peak becomes what is held now
+
+
 def peak_memory() -> int:
-    """Bytes held at most: by a GPU's allocator, else by this process."""
+    """Bytes held at most since the last restart: by a GPU's allocator, else by this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    # Only here, because Windows has no such module.
+    if STATUS.exists():
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    # Only here, because Windows has no such module; on macOS, which counts in bytes.
     import resource
 
-    # macOS counts bytes, Linux KiB.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

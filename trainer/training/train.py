@@ -46,7 +46,7 @@ from trainer.training.loop import (
     curve,
     evaluations,
 )
-from trainer.training.memory import FreedMemoryCallback, peak_memory
+from trainer.training.memory import FreedMemoryCallback, peak_memory, restart_peak
 from trainer.training.prepare import Run, prepare, with_hints
 from trainer.training.rate import search as find_rate
 from trainer.training.routing_notes import collapsed, idle_experts, overflowing, told_idle
@@ -193,6 +193,7 @@ def _fit_held(
     run: Run, output: Path, resume: bool, progress: Progress, made: TrainingArguments, base: Any, search: RateSearch | None
 ) -> tuple[RunReport, Any]:
     plan, settings = run.plan, run.settings
+    restart_peak()
     built = build(run.checkpoint, plan, run.config, run.config.precision, base)
     if settings.gradient_checkpointing:
         recompute(built)

@@ -5,13 +5,24 @@ from types import SimpleNamespace
 import pytest
 
 from trainer.training import memory
-from trainer.training.memory import FreedMemoryCallback, give_back, peak_memory
+from trainer.training.memory import FreedMemoryCallback, give_back, peak_memory, restart_peak
 
 
 def test_memory_is_measured_in_bytes():
     if memory.torch.cuda.is_available():
         memory.torch.zeros(2**20, device="cuda")  # of a GPU, what torch has allocated there
     assert 2**20 < peak_memory() < 2**44
+
+
+@pytest.mark.skipif(memory.torch.cuda.is_available() or not memory.CLEAR.exists(), reason="the peak of a process on Linux")
+def test_every_run_has_a_peak_of_its_own():
+    large = bytearray(200 * 2**20)
+    large[::4096] = b"x" * len(large[::4096])
+    before = peak_memory()
+    del large
+    give_back()
+    restart_peak()
+    assert peak_memory() < before - 100 * 2**20
 
 
 def test_giving_back_holds_no_more_than_before():
