@@ -148,9 +148,10 @@ class SensitivityReport(Document):
     @model_validator(mode="after")
     def _one_value_per_task(self) -> Self:
         for site in self.sites:
-            optional = (len(site.usage), len(site.effective_rank))
-            if len(site.squared_gradient) != len(self.tasks) or not {*optional} <= {0, len(self.tasks)}:
-                raise ValueError(f"{site.name}: {len(site.squared_gradient)} gradients for {len(self.tasks)} tasks")
+            optional = {"uses": len(site.usage), "effective ranks": len(site.effective_rank)}
+            counts = {"gradients": len(site.squared_gradient)} | {what: count for what, count in optional.items() if count}
+            if wrong := [f"{count} {what}" for what, count in counts.items() if count != len(self.tasks)]:
+                raise ValueError(f"{site.name}: {wrong[0]} for {len(self.tasks)} tasks")
             if len(site.loss_reduction) != len(tried := [task for task in self.tasks if task.trial_run]):
                 raise ValueError(
                     f"{site.name}: {len(site.loss_reduction)} loss reductions for {len(tried)} tasks with a trial run"
@@ -189,4 +190,6 @@ def join(reports: Sequence[SensitivityReport]) -> SensitivityReport:
 def _side_by_side(same: Sequence[SiteSensitivity]) -> SiteSensitivity:
     fields = [field_of(statistic) for statistic in STATISTICS] + ["usage", "loss_reduction", "effective_rank"]
     joined = {field: tuple(value for site in same for value in getattr(site, field)) for field in fields}
+    if not all(site.effective_rank for site in same):  # measured of all tasks or of none
+        joined["effective_rank"] = ()
     return same[0].model_copy(update=joined)

@@ -26,9 +26,11 @@ def effective_rank(gradient: Tensor, covariance: Tensor) -> float:
         covariance: (d_in, d_in), symmetric and positive semi-definite, any scale.
 
     Returns:
-        Between 1 and min(d_out, d_in); NaN for a gradient of zeros, which has no directions.
+        Between 1 and min(d_out, d_in); NaN for a gradient of zeros, which has no directions, and for what is not finite.
     """
     G_OI, C_II = gradient.double(), covariance.double()
+    if not (G_OI.isfinite().all() and C_II.isfinite().all()):
+        return float("nan")
     ridge = RIDGE * C_II.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
     # M M^T = G (C + lambda I)^-1 G^T. With the Cholesky factor L of the inverse's argument, L^-1 G^T has M's singular values.
     factor = torch.linalg.cholesky(C_II + ridge * torch.eye(len(C_II), dtype=C_II.dtype, device=C_II.device))

@@ -276,7 +276,7 @@ def _reliability(run: TrialRun) -> str:
     if math.isnan(run.gap):  # a report of an earlier version
         return ""
     missed = (
-        f"; modules account for {1 - run.gap:.0%} of it"
+        f"; modules account for {max(0.0, 1 - run.gap):.0%} of it"
         if run.complete
         else (f"; INCOMPLETE: {run.points} points miss {run.gap:.0%} of it, so `combined` refuses to plan from it")
     )

@@ -23,7 +23,7 @@ def sensitivity(minilm, small_corpus):
 
     checkpoint = open_checkpoint(minilm)
     sample = load_sample(checkpoint, small_corpus[0], samples=16, settings=DataSettings(max_length=32), seed=0)
-    return planner.probe(sample.model, sample.batches, checkpoint=checkpoint)
+    return planner.probe(sample.model, sample.batches, checkpoint=checkpoint, effective_rank=True)
 
 
 @pytest.fixture

@@ -19,7 +19,17 @@ def exactly(mean):
     return Estimate(mean=mean, error=0.0)
 
 
-def site_of(name, *, shape=(16, 8), alpha=math.nan, tasks=(), token_share=math.nan, all_share=math.nan, loss_reduction=()):
+def site_of(
+    name,
+    *,
+    shape=(16, 8),
+    alpha=math.nan,
+    tasks=(),
+    token_share=math.nan,
+    all_share=math.nan,
+    loss_reduction=(),
+    effective_rank=(),
+):
     """What is known of one site; numbers are certain unless they are given as estimates."""
     where = parse_name(name)
     certain = lambda values: tuple(one if isinstance(one, Estimate) else exactly(one) for one in values)  # noqa: E731
@@ -27,12 +37,12 @@ def site_of(name, *, shape=(16, 8), alpha=math.nan, tasks=(), token_share=math.n
     return SiteEvidence(
         name=name, shape=shape, layer=(where.stack, where.layer), projection=projection_type(name), expert=expert_index(name),
         alpha=alpha, sensitivity=certain(tasks), token_share=token_share, all_share=all_share,
-        loss_reduction=certain(loss_reduction),
+        loss_reduction=certain(loss_reduction), effective_rank=effective_rank,
     )  # fmt: skip
 
 
-def evidence_of(*sites, shapes_unsure=False):
-    return Evidence(model=MODEL, sites=sites, shapes_unsure=shapes_unsure)
+def evidence_of(*sites, **known):
+    return Evidence(model=MODEL, sites=sites, **known)
 
 
 def problem_of(evidence, budget="rank 4", *, demand=None, **settings):

@@ -5,7 +5,7 @@ import pytest
 
 import planner
 from planner import AllocationSettings, allocate
-from planner.sensitivity.report import Estimate
+from planner.sensitivity.report import Estimate, TrialRun
 from planner.strategies import STRATEGIES
 from spectra import InputError, open_checkpoint
 from spectra.checkpoint.names import parse_name
@@ -194,6 +194,21 @@ def test_a_plan_says_what_it_was_made_from(evidence):
     assert plan.version
     again = allocate(plan.budget.request, plan.settings, **evidence)
     assert again == plan
+
+
+@pytest.mark.parametrize(
+    ("gradients", "trial", "seconds"), [(3.0, None, 3.0), (3.0, 4.5, 7.5), (math.nan, 4.5, 4.5), (math.nan, math.nan, 0.0)]
+)
+def test_a_plan_says_how_long_its_evidence_took_as_far_as_that_is_known(evidence, gradients, trial, seconds):
+    report = evidence["sensitivity"]
+    task = report.tasks[0].model_copy(update={"seconds": gradients})
+    report = report.model_copy(update={"tasks": (task,)})
+    if trial is not None:
+        nothing = Estimate(mean=0.0, error=0.0)
+        run = TrialRun(rank=2, steps=1, batch_size=1, learning_rate=1.0, examples=1, loss_reduction=nothing, seconds=trial)
+        report = report.with_trial_run(run, {site.name: nothing for site in report.sites})
+    plan = allocate("1%", spectra=evidence["spectra"], sensitivity=report)
+    assert {source.kind: source.seconds for source in plan.made_from} == {"spectra": 0.0, "sensitivity": seconds}
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "combined", "sensitivity", "random"])

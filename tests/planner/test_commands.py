@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from planner import Plan
+from planner.sensitivity.report import Estimate, TrialRun
 
 ALPHAS = Path(__file__).parents[1] / "data" / "llama-7b-alpha-peak.csv"
 
@@ -49,3 +50,16 @@ def test_exporting(plan_command, here):
     assert "wrote lora.csv" in plan_command("export", "lora.json", "--format", "csv", "-o", "lora.csv").output
     assert (here / "lora.csv").read_text().startswith("site,d_out,d_in,experts,ranks")
     assert "not one of peft, csv" in plan_command("export", "lora.json", "--format", "xml", code=2).stderr
+
+
+def test_an_incomplete_trial_run_is_refused_in_the_words_of_the_command_line(plan_command, here, evidence):
+    reduced = Estimate(mean=1.0, error=0.1)
+    run = TrialRun(rank=2, steps=30, batch_size=8, learning_rate=1e-3, examples=64, loss_reduction=reduced, gap=0.2)
+    report = evidence["sensitivity"]
+    report.with_trial_run(run, {site.name: reduced for site in report.sites}).save(here / "incomplete.json")
+    arguments = ["--spectra", "spectra.json", "--sensitivity", "incomplete.json", "--budget", "1%", "-o", "from-incomplete.json"]
+    refused = plan_command("allocate", *arguments, code=1).stderr
+    assert "miss 20% of what it gained" in refused
+    assert "or set --incomplete to plan from it" in refused
+    plan_command("allocate", *arguments, "--incomplete")
+    assert Plan.load(here / "from-incomplete.json").settings.strategy.settings.incomplete

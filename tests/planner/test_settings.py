@@ -8,9 +8,9 @@ from spectra import InputError
 def test_every_default_can_be_left_alone():
     settings = AllocationSettings()
     assert settings.model_dump() == {
-        "strategy": {"name": "combined", "settings": {}}, "expert_rank": None, "max_experts": None, "top_k": 2, "min_rank": None,
-        "max_rank": None, "rank_multiple": 1, "depth": 1.0, "modules": None, "granularity": None, "estimator": None,
-        "statistic": "squared-gradient",
+        "strategy": {"name": "combined", "settings": {"incomplete": False}}, "expert_rank": None, "max_experts": None, "top_k": 2,
+        "min_rank": None, "max_rank": None, "rank_multiple": 1, "depth": 1.0, "modules": None, "granularity": None,
+        "estimator": None, "statistic": "squared-gradient",
     }  # fmt: skip
 
 

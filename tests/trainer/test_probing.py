@@ -9,6 +9,7 @@ from spectra import InputError, open_checkpoint
 from tests.trainer.examples import write_rows
 from trainer import ProbeSettings, load_sample
 from trainer.attribution import trial_run
+from trainer.attribution.attribution import MOST
 from trainer.probing import measure
 from trainer.settings import DataSettings
 
@@ -55,6 +56,15 @@ def test_recomputing_activations_changes_nothing(tiny_llama, two_tasks):
         assert ours.squared_gradient[0].mean == pytest.approx(theirs.squared_gradient[0].mean, rel=1e-5)
 
 
+def test_effective_ranks_are_measured_where_they_are_asked_for_and_make_a_plan(tiny_llama, two_tasks):
+    report = measure(open_checkpoint(tiny_llama), two_tasks, FEW.model_copy(update={"effective_rank": True}))
+    assert all(len(site.effective_rank) == 2 and min(site.effective_rank) >= 1 for site in report.sites)
+    plan = planner.allocate("rank 4", planner.AllocationSettings(strategy="effective-rank"), sensitivity=report)
+    assert len({site.ranks for site in plan.sites}) > 1
+    without = measure(open_checkpoint(tiny_llama), two_tasks[:1], FEW)
+    assert not any(site.effective_rank for site in without.sites)
+
+
 def test_two_files_of_one_name_are_refused(tiny_llama, two_tasks, tmp_path):
     (tmp_path / "other").mkdir()
     twin = tmp_path / "other" / "open.jsonl"
@@ -74,7 +84,9 @@ def test_a_trial_run_adds_a_loss_reduction_to_every_site(tiny_llama, two_tasks):
     total = sum(site.loss_reduction[0].mean for site in report.sites)
     assert total == pytest.approx(task.trial_run.loss_reduction.mean, rel=1e-9)
     assert list(seen.stages) == ["gradients of open", "trial run of open"]
-    assert seen.stages["trial run of open"][-1] == (6, 6)  # three steps and three points of the integral
+    points = task.trial_run.points  # of the integral, after three steps
+    assert seen.stages["trial run of open"][-1] == (3 + points, 3 + MOST)
+    assert min(task.seconds, task.trial_run.seconds) > 0
 
 
 @pytest.mark.training

@@ -42,6 +42,7 @@ class ExpertLora(nn.Module):
         lora_alpha: float,
         state: RouterState | None = None,
         name: str = "",
+        seed: int | None = None,
     ) -> None:
         """Make adapters that change nothing yet.
 
@@ -51,6 +52,7 @@ class ExpertLora(nn.Module):
             lora_alpha: an expert of rank r is scaled by lora_alpha / r.
             state: what the model's adapters share, such as which tokens are padding.
             name: the experts' name in the shared state.
+            seed: see `reset_parameters`.
 
         Raises:
             InputError: a projection that the experts do not have, or ranks for another number of experts.
@@ -79,7 +81,7 @@ class ExpertLora(nn.Module):
             # An expert without rank has nothing to scale; zero keeps its entry finite. Divided in float64, rounded once.
             scaling = torch.tensor([lora_alpha / rank if rank else 0.0 for rank in given], dtype=torch.float64)
             self.register_buffer(buffer_name(part), scaling.to(like.device, dtype), persistent=False)
-        self.reset_parameters()
+        self.reset_parameters(seed)
 
     @torch.no_grad()
     def reset_parameters(self, seed: int | None = None) -> None:

@@ -122,8 +122,7 @@ def _replace(model: nn.Module, placement: Placement, state: RouterState, lora_al
     site, (parent, _, child) = placement.site, placement.module.rpartition(".")
     base = model.get_submodule(placement.module)
     scaling = [lora_alpha / rank for rank in site.ranks]
-    layer = MixtureLinear(base, site.ranks, site.top_k, scaling, state=state, site=site.name)
-    layer.reset_parameters(seed)
+    layer = MixtureLinear(base, site.ranks, site.top_k, scaling, state=state, site=site.name, seed=seed)
     with torch.no_grad():
         INITIALIZERS[state.settings.init].run(layer)
     subtract_start(layer, site.name)
@@ -139,9 +138,7 @@ def _adapt_experts(
         # Places come expert by expert, so each projection's list is in the order of the experts; not planned means rank 0.
         by_part.setdefault(place.partition(".")[2], []).append(ranks.get(place, 0))
     wanted = {part: given for part, given in by_part.items() if any(given)}
-    lora = ExpertLora(experts, wanted, lora_alpha, state, name)
-    lora.reset_parameters(seed)
-    adapt(experts, lora)
+    adapt(experts, ExpertLora(experts, wanted, lora_alpha, state, name, seed))
 
 
 def lora_alpha_of(sites: list[PlannedSite], alpha: float) -> float:

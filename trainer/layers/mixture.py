@@ -63,6 +63,7 @@ class MixtureLinear(nn.Module):
         *,
         state: RouterState | None = None,
         site: str = "",
+        seed: int | None = None,
     ) -> None:
         """Wrap a linear layer.
 
@@ -74,6 +75,7 @@ class MixtureLinear(nn.Module):
             settings: the router and its settings, and dropout; by default those of `MixtureSettings`.
             state: what this layer shares with the model's other mixtures, settings included.
             site: the layer's name in the shared state.
+            seed: see `reset_parameters`.
 
         Raises:
             InputError: a base that is not linear, a negative rank, a top_k or a number of scalings that does not fit the
@@ -100,7 +102,7 @@ class MixtureLinear(nn.Module):
         self.router = nn.Parameter(like.new_empty(len(ranks), d_in)) if len(ranks) > 1 else None
         # Derived from ranks and scalings, so not part of what is saved.
         self.register_buffer("scaling", scaling_columns(ranks, scalings, like), persistent=False)
-        self.reset_parameters()
+        self.reset_parameters(seed)
 
     @torch.no_grad()
     def reset_parameters(self, seed: int | None = None) -> None:

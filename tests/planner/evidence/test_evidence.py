@@ -8,9 +8,9 @@ import pytest
 import spectra
 from planner import AllocationSettings, allocate
 from planner.evidence.evidence import LEAST_SHARE, gather
-from planner.sensitivity.report import Estimate
+from planner.sensitivity.report import Estimate, TrialRun
 from spectra import InputError, load_spectra, open_checkpoint
-from tests.planner.examples import evidence_of, exactly, site_of
+from tests.planner.examples import evidence_of, exactly, sensitivity_of, site_of
 
 
 def test_a_failed_fit_neither_attracts_nor_repels(evidence, spectra_report, sensitivity):
@@ -169,3 +169,38 @@ def test_what_a_strategy_lives_on_is_required_by_name(site, what, message):
     with pytest.raises(InputError, match=message):
         evidence_of(site).require(what, "mine")
     evidence_of(site_of("l.0.q", alpha=1.0, tasks=(exactly(1.0),))).require(what, "mine")
+
+
+def test_effective_ranks_stand_over_their_types_mean_and_are_averaged_over_tasks():
+    evidence = evidence_of(
+        site_of("l.0.q", effective_rank=(2.0, 9.0)), site_of("l.1.q", effective_rank=(6.0, 3.0)),
+        site_of("l.0.up", effective_rank=(40.0, math.nan)), site_of("l.1.up", effective_rank=(60.0, 7.0)),
+    )  # fmt: skip
+    # over tasks: 1/2 and 3/2, 3/2 and 1/2; 4/5 and nothing, 6/5 and 2
+    np.testing.assert_allclose(evidence.relative_effective_rank(), [1.0, 1.0, 0.4, 1.6])
+    assert evidence_of(site_of("l.0.q", effective_rank=(math.nan,))).relative_effective_rank().tolist() == [0.0]
+
+
+def test_a_site_without_an_effective_rank_is_named():
+    evidence = evidence_of(site_of("l.0.q", effective_rank=(2.0,)), site_of("l.0.experts.0.up"))
+    with pytest.raises(
+        InputError,
+        match=r"site 'l.0.experts.0.up': its gradient's effective rank was not measured; plan probe measures it with"
+        r" `effective_rank`, of linear modules, not of routed experts",
+    ):
+        evidence.relative_effective_rank()
+
+
+@pytest.mark.parametrize(("gap", "incomplete"), [(0.3, {"task": 0.3}), (0.04, {}), (math.nan, {})])
+def test_trial_runs_that_missed_too_much_are_known(gap, incomplete):
+    report = sensitivity_of({"layers.0.q": [1.0]})
+    reduced = Estimate(mean=1.0, error=0.1)
+    run = TrialRun(rank=2, steps=30, batch_size=8, learning_rate=1e-3, examples=64, loss_reduction=reduced, gap=gap)
+    assert gather(sensitivity=report.with_trial_run(run, {"layers.0.q": reduced})).incomplete == incomplete
+    assert gather(sensitivity=report).incomplete == {}
+
+
+def test_effective_ranks_are_gathered_with_the_gradients(sensitivity):
+    evidence = gather(sensitivity=sensitivity)
+    assert [site.effective_rank for site in evidence.sites] == [site.effective_rank for site in sensitivity.sites]
+    assert all(1 <= rank <= 384 for site in evidence.sites for rank in site.effective_rank)

@@ -12,6 +12,7 @@ from planner.sensitivity.statistics import EVERY
 from spectra import InputError, open_checkpoint
 from spectra.checkpoint.names import is_adaptable, parse_name
 from tests import models
+from tests.reference.effective_rank import reference_effective_rank
 from tests.reference.gradients import reference_statistics
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
@@ -239,3 +240,60 @@ def test_a_probe_of_some_modules_measures_these_as_a_whole_one_does():
     assert {site.name.rpartition(".")[2] for site in part.sites} == {"q_proj", "gate_proj", "up_proj", "down_proj"}
     assert len(part.sites) == 2 * (1 + 3)
     assert all(site == whole[site.name] for site in part.sites)
+
+
+def plain_effective_ranks(model, batch, names):
+    """Of linear modules, by plain autograd one example at a time: the weights' own gradients, and the inputs at real tokens."""
+    modules, inputs = {name: model.get_submodule(name) for name in names}, {name: [] for name in names}
+    for name, module in modules.items():
+        module.register_forward_hook(lambda _m, args, _output, name=name: inputs[name].append(args[0][0].detach()))
+    examples = [{key: value[at : at + 1] for key, value in batch.items()} for at in range(len(batch["labels"]))]
+    loss = sum(plain_loss(model, example) for example in examples)
+    gradients = torch.autograd.grad(loss, [module.weight for module in modules.values()])
+    found = {}
+    for name, gradient in zip(modules, gradients, strict=True):
+        real = torch.cat([x[mask.bool()] for x, mask in zip(inputs[name], batch["attention_mask"], strict=True)])
+        found[name] = reference_effective_rank(gradient.numpy(), (real.mT @ real).numpy())
+    return found
+
+
+@pytest.mark.parametrize(("model", "batch"), [(tiny_bert, classification_batch), (tiny_language_model, language_batch)])
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_effective_ranks_equal_those_by_plain_autograd(model, batch, gradient_checkpointing):
+    model, batch = model(), batch()
+    halves = [{key: value[part] for key, value in batch.items()} for part in (slice(0, 3), slice(3, 9))]
+    report = probe(model, halves, effective_rank=True, gradient_checkpointing=gradient_checkpointing)
+    expected = plain_effective_ranks(model.eval(), batch, [site.name for site in report.sites])
+    found = {site.name: one for site in report.sites for one in site.effective_rank}
+    assert found == pytest.approx(expected, rel=1e-4)  # sums are in single precision
+    assert max(found.values()) > 2
+
+
+def test_effective_ranks_are_measured_beside_the_rest_where_they_are_asked_for():
+    model, batch = tiny_bert(), classification_batch()
+    without, beside = probe(model, [batch]), probe(model, [batch], effective_rank=True)
+    assert all(site.effective_rank == () for site in without.sites)
+    assert [site.model_copy(update={"effective_rank": ()}) for site in beside.sites] == list(without.sites)
+    some = probe(model, [batch], modules="attention.self.query", effective_rank=True)
+    assert [site.effective_rank for site in some.sites] == [beside.by_name()[site.name].effective_rank for site in some.sites]
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_routed_experts_have_no_effective_rank():
+    sites = probe(tiny_moe("olmoe"), [language_batch()], effective_rank=True).sites
+    assert {".experts." in site.name: len(site.effective_rank) for site in sites} == {True: 0, False: 1}
+
+
+@pytest.mark.parametrize("effective_rank", [False, True])
+def test_a_gradient_that_is_not_finite_is_named(effective_rank):
+    model = tiny_bert()
+    layer = model.bert.encoder.layer[1].output.dense
+    layer.register_full_backward_hook(lambda _m, inputs, _outputs: (inputs[0] * torch.inf,))
+    with pytest.raises(InputError, match=r"site 'bert.encoder.layer.[01].*': gradient is not finite; check the model's weights"):
+        probe(model, [classification_batch()], effective_rank=effective_rank)
+
+
+def test_a_report_says_how_long_its_gradients_took(monkeypatch):
+    clock = iter([100.0, 103.5])
+    monkeypatch.setattr("planner.sensitivity.probe.time.monotonic", lambda: next(clock))
+    assert probe(tiny_bert(), [classification_batch()]).tasks[0].seconds == 3.5

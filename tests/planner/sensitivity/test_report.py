@@ -3,7 +3,7 @@ import math
 import pytest
 
 from planner import SensitivityReport, join
-from planner.sensitivity.report import Estimate, ExpertUsage, TrialRun
+from planner.sensitivity.report import COMPLETE, Estimate, ExpertUsage, TrialRun
 from spectra import InputError
 from spectra.report import ModelInfo
 from tests.planner.examples import exactly, sensitivity_of
@@ -51,8 +51,54 @@ def test_a_statistic_is_had_by_name_and_per_parameter():
 RUN = TrialRun(rank=2, steps=30, batch_size=8, learning_rate=1e-3, examples=64, loss_reduction=Estimate(mean=3.0, error=0.1))
 
 
+@pytest.mark.parametrize(
+    ("gap", "reduced", "complete"),
+    [
+        (0.0, 3.0, True),
+        (COMPLETE, 3.0, True),
+        (0.051, 3.0, False),
+        (0.051, 0.2, True),  # no more than noise, whatever was missed of it
+        (7.0, -3.0, True),
+        (math.nan, 3.0, True),  # an earlier version did not say
+    ],
+)
+def test_a_trial_run_is_complete_if_little_was_missed_or_little_was_gained(gap, reduced, complete):
+    run = RUN.model_copy(update={"gap": gap, "loss_reduction": Estimate(mean=reduced, error=0.1)})
+    assert run.complete is complete
+    single = run.model_copy(update={"loss_reduction": Estimate(mean=reduced, error=math.nan)})
+    assert single.complete  # of a single batch nobody knows the noise
+
+
+def test_reports_of_earlier_versions_know_nothing_of_gaps_times_and_effective_ranks():
+    data = tried_report().model_dump(mode="json")
+    for field in ("gap", "points", "agreement", "seconds"):
+        del data["tasks"][0]["trial_run"][field]
+    del data["tasks"][0]["seconds"], data["sites"][0]["effective_rank"]
+    report = SensitivityReport.checked(data, "report")
+    run = report.tasks[0].trial_run
+    assert run.points == 0
+    assert all(math.isnan(value) for value in (run.gap, run.agreement, run.seconds, report.tasks[0].seconds))
+    assert report.sites[0].effective_rank == ()
+
+
+def tried_report():
+    return REPORT.with_trial_run(RUN, {"layers.0.q": exactly(1.0), "layers.1.q": exactly(2.0)})
+
+
+def with_effective_ranks(report, *values):
+    sites = (site.model_copy(update={"effective_rank": (value,)}) for site, value in zip(report.sites, values, strict=True))
+    return report.model_copy(update={"sites": tuple(sites)})
+
+
+def test_effective_ranks_are_joined_where_all_tasks_have_them():
+    one, other = with_effective_ranks(renamed(REPORT, "a"), 2.0, 3.0), with_effective_ranks(renamed(REPORT, "b"), 4.0, math.nan)
+    assert [site.effective_rank for site in join([one, other]).sites] == [(2.0, 4.0), (3.0, pytest.approx(math.nan, nan_ok=True))]
+    for without in ([one, renamed(REPORT, "b")], [renamed(REPORT, "b"), one]):
+        assert [site.effective_rank for site in join(without).sites] == [(), ()]
+
+
 def test_a_trial_run_adds_a_loss_reduction_to_every_site():
-    report = REPORT.with_trial_run(RUN, {"layers.0.q": exactly(1.0), "layers.1.q": exactly(2.0)})
+    report = tried_report()
     assert report.tasks[0].trial_run == RUN
     assert [site.loss_reduction for site in report.sites] == [(exactly(1.0),), (exactly(2.0),)]
     assert [site.squared_gradient for site in report.sites] == [site.squared_gradient for site in REPORT.sites]
@@ -65,6 +111,9 @@ def test_a_trial_run_adds_a_loss_reduction_to_every_site():
     [
         (lambda data: data["sites"][0].update(taylor=[]), "layers.0.q: unequal numbers of tasks"),
         (lambda data: data["tasks"].append(data["tasks"][0]), "layers.0.q: 1 gradients for 2 tasks"),
+        (lambda data: data["sites"][1].update(effective_rank=[1.0, 2.0]), "layers.1.q: 2 effective ranks for 1 tasks"),
+        (lambda data: data["sites"][1].update(usage=2 * [{"token_share": 0.5, "mean_weight": 0.5}]),
+         "layers.1.q: 2 uses for 1 tasks"),
         (lambda data: data["sites"][1].update(loss_reduction=[{"mean": 1.0, "error": 0.0}]),
          "layers.1.q: 1 loss reductions for 0 tasks with a trial run"),
         (lambda data: data["tasks"][0].update(trial_run=RUN.model_dump()),

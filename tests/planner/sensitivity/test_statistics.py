@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.sensitivity.report import STATISTICS
-from planner.sensitivity.statistics import estimates, gradient_statistics, squared_norm, stability
+from planner.sensitivity.statistics import estimates, gradient_statistics, rank_agreement, squared_norm, stability
 
 
 @settings(max_examples=40, deadline=None)
@@ -64,3 +64,29 @@ def test_equal_sites_have_no_ranking():
     assert np.isnan(entry.rank_correlation)
     assert entry.overlap == 1.0
     assert np.isnan(stability(np.ones((8, 1)), ["a"])[0][0].overlap)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ([1, 3, 10, 30], [2, 4, 5, 15], 4 / 20**0.5),  # -1/2 and 1/2 in both types, and -1/3, 1/3, -1/2, 1/2
+        ([1, 3, 10, 30], [1, 3, 30, 10], 0.0),
+        ([1, 3, 10, 30], [3, 1, 30, 10], -1.0),
+        ([-1, 1, -3, 9], [-10, 10, -30, 90], 1.0),  # what a mean of zero divides by is the mean size
+        ([0, 0, 10, 30], [0, 0, 1, 3], 1.0),
+    ],
+)
+def test_two_measurements_agree_as_their_sites_rank_within_their_types(one, other, expected):
+    types = ["a", "a", "b", "b"]
+    assert rank_agreement(np.array(one, dtype=float), np.array(other, dtype=float), types) == pytest.approx(expected, abs=1e-12)
+
+
+def test_measurements_without_a_ranking_agree_on_nothing():
+    assert np.isnan(rank_agreement(np.array([1.0, 9.0]), np.array([2.0, 3.0]), ["a", "b"]))
+
+
+def test_what_differs_by_type_alone_is_no_agreement():
+    rng, types = np.random.default_rng(0), ["a"] * 100 + ["b"] * 100
+    one, other = (rng.gamma(1, 1, 200) * np.repeat([1.0, 1e6], 100) for _ in range(2))
+    assert abs(rank_agreement(one, other, types)) < 0.2
+    assert rank_agreement(one, other, ["a"] * 200) > 0.7

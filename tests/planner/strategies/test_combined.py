@@ -6,11 +6,10 @@ import pytest
 
 from planner import AllocationSettings, allocate
 from planner.sensitivity.report import Estimate, TrialRun
-from planner.strategies.combined import combined
+from planner.strategies.combined import CombinedSettings, combined
 from planner.views.tables import plan_summary
 from spectra import InputError
 from spectra.checkpoint.names import expert_index, parse_name, projection_type
-from spectra.core.methods import NoSettings
 from tests.planner.examples import evidence_of, site_of
 
 
@@ -69,18 +68,17 @@ def test_combined_and_uniform_plan_one_lora_per_module_unless_asked_for_more(evi
     assert max(len(site.ranks) for site in allocate("30 experts", **evidence).sites) > 1
 
 
-def after_trial_run(evidence, loss_reduction, error):
-    """The plan of `combined` after a trial run in which a site of layer l brought loss_reduction(l) per parameter."""
+def after_trial_run(evidence, loss_reduction, error, gap=0.0, strategy="combined"):
+    """A plan after a trial run in which a site of layer l brought loss_reduction(l) per parameter."""
     report = evidence["sensitivity"]
     found = {
         site.name: Estimate(mean=loss_reduction(parse_name(site.name).layer) * sum(site.shape), error=error * sum(site.shape))
         for site in report.sites
     }
     reduced = Estimate(mean=sum(one.mean for one in found.values()), error=error)
-    how = TrialRun(rank=2, steps=30, batch_size=32, learning_rate=1e-3, examples=64, loss_reduction=reduced)
-    return allocate(
-        "rank 4", AllocationSettings(max_experts=1), spectra=evidence["spectra"], sensitivity=report.with_trial_run(how, found)
-    )
+    how = TrialRun(rank=2, steps=30, batch_size=32, learning_rate=1e-3, examples=64, loss_reduction=reduced, gap=gap)
+    settings = AllocationSettings(strategy=strategy, max_experts=1)
+    return allocate("rank 4", settings, spectra=evidence["spectra"], sensitivity=report.with_trial_run(how, found))
 
 
 def by_layer(plan):
@@ -113,6 +111,22 @@ def test_combined_does_without_a_trial_run_that_gained_nothing(evidence):
     assert [site.ranks for site in plan.sites] == [site.ranks for site in without.sites]
     assert plan.notes[0].text.startswith("The trial run reduced the loss by no more than noise")
     assert without.notes[0].text.startswith("Made without a trial run")
+
+
+def test_combined_refuses_a_trial_run_that_missed_too_much_unless_it_is_told_not_to(evidence):
+    measured = {"loss_reduction": lambda layer: 1e-6 * (layer + 1), "error": 0.0}
+    with pytest.raises(
+        InputError,
+        match=r"trial run of 'task': the modules' loss reductions miss 31% of what it gained; probe again with a smaller learning"
+        r" rate or fewer `trial_steps`, or set `incomplete` to plan from it",
+    ):
+        after_trial_run(evidence, **measured, gap=0.31)
+    told = {"name": "combined", "settings": {"incomplete": True}}
+    assert after_trial_run(evidence, **measured, gap=0.31, strategy=told).sites == after_trial_run(evidence, **measured).sites
+    for strategy in ("uniform", "sensitivity", "effective-rank"):  # which never look at it
+        assert after_trial_run(evidence, **measured, gap=0.31, strategy=strategy).parameters
+    noise = after_trial_run(evidence, lambda layer: 1e-8 * (layer - 2.5), 1e-6, gap=0.31)
+    assert noise.notes[0].text.startswith("The trial run reduced the loss by no more than noise")
 
 
 def with_usage(report, token_share):
@@ -158,7 +172,7 @@ def test_the_prior_is_the_tempered_product_of_what_is_known_within_a_type():
         site_of("layers.0.experts.0.up", alpha=3.0, tasks=(1.0,), token_share=0.25),
         site_of("layers.0.experts.1.up", alpha=3.0, tasks=(1.0,), token_share=1.0),
     )  # fmt: skip
-    demand = combined(evidence, NoSettings())
+    demand = combined(evidence, CombinedSettings())
     # relative to the geometric means 4 and 2: (1/2 * 1/2)^(1/8) and (2 * 2)^(1/8); experts by the root of their share
     prior = np.array([4 ** (-1 / 8), 4 ** (1 / 8), 0.5, 1.0])
     np.testing.assert_allclose(demand.weights, prior / prior.mean(), rtol=1e-9)
@@ -168,4 +182,4 @@ def test_the_prior_is_the_tempered_product_of_what_is_known_within_a_type():
 @pytest.mark.parametrize(("known", "missing"), [({"alpha": 2.0}, "sensitivity"), ({"tasks": (1.0,)}, "spectra")])
 def test_both_kinds_of_evidence_are_needed(known, missing):
     with pytest.raises(InputError, match=f"strategy 'combined' needs `{missing}` with measured values"):
-        combined(evidence_of(site_of("layers.0.q", **known)), NoSettings())
+        combined(evidence_of(site_of("layers.0.q", **known)), CombinedSettings())

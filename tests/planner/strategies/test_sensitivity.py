@@ -21,7 +21,7 @@ def test_tasks_weigh_equally_whatever_their_scale():
     evidence = evidence_of(site_of("layers.0.q", tasks=(3.0, 100.0)), site_of("layers.1.q", tasks=(1.0, 300.0)))
     demand = sensitivity(evidence, NoSettings())
     assert demand.weights == (0.5, 0.5)
-    assert demand.utility == "log"
+    assert (demand.utility, demand.without_floor) == ("log", "log1p")
     (one, other) = sensitivity(evidence_of(site_of("a.0.q", tasks=(3.0,)), site_of("a.1.q", tasks=(1.0,))), NoSettings()).weights
     assert one == 3 * other
 
@@ -30,3 +30,13 @@ def test_gradients_that_are_all_zero_say_nothing():
     evidence = evidence_of(site_of("layers.0.q", tasks=(0.0,)), site_of("layers.1.q", tasks=(0.0,)))
     with pytest.raises(InputError, match="strategy 'sensitivity': every gradient in the sensitivity report is zero"):
         sensitivity(evidence, NoSettings())
+
+
+def test_a_scarce_budget_leaves_out_the_modules_of_least_sensitivity_where_they_may_go_without(evidence):
+    settings = AllocationSettings(strategy="sensitivity", min_rank=0, max_experts=1)
+    plan = allocate("20k", settings, **evidence)
+    assert plan.optimum.utility == "log1p"
+    left_out, adapted = ([site.weight for site in plan.sites if bool(site.ranks) is has] for has in (False, True))
+    assert left_out
+    assert max(left_out) < min(adapted)
+    assert allocate("60k", AllocationSettings(strategy="sensitivity"), **evidence).optimum.utility == "log"

@@ -8,7 +8,8 @@ from spectra.core.methods import Method, NoSettings
 
 def test_the_names_of_the_strategies_in_the_order_in_which_they_are_listed():
     assert list(STRATEGIES) == [
-        "uniform", "random", "mola", "alphalora", "lora-smoe", "sensitivity", "dr-lora", "hot-experts", "combined"
+        "uniform", "random", "mola", "alphalora", "lora-smoe", "sensitivity", "effective-rank", "dr-lora", "hot-experts",
+        "combined",
     ]  # fmt: skip
 
 
@@ -21,6 +22,7 @@ def test_who_has_settings_of_its_own():
         "lora-smoe": ["grouping", "top_percent", "parity"],
         "dr-lora": list(GrowthRule.model_fields),
         "hot-experts": ["hot_share"],
+        "combined": ["incomplete"],
     }
 
 

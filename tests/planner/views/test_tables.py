@@ -187,6 +187,24 @@ def test_a_trial_run_adds_a_table_and_a_line():
     ]
 
 
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ({"gap": 0.02, "points": 9, "agreement": 0.814, "seconds": 1234.5},
+         "; modules account for 98% of it; two halves of the examples rank modules alike by 0.81 (Spearman); 1,234 s"),
+        ({"gap": 0.02, "points": 9, "seconds": 12.0}, "; modules account for 98% of it; 12 s"),
+        ({"gap": 0.27, "points": 39, "agreement": 0.5, "seconds": 60.0},
+         "; INCOMPLETE: 39 points miss 27% of it, so `combined` refuses to plan from it; two halves of the examples rank modules"
+         " alike by 0.50 (Spearman); 60 s"),
+        ({"gap": 7.0, "points": 39, "seconds": 60.0, "loss_reduction": Estimate(mean=0.1, error=0.2)},
+         ", no more than noise: more steps or a higher rate may tell more; modules account for 0% of it; 60 s"),
+    ],
+)  # fmt: skip
+def test_a_trial_run_says_how_much_of_it_is_accounted_for_how_reliably_and_in_what_time(known, said):
+    (line,) = trial_run_lines(tried(sensitivity_of({"layers.0.q": [8.0]}), [1.0], RUN.model_copy(update=known)))
+    assert line.partition(" held-out examples")[2] == said
+
+
 def test_a_trial_run_of_noise_or_none_says_what_would_tell_more():
     noise = RUN.model_copy(update={"loss_reduction": Estimate(mean=0.5, error=0.25)})
     (line,) = trial_run_lines(tried(sensitivity_of({"layers.0.q": [8.0]}), [1.0], noise))

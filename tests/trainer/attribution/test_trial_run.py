@@ -1,12 +1,17 @@
 """Trial runs: from a file to every module's loss reduction."""
 
-import pytest
+import math
 
+import pytest
+import torch
+
+from planner.sensitivity.report import COMPLETE
 from spectra import InputError, open_checkpoint
 from tests.trainer.examples import uniform, write_rows
 from trainer import TrainSettings
-from trainer.attribution.attribution import POINTS
-from trainer.attribution.trial_run import LEAST_BATCHES, MEASURED, RANK, STEPS, run_trial, short_run
+from trainer.attribution.attribution import MOST, POINTS
+from trainer.attribution.trial_run import LEAST_BATCHES, MEASURED, RANK, STEPS, _agreement, run_trial, short_run
+from trainer.data import storage
 
 SHORT = TrainSettings(max_steps=4, batch_size=8, max_length=16, learning_rate=0.02)
 
@@ -17,6 +22,7 @@ def test_language_models_are_tried_by_default_and_classifiers_are_not():
 
 @pytest.mark.training
 def test_a_trial_run_measures_every_site_and_leaves_nothing(tiny_llama, sentences, tmp_path, monkeypatch):
+    storage.folder()  # the process's own, wherever it is
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     seen = []
@@ -24,13 +30,33 @@ def test_a_trial_run_measures_every_site_and_leaves_nothing(tiny_llama, sentence
         open_checkpoint(tiny_llama), sentences, SHORT, progress=lambda done, total=None, note="": seen.append((done, total))
     )
     again, same = run_trial(open_checkpoint(tiny_llama), sentences, SHORT)
-    assert (found, loss_reductions) == (again, same)
+    assert found.seconds > 0
+    assert (found.model_copy(update={"seconds": again.seconds}), loss_reductions) == (again, same)
     assert found.loss_reduction.error > 0
     assert len(loss_reductions) == 14
     assert found.loss_reduction.mean == pytest.approx(sum(one.mean for one in loss_reductions.values()), rel=1e-9)
     assert (found.steps, found.examples) == (4, 4)
-    assert seen == [(done, 4 + POINTS) for done in range(1, 5 + POINTS)]
+    assert (found.points - POINTS) % (2 * POINTS) == 0
+    measured = range(POINTS, found.points + 1, POINTS)
+    assert seen == [(done, 4 + MOST) for done in (1, 2, 3, 4, *(4 + points for points in measured))]
+    assert found.points == MOST or 0 <= found.gap <= COMPLETE
+    assert -1 <= found.agreement <= 1
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("shares", "agreement"),
+    [
+        ([[1, 2, 30, 40], [2, 3, 30, 90]], 0.6),  # -1/3, 1/3, -1/7, 1/7 and -1/5, 1/5, -1/2, 1/2
+        ([[1, 2, 30, 40], [4, 2, 70, 50]], -1.0),
+        ([[2, 2, 30, 40], [4, 2, 70, 50], [0, 2, 30, 40], [4, 2, 70, 50]], -1.0),  # every other batch is of one half
+        ([[1, 2, 30, 40]], math.nan),
+    ],
+)
+def test_two_halves_of_the_batches_rank_the_modules_within_their_types(shares, agreement):
+    names = ["layers.0.q", "layers.1.q", "layers.0.up", "layers.1.up"]
+    found = _agreement(torch.tensor(shares, dtype=torch.float64), names)
+    assert found == pytest.approx(agreement, nan_ok=True)
 
 
 @pytest.mark.training

@@ -18,7 +18,6 @@ from trainer.layers.expert_lora import (
     ExpertLora,
     _has_kernel,
     adapt,
-    draw_uniform,
     expert_loras,
     fold,
     grouped,
@@ -205,11 +204,35 @@ def test_new_adapters_are_drawn_as_loras_are():
     lora = ExpertLora(experts_of(make("olmoe")), {"up_proj": [8, 8, 8, 8]}, lora_alpha=1.0)
     assert 0.9 / math.sqrt(32) < lora.A["up_proj"].abs().max() <= 1 / math.sqrt(32)
     assert not lora.B["up_proj"].any()
-    one, other = torch.empty(3, 50), torch.empty(3, 50)
-    for rows in (one, other):
-        draw_uniform(rows, torch.Generator().manual_seed(5))
-    assert torch.equal(one, other)
-    assert 0.8 / math.sqrt(50) < one.abs().max() <= 1 / math.sqrt(50)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=4, max_size=4), st.lists(st.integers(0, 9), min_size=4, max_size=4), st.booleans())
+def test_of_one_seed_an_experts_first_rows_are_the_same_whatever_else_is_adapted(one, other, alone):
+    experts = experts_of(make("olmoe"))
+    beside = {} if alone else {"gate_proj": [1, 9, 3, 2], "down_proj": [4, 4, 4, 4]}
+    few, many = (
+        ExpertLora(experts, ranks, lora_alpha=1.0, name="layer", seed=5)
+        for ranks in ({"up_proj": [*one[:3], 1]}, beside | {"up_proj": [*other[:3], 2]})
+    )
+    for expert, ranks in enumerate(zip(few.ranks["up_proj"], many.ranks["up_proj"], strict=True)):
+        assert torch.equal(few.A["up_proj"][expert, : min(ranks)], many.A["up_proj"][expert, : min(ranks)])
+        assert few.A["up_proj"][expert].any(1).sum() == ranks[0]  # and padding is zero
+
+
+def test_seeds_names_experts_and_projections_draw_numbers_of_their_own():
+    experts = experts_of(make("olmoe"))
+    ranks = {"up_proj": [2] * 4, "gate_proj": [2] * 4}
+    lora, other, elsewhere = (
+        ExpertLora(experts, ranks, lora_alpha=1.0, name=name, seed=seed) for name, seed in [("a", 5), ("a", 6), ("b", 5)]
+    )
+    drawn = [one.A[part][expert, 0] for one in (lora, other, elsewhere) for part in ranks for expert in range(4)]
+    assert len({tuple(row.tolist()) for row in drawn}) == 3 * 2 * 4
+    again = torch.cat([lora.A[part].flatten() for part in ranks])
+    torch.nn.init.normal_(lora.B["up_proj"])
+    lora.reset_parameters(5)
+    assert torch.equal(torch.cat([lora.A[part].flatten() for part in ranks]), again)
+    assert not lora.B["up_proj"].any()
 
 
 def test_ranks_are_padded_to_a_multiple_of_eight():

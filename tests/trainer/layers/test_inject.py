@@ -9,7 +9,7 @@ from torch import nn
 
 from spectra import InputError, open_checkpoint
 from tests import models
-from tests.trainer.examples import uniform
+from tests.trainer.examples import uniform, with_ranks
 from trainer import MixtureLinear, MixtureSettings, apply_plan
 from trainer.base_model import head, load_model
 from trainer.layers.expert_lora import expert_loras
@@ -208,3 +208,53 @@ def test_routed_experts_share_the_models_state(routed_plan):
 
 def test_a_model_without_mixtures_has_no_router_state():
     assert router_state_of(models.build("llama")) is None
+
+
+def started(family, plan, seed=0):
+    """Every adapted site's A, and the state of torch's own stream afterwards, with adapters put into a model after a seed."""
+    model = models.build(family)
+    torch.manual_seed(seed)
+    apply_plan(model, plan)
+    rows = {(name, "linear"): mixture.A.detach() for name, mixture in mixtures(model).items()}
+    for name, lora in expert_loras(model).items():
+        rows |= {
+            (f"{name}.{at}", part): lora.A[part][at, :rank] for part, ranks in lora.ranks.items() for at, rank in enumerate(ranks)
+        }
+    return rows, torch.get_rng_state()
+
+
+def assert_alike_as_far_as_shapes_allow(one, other, least):
+    compared = 0
+    for place in one.keys() & other.keys():
+        rows = min(len(one[place]), len(other[place]))
+        assert torch.equal(one[place][:rows], other[place][:rows]), place
+        compared += rows > 0
+    assert compared >= least
+
+
+def test_the_first_expert_of_a_mixture_starts_as_plain_lora_does_whatever_else_is_in_the_model(tiny_llama, llama_plan, lora_plan):
+    lora, of_mixtures = started("llama", lora_plan)[0], started("llama", llama_plan)[0]
+    first = {(site.name, "linear"): site.ranks[0] for site in llama_plan.sites if site.ranks}
+    assert any(len(site.ranks) > 1 for site in llama_plan.sites)
+    assert_alike_as_far_as_shapes_allow(lora, {place: of_mixtures[place][:rank] for place, rank in first.items()}, 10)
+    alternating = with_ranks(lora_plan, lambda site: () if ".layers.0." in site.name else (7,))
+    assert_alike_as_far_as_shapes_allow(lora, started("llama", alternating)[0], 7)
+    assert not torch.equal(*(started("llama", lora_plan, seed)[0]["model.layers.0.mlp.up_proj", "linear"] for seed in (0, 1)))
+
+
+def test_routed_experts_start_alike_in_plans_of_other_ranks(routed_plan):
+    uneven = with_ranks(routed_plan, lambda site: () if ".experts.2." in site.name or "q_proj" in site.name else (5,))
+    assert_alike_as_far_as_shapes_allow(started("olmoe", routed_plan)[0], started("olmoe", uneven)[0], 2 * (3 * 3 + 3))
+
+
+def test_one_number_is_drawn_from_torchs_own_stream_whatever_the_plan(lora_plan, llama_plan, routed_plan):
+    torch.manual_seed(0)
+    torch.randint(2**62, ())
+    expected = torch.get_rng_state()
+    for family, plan in [
+        ("llama", lora_plan),
+        ("llama", llama_plan),
+        ("llama", lora_plan.without_adapters()),
+        ("olmoe", routed_plan),
+    ]:
+        assert torch.equal(started(family, plan)[1], expected)

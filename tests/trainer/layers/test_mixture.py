@@ -175,6 +175,43 @@ def test_adapters_start_as_lora_does():
     assert not layer.B.any()
 
 
+def seeded(ranks, seed=5, site="layers.0.q"):
+    return MixtureLinear(nn.Linear(7, 5), ranks, 1, seed=seed, site=site)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=5), st.lists(st.integers(0, 6), min_size=1, max_size=5))
+def test_of_one_seed_every_experts_first_rows_are_the_same_whatever_its_rank_and_the_others(one, other):
+    layers = [seeded(ranks) for ranks in (one, other)]
+    for expert, ranks in enumerate(zip(one, other, strict=False)):
+        rows = [layer.A.split(list(layer.ranks))[expert][: min(ranks)] for layer in layers]
+        assert torch.equal(*rows)
+    if min(map(len, (one, other))) > 1:
+        both = min(map(len, (one, other)))
+        assert torch.equal(*(layer.router[:both] for layer in layers))
+
+
+def test_seeds_sites_experts_and_routers_draw_numbers_of_their_own():
+    layers = [seeded([2, 2]), seeded([2, 2], seed=6), seeded([2, 2], site="layers.1.q")]
+    rows = [row for layer in layers for row in (*layer.A, *layer.router)]
+    assert len({tuple(row.tolist()) for row in rows}) == 3 * (4 + 2)
+
+
+def test_starting_over_draws_the_numbers_of_the_seed_again_and_clears_b():
+    layer = seeded([3, 1])
+    A, router = layer.A.detach().clone(), layer.router.detach().clone()
+    for parameter in (layer.A, layer.B, layer.router):
+        nn.init.normal_(parameter)
+    before = torch.get_rng_state()
+    layer.reset_parameters(5)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(layer.A, A)
+    assert torch.equal(layer.router, router)
+    assert not layer.B.any()
+    layer.reset_parameters()
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
 def test_settings_are_its_own_or_those_that_it_shares():
     own = MixtureLinear(nn.Linear(4, 4), [1, 1], 1, settings=MixtureSettings(router="dense", dropout=0.25))
     shared = MixtureLinear(nn.Linear(4, 4), [1, 1], 1, state=RouterState(MixtureSettings(router="constant")))
