@@ -141,14 +141,16 @@ def test_the_options_of_every_command():
                 "--weight-decay", "--z-loss"]  # fmt: skip
     assert options == {
         "allocate": ["--beta", "--budget", "--depth", "--estimator", "--expert-rank", "--granularity", "--grouping", *growth,
-                     "--hot-share", "--incomplete", "--json", "--max-experts", "--max-rank", "--min-rank", "--model", "--modules", "--output",
+                     "--hot-share", "--incomplete", "--json", "--max-experts", "--max-rank", "--min-rank", "--model", "--modules",
+                     "--output",
                      "--parity", "--rank-multiple", "--seed", "--sensitivity", "--shape", "--spectra", "--statistic",
                      "--strategy", "--top-k", "--top-percent"],
         "analyze": ["--bootstrap", "--compare", "--csv", "--device", "--estimator", "--goodness", "--json", "--keep-eigenvalues",
                     "--modules", "--output", "--precision", "--seed", "--subsamples"],
         "check": [],
         "compare": sorted(
-            {*training, "--arm", "--binding", "--data", "--json", "--lr-sweep", "--model", "--no-baselines", "--output", "--processes", "--seeds",
+            {*training, "--arm", "--binding", "--data", "--json", "--lr-sweep", "--model", "--no-baselines", "--output",
+             "--processes", "--seeds",
              "--test"}
             - {"--seed", "--evaluations", "--patience", "--shard"}
         ),
@@ -159,7 +161,8 @@ def test_the_options_of_every_command():
         "plot": ["--output"],
         "export": ["--format", "--output"],
         "run": ["--data", "--json", "--model", "--output", "--set", "--small", "--test"],
-        "probe": sorted(["--batch-size", "--data", "--device", "--effective-rank", "--gradient-checkpointing", "--json", "--learning-rate",
+        "probe": sorted(["--batch-size", "--data", "--device", "--effective-rank", "--gradient-checkpointing", "--json",
+                         "--learning-rate",
                          *rows, "--modules", "--output", "--precision", "--samples", "--seed", "--trial-steps"]),
         "report": ["--output"],
         "show": ["--json"],

@@ -145,33 +145,9 @@ def test_a_budget_that_does_not_bind_ends_the_study(study, tmp_path, caplog):
 @pytest.mark.training
 def test_two_processes_share_a_studys_folder(plans, minilm, small_corpus, tmp_path):
     study, given = tmp_path / "study", _with_baseline(plans, tmp_path)
-    command = [
-        sys.executable,
-        "-m",
-        "cli",
-        "compare",
-        *given,
-        "--model",
-        minilm,
-        "--data",
-        small_corpus[0],
-        "--test",
-        small_corpus[1],
-    ]
-    command += [
-        "--output",
-        study,
-        "--seeds",
-        2,
-        "--no-baselines",
-        "--learning-rate",
-        1e-3,
-        "--lr-sweep",
-        1e-3,
-        "--binding",
-        "skip",
-    ]
-    command += ["--max-steps", 3, "--max-length", 16, "--processes", 1, "--json"]
+    command = [sys.executable, "-m", "cli", "compare", *given, "--model", minilm, "--data", small_corpus[0], "--test",
+               small_corpus[1], "--output", study, "--seeds", 2, "--no-baselines", "--lr-sweep", 1e-3, "--binding", "skip",
+               "--max-steps", 3, "--max-length", 16, "--processes", 1, "--json"]  # fmt: skip
     started = [subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) for _ in range(2)]
     reports = [json.loads(one.communicate()[0]) for one in started]
     assert [one.returncode for one in started] == [0, 0]

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pytest
 
 from tests.trainer.study.examples import files_of, scores_of, study_of
 from tests.trainer.views.examples import POINTS, evaluation_of, health, run_of
