@@ -3,18 +3,21 @@
 Where a plan of a quarter of the size loses nothing, and one of four times the size wins nothing, the place of the parameters
 cannot matter either, and no comparison of plans will find anything.
 
-Uniform LoRA is trained at a quarter of the plans' size, at all of it and at four times it, each at its own learning rate. While
-the smallest loses nothing, a quarter of it is tried too.
+Uniform LoRA is trained at a quarter of the plans' size, at all of it and at four times it, each at its own learning rate. Every
+size is compared with every larger one, and all pairs are adjusted together, so a budget that does not bind is called binding in
+one check of twenty at most. While the smallest size is worse than none, a quarter of it is tried too.
 """
 
+import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import combinations
 
 from spectra import Checkpoint, InputError
 from trainer.evaluation.metrics import METRICS
 from trainer.study.arms import Candidate, uniform_of
 from trainer.study.differences import Scores, adjusted, groups
-from trainer.study.report import BASELINE, Binding, Difference, Size, TestFile
+from trainer.study.report import BASELINE, Binding, Size, TestFile
+from trainer.study.statistics import detectable
 
 FACTOR = 4
 SMALLER = 3
@@ -40,7 +43,7 @@ def neighbours(size: int, checkpoint: Checkpoint) -> list[Candidate]:
 def next_smaller(checked: Binding, checkpoint: Checkpoint) -> Candidate | None:
     """A size to try next, while the smallest so far loses nothing."""
     smallest = checked.sizes[0]
-    if checked.enough > smallest.parameters:
+    if checked.binds or checked.enough > smallest.parameters or len(checked.sizes) >= 3 + SMALLER:
         return None
     return sized(smallest.parameters // FACTOR, checkpoint)
 
@@ -56,20 +59,20 @@ def check(scores: Scores, sizes: Sequence[Candidate], whole: Candidate, tests: S
     """
     name, files = list(groups([test for test in tests if test.measure == tests[0].measure]).items())[-1]
     measure, ordered = files[0].measure, sorted(sizes, key=lambda candidate: candidate.plan.parameters)
-    pairs = list(pairwise(ordered))
-    differences = adjusted([scores.difference(one.name, other.name, name, files, measure) for one, other in pairs])
-    found = _sizes(scores, ordered, files, measure)
-    sign = METRICS[measure].sign
-    best = max(found, key=lambda size: sign * size.mean)
-    alike = [size for size in found if sign * (best.mean - size.mean) <= (size.error if size.error > 0 else 0.0)]
+    pairs = [scores.difference(one.name, other.name, name, files, measure) for one, other in combinations(ordered, 2)]
+    differences = adjusted(pairs)
+    losers = {one.arm for one in differences if one.worse}  # a size that a larger one beats
+    own = ordered.index(whole)
+    spreads = [paired.spread for _, paired in pairs if paired.spread is not None and paired.error > 0]
     return Binding(
         test=name,
         measure=measure,
-        sizes=tuple(found),
+        sizes=tuple(_sizes(scores, ordered, files, measure)),
         differences=tuple(differences),
         # Only what lies around the plans' own size: that a sixteenth loses says nothing of the whole.
-        binds=any(one.worse and whole.name in (one.arm, one.other) for one in differences),
-        enough=min(size.parameters for size in alike),
+        binds=any(candidate.name in losers for candidate in ordered[max(0, own - 1) : own + 1]),
+        enough=min(candidate.plan.parameters for candidate in ordered if candidate.name not in losers),
+        detectable=max((detectable(spread, len(pairs)) for spread in spreads), default=math.nan),
     )
 
 
@@ -91,15 +94,21 @@ def _sizes(scores: Scores, ordered: Sequence[Candidate], files: Sequence[TestFil
 
 
 def told(found: Binding) -> str:
-    """The check in one sentence."""
-    metric = METRICS[found.measure]
-    first, last = found.sizes[0], found.sizes[-1]
-    span = f"{first.parameters:,} to {last.parameters:,} parameters"
+    """The check in one sentence or two."""
+    metric, last = METRICS[found.measure], found.sizes[-1]
+
+    def shown(value: float) -> str:
+        return f"{metric.scale * abs(value):.{metric.digits}f} {metric.unit}"
+
     if found.binds:
-        steepest: Difference = max((one for one in found.differences if one.worse), key=lambda one: abs(one.difference))
-        size = metric.scale * abs(steepest.difference)
-        return f"The budget binds: from {span}, a step of {FACTOR} in size is worth up to {size:.{metric.digits}f} {metric.unit}."
+        sizes = {size.arm: size.parameters for size in found.sizes}
+        steepest = max((one for one in found.differences if one.worse), key=lambda one: abs(one.difference))
+        return (
+            f"The budget binds: uniform LoRA of {sizes[steepest.arm]:,} parameters loses {shown(steepest.difference)} to"
+            f" {sizes[steepest.other]:,}."
+        )
+    seen = f", where {shown(found.detectable)} would be found in four of five checks" if math.isfinite(found.detectable) else ""
     return (
-        f"The budget does not bind: from {span} the {found.measure} of uniform LoRA does not differ by more than chance;"
-        f" {found.enough:,} parameters lose nothing."
+        f"The budget does not bind: uniform LoRA of {found.enough:,} parameters is not told apart from any of up to"
+        f" {last.parameters:,}{seen}."
     )

@@ -163,8 +163,8 @@ class _Course:
         while True:
             self._seeds(sizes, min(PILOTS, study.seeds))
             found = check(self.scores, sizes, study.baseline, self.tests)
-            smaller = next_smaller(found, study.checkpoint) if not found.binds else None
-            if smaller is None or len(sizes) > 5:
+            smaller = next_smaller(found, study.checkpoint)
+            if smaller is None:
                 LOG.info(told(found))
                 return found
             sizes.append(smaller)

@@ -128,11 +128,13 @@ class Binding(Value):
     sizes: tuple[Size, ...]
     """From small to large."""
     differences: tuple[Difference, ...]
-    """Neighbouring sizes, the smaller minus the larger."""
+    """Every pair of sizes, the smaller minus the larger; adjusted together."""
     binds: bool
-    """Whether a smaller size is worse, or a larger one better, by more than chance."""
+    """Whether the plans' size, or the next smaller one, is worse than a larger one by more than chance."""
     enough: int
-    """The fewest parameters whose mean is within one standard error of the best size's."""
+    """The fewest parameters that are worse than none of the larger sizes by more than chance."""
+    detectable: Measured = math.nan
+    """The difference between two sizes that is found in four of five such checks; NaN where nothing varies."""
 
 
 class Power(Value):

@@ -132,7 +132,7 @@ def sizes_figure(report: StudyReport) -> Figure:
         axes.set_xscale("log", base=4)
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=20)
         axes.set(xlabel="trainable parameters of uniform LoRA", ylabel=f"{found.measure} on {found.test}")
-        axes.set_title("the budget binds" if found.binds else f"the budget does not bind: {found.enough:,} lose nothing")
+        axes.set_title("the budget binds" if found.binds else f"the budget does not bind: {found.enough:,} parameters are enough")
     return figure
 
 

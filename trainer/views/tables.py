@@ -105,7 +105,9 @@ def _size_table(report: StudyReport) -> Table:
     table = Table(title=f"{report.model.name}: uniform LoRA by size, {found.measure} on {found.test}", **LEFT)
     for heading in ("parameters", "mean", "from the next smaller size", "p"):
         table.add_column(heading, justify="right")
-    for size, step in zip(found.sizes, [None, *found.differences], strict=True):
+    steps = {(one.arm, one.other): one for one in found.differences}
+    for size, below in zip(found.sizes, [None, *found.sizes], strict=False):
+        step = steps.get((below.arm, size.arm)) if below else None
         mean = f"{metric.scale * size.mean:.{metric.digits}f}"
         # The report has the smaller minus the larger; a reader goes up.
         shown = _interval(metric, -step.difference, -step.high, -step.low) if step else ""

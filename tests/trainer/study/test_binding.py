@@ -36,7 +36,7 @@ def of(sizes, *losses, measure="loss"):
 def test_a_budget_binds_where_a_step_in_size_changes_the_loss(sizes, losses, binds, enough):
     found = check(of(sizes, *losses), sizes, sizes[1], files_of(["t"], "loss"))
     assert found.binds == binds
-    assert found.enough >= sizes[enough].plan.parameters if not enough else found.enough == sizes[enough].plan.parameters
+    assert found.enough == sizes[enough].plan.parameters
     assert [size.parameters for size in found.sizes] == sorted(one.plan.parameters for one in sizes)
     assert told(found).startswith("The budget binds" if binds else "The budget does not bind")
 
@@ -44,13 +44,38 @@ def test_a_budget_binds_where_a_step_in_size_changes_the_loss(sizes, losses, bin
 def test_where_more_is_better_the_larger_score_is(sizes):
     found = check(of(sizes, 0.5, 0.6, 0.6, measure="accuracy"), sizes, sizes[1], files_of(["t"], "accuracy"))
     assert found.binds
-    assert "worth up to 10.00 points" in told(found)
+    small = f"{sizes[0].plan.parameters:,}"
+    assert told(found).startswith(f"The budget binds: uniform LoRA of {small} parameters loses 10.00 points to ")
+
+
+def test_sizes_far_apart_differ_though_no_step_does(sizes):
+    # The middle one varies so much that it is told apart from neither.
+    values = (1.02 + NOISE, 1.01 + 20 * NOISE, np.full(4, 1.0))
+    scores = scores_of({one.name: {"t": losses} for one, losses in zip(sizes, values, strict=True)}, "loss")
+    found = check(scores, sizes, sizes[1], files_of(["t"], "loss"))
+    assert [(one.arm, one.other) for one in found.differences if one.worse] == [(sizes[0].name, sizes[2].name)]
+    assert found.binds
+    assert found.enough == sizes[1].plan.parameters
+
+
+def test_what_is_called_alike_says_which_difference_would_have_been_found(sizes):
+    found = check(of(sizes, 1.0, 1.0, 1.0), sizes, sizes[1], files_of(["t"], "loss"))
+    assert 0.001 < found.detectable < 0.02
+    assert told(found).endswith(f", where {found.detectable:.3f} nats per token would be found in four of five checks.")
+    still = found.model_copy(update={"detectable": float("nan")})
+    assert told(still).endswith(f" is not told apart from any of up to {found.sizes[-1].parameters:,}.")
+
+
+def test_a_larger_size_that_is_worse_binds_nothing(sizes):
+    found = check(of(sizes, 1.0, 1.0, 1.1), sizes, sizes[1], files_of(["t"], "loss"))
+    assert not found.binds
+    assert found.enough == sizes[0].plan.parameters
 
 
 def test_smaller_sizes_are_tried_while_the_smallest_loses_nothing(sizes, tiny_llama):
     checkpoint = open_checkpoint(tiny_llama)
     alike = check(of(sizes, 1.0, 1.0, 1.0), sizes, sizes[1], files_of(["t"], "loss"))
-    smaller = next_smaller(alike.model_copy(update={"enough": sizes[0].plan.parameters}), checkpoint)
+    smaller = next_smaller(alike, checkpoint)
     assert smaller is None or smaller.plan.parameters < sizes[0].plan.parameters
     assert next_smaller(alike.model_copy(update={"enough": sizes[1].plan.parameters}), checkpoint) is None
 

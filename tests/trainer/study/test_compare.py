@@ -133,7 +133,7 @@ def test_a_budget_that_does_not_bind_ends_the_study(study, tmp_path, caplog):
     assert report.binding.enough == report.binding.sizes[0].parameters
     assert len(report.binding.sizes) >= 3
     budget, plans, _ = verdict(report).splitlines()
-    assert budget.startswith("The budget does not bind: from ")
+    assert budget.startswith("The budget does not bind: uniform LoRA of ")
     assert plans.startswith("No plans were compared: where size does not matter, place cannot either")
     assert {one.arm for one in report.results} == {size.arm for size in report.binding.sizes}
     assert "The budget does not bind" in caplog.text

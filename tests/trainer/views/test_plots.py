@@ -122,7 +122,9 @@ def test_less_loss_is_drawn_as_better():
     assert to_hex(point.get_color()) == PALETTE[0].lower()
 
 
-@pytest.mark.parametrize(("binds", "title"), [(True, "the budget binds"), (False, "the budget does not bind: 250 lose nothing")])
+@pytest.mark.parametrize(
+    ("binds", "title"), [(True, "the budget binds"), (False, "the budget does not bind: 250 parameters are enough")]
+)
 def test_sizes_are_drawn_with_the_error_of_each(binds, title):
     sizes = (Size(arm="small", parameters=250, mean=0.65, error=0.01), Size(arm=BASELINE, parameters=1000, mean=0.6))
     binding = Binding(test="t", measure="loss", sizes=sizes, differences=(), binds=binds, enough=250)
