@@ -92,7 +92,7 @@ def test_combined_follows_what_was_measured_and_starves_nothing(evidence):
     assert all(site.ranks and site.loss_reduction > 0 for site in plan.sites)
     said = {note.about: note.text for note in plan.notes}
     assert said["little to win on dense models"].startswith(
-        "On dense models in our study, such plans were level with uniform LoRA at equal size"
+        "On small dense models in our study, such plans were level with uniform LoRA"
     )
 
 
