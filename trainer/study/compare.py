@@ -135,6 +135,7 @@ class _Course:
         self.results: list[Result] = []
         self.counted: dict[str, list[Outcome]] = {}
         self.tuning: dict[str, float] = {}
+        self.sizes: list[Candidate] = []
         self.tests: tuple[TestFile, ...] = ()
         self.done = 0
 
@@ -156,7 +157,7 @@ class _Course:
     def _checked(self) -> Binding | None:
         """Whether the budget binds; None where the model has no plans of other sizes."""
         study = self.study
-        sizes = [study.baseline, *neighbours(study.baseline.plan.parameters, study.checkpoint)]
+        sizes = self.sizes = [study.baseline, *neighbours(study.baseline.plan.parameters, study.checkpoint)]
         if len(sizes) < 2:
             LOG.info("whether the budget binds cannot be asked: the model has no even plan of a quarter or four times the size")
             return None
@@ -263,7 +264,7 @@ class _Course:
             data={Path(file).name: study.digest(file) for file in study.data},
             settings=study.settings,
             seeds=study.seeds,
-            arms=tuple(self._arm(candidate) for candidate in study.candidates),
+            arms=tuple(self._arm(candidate) for candidate in (*study.candidates, *self.sizes[1:])),
             tests=self.tests,
             results=tuple(self.results),
             differences=against(self.scores, names, BASELINE, self.tests) if whole else (),

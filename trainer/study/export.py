@@ -59,12 +59,29 @@ def _csv(rows: Sequence[tuple[Difference, list[str]]]) -> str:
 
 
 def _markdown(report: StudyReport, rows: Sequence[tuple[Difference, list[str]]]) -> str:
-    lines = [f"# {report.model.name}", "", *verdict(report).splitlines(), ""]
-    lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    lines = [f"# {report.model.name}", "", *verdict(report).splitlines(), *_sizes(report)]
+    if rows:
+        lines += ["", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for one, cells in rows:
         bold = [f"**{cell}**" if number == 2 and one.significant else cell for number, cell in enumerate(cells)]
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in bold) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _sizes(report: StudyReport) -> Iterator[str]:
+    """Uniform LoRA by size, each beside the largest."""
+    if report.binding is None:
+        return
+    metric, largest = METRICS[report.binding.measure], report.binding.sizes[-1].arm
+    beside = {one.arm: one for one in report.binding.differences if one.other == largest}
+    heads = (f"{report.binding.test}, uniform LoRA", report.binding.measure, "minus the largest", "low", "high", "p")
+    yield from ("", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads))
+    number = f".{metric.digits + 1}f"
+    for size in report.binding.sizes:
+        one = beside.get(size.arm)
+        values = [metric.scale * value for value in (one.difference, one.low, one.high)] if one else [math.nan] * 3
+        cells = [f"{metric.scale * size.mean:{number}}", *(_number(value, number) for value in values)]
+        yield f"| {size.parameters:,} | " + " | ".join(cells) + f" | {_number(one.p if one else math.nan, '.3g')} |"
 
 
 def _latex(report: StudyReport, rows: Sequence[tuple[Difference, list[str]]]) -> str:

@@ -162,6 +162,7 @@ class StudyReport(Document):
     settings: TrainSettings
     seeds: int
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
+    """The plans, and then uniform LoRA of the other sizes in the check whether the budget binds."""
     tests: Annotated[tuple[TestFile, ...], Field(min_length=1)]
     results: tuple[Result, ...]
     differences: tuple[Difference, ...]

@@ -96,7 +96,7 @@ def _draw_growth(axes: Axes, events: Sequence[GrowthEvent], layer: str, what: st
 def study_figure(report: StudyReport) -> Figure:
     """Differences from uniform LoRA with their intervals, a panel for each test and for all of a measure."""
     tests = list(dict.fromkeys(one.test for one in report.differences))
-    names = [arm.name for arm in report.arms if arm.name not in UNCOMPARED]
+    names = [name for name in dict.fromkeys(one.arm for one in report.differences) if name not in UNCOMPARED]
     with style():
         figure = Figure(figsize=(1.6 + 2.6 * len(tests), 1.4 + 0.34 * len(names)), layout="constrained")
         for test, axes in zip(tests, figure.subplots(1, len(tests), squeeze=False, sharey=True)[0], strict=True):
@@ -122,7 +122,7 @@ def sizes_figure(report: StudyReport) -> Figure:
     found = report.binding
     metric = METRICS[found.measure]
     with style():
-        figure = Figure(figsize=(4.6, 3.0), layout="constrained")
+        figure = Figure(figsize=(5.2, 3.0), layout="constrained")
         axes = figure.subplots()
         sizes = [size.parameters for size in found.sizes]
         means = [metric.scale * size.mean for size in found.sizes]
@@ -130,6 +130,7 @@ def sizes_figure(report: StudyReport) -> Figure:
         axes.errorbar(sizes, means, yerr=errors, fmt="o-", ms=4, color=PALETTE[0], capsize=3, lw=1.3)
         axes.axvline(report.arm(BASELINE).parameters, color=GREY, lw=0.8, ls=":")
         axes.set_xscale("log", base=4)
+        axes.minorticks_off()
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=20)
         axes.set(xlabel="trainable parameters of uniform LoRA", ylabel=f"{found.measure} on {found.test}")
         axes.set_title("the budget binds" if found.binds else f"the budget does not bind: {found.enough:,} parameters are enough")

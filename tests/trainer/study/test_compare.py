@@ -136,6 +136,7 @@ def test_a_budget_that_does_not_bind_ends_the_study(study, tmp_path, caplog):
     assert budget.startswith("The budget does not bind: uniform LoRA of ")
     assert plans.startswith("No plans were compared: where size does not matter, place cannot either")
     assert {one.arm for one in report.results} == {size.arm for size in report.binding.sizes}
+    assert {arm.name for arm in report.arms if arm.runs} == {size.arm for size in report.binding.sizes}
     assert "The budget does not bind" in caplog.text
     noted = study(settings=still, binding="note")
     assert noted.binding == report.binding

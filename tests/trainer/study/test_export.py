@@ -4,9 +4,10 @@ import csv
 
 import numpy as np
 
-from tests.trainer.study.examples import study_of
+from tests.trainer.study.examples import files_of, scores_of, study_of
+from trainer.study.differences import adjusted
 from trainer.study.export import TABLES, write_tables
-from trainer.study.report import BASELINE
+from trainer.study.report import BASELINE, Binding, Size
 
 BASE = np.array([0.5, 0.6, 0.7])
 STEADY = np.array([0.0, 0.001, -0.001])
@@ -26,3 +27,15 @@ def test_all_three_have_every_arm_on_every_test(tmp_path):
     latex = (tmp_path / "study.tex").read_text()
     assert r"a\_b & up|1 & 1,004 & 65.000 & 5.000$^{*}$ & [4.752, 5.248] \\" in latex
     assert latex.count("{tabular}") == 2
+
+
+def test_a_study_that_stopped_has_its_sizes_as_a_table(tmp_path):
+    scores = scores_of({"small": {"t": BASE + 0.05 + STEADY}, BASELINE: {"t": BASE}}, "loss")
+    found = adjusted([scores.difference("small", BASELINE, "t", files_of(["t"], "loss"), "loss")])
+    sizes = (Size(arm="small", parameters=250, mean=0.65), Size(arm=BASELINE, parameters=1000, mean=0.6))
+    binding = Binding(test="t", measure="loss", sizes=sizes, differences=tuple(found), binds=True, enough=1000)
+    write_tables(study_of({BASELINE: {"t": BASE}}, "loss", binding=binding, differences=()), tmp_path)
+    lines = (tmp_path / "study.md").read_text().splitlines()
+    assert "| t, uniform LoRA | loss | minus the largest | low | high | p |" in lines
+    assert lines[-2].startswith("| 250 | 0.6500 | 0.0500 | 0.0475 | 0.0525 | 0.0001")
+    assert lines[-1] == "| 1,000 | 0.6000 |  |  |  |  |"
