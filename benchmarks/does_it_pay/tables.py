@@ -7,10 +7,12 @@ as in `plan compare`; tasks count alike, and their runs are independent of each 
 import math
 import sys
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
+from trainer.study.binding import NEGLIGIBLE
 from trainer.study.statistics import Paired, holm, paired, seeds_for
 
 HERE = Path(__file__).parent
@@ -68,6 +70,12 @@ def pooled(found: Sequence[Paired]) -> Paired:
     return Paired(mean=mean, error=math.sqrt(sum(variances)), freedom=sum(variances) ** 2 / below)
 
 
+def over_tasks(found: Sequence[Paired]) -> Paired:
+    """The mean over tasks with the tasks as draws, as a claim about another task needs."""
+    means = np.array([one.mean for one in found])
+    return Paired(mean=float(means.mean()), error=float(means.std(ddof=1) / len(means) ** 0.5), freedom=len(means) - 1)
+
+
 def shown(one: Paired | None) -> str:
     """Mean and 95% half-width."""
     if one is None:
@@ -78,12 +86,39 @@ def shown(one: Paired | None) -> str:
 
 def compare(runs: Runs, arms: Sequence[str], other: str, tasks: Sequence[str]) -> None:
     """Every arm minus another: per task, and pooled with Holm's p."""
-    print(f"\n| minus {other} | " + " | ".join(tasks) + " | pooled | p (Holm) |\n|" + "---|" * (len(tasks) + 3))
+    print(f"\n| minus {other} | " + " | ".join(tasks), end="")
+    print(" | these tasks | p (Holm) | tasks as draws |\n|" + "---|" * (len(tasks) + 4))
     rows = {arm: [difference(runs, task, arm, other) for task in tasks] for arm in arms}
     whole = {arm: pooled([one for one in row if one is not None]) for arm, row in rows.items()}
     values = holm([one.p for one in whole.values()])
     for (arm, row), p in zip(rows.items(), values, strict=True):
-        print(f"| {arm} | " + " | ".join(map(shown, row)) + f" | {shown(whole[arm])} | {p:.2g} |")
+        wider = over_tasks([one for one in row if one is not None])
+        print(f"| {arm} | " + " | ".join(map(shown, row)) + f" | {shown(whole[arm])} | {p:.2g} | {shown(wider)} |")
+
+
+SIZES = {"even 0.25": RANK_1 // 4, "uniform 1": RANK_1, "uniform 8": 8 * RANK_1}
+
+
+def enough(runs: Runs, task: str, seeds: Sequence[int]) -> str:
+    """What the binding check says of three sizes: the smallest that loses no more than is negligible, and how many are beaten."""
+    pairs = list(combinations(SIZES, 2))
+    found = [paired([table(runs, task, one, seeds) - table(runs, task, other, seeds)]) for one, other in pairs]
+    values = list(zip(pairs, found, holm([one.p for one in found]), strict=True))
+    beaten = {small for (small, _), one, p in values if p < 0.05 and one.mean > 0}
+    unsure = {small for (small, _), one, _ in values if one.interval[1] > NEGLIGIBLE}
+    least = min(size for arm, size in SIZES.items() if arm not in unsure)
+    return f"{least:,} | {', '.join(f'{SIZES[arm]:,}' for arm in SIZES if arm in beaten) or 'none'}"
+
+
+def binding(runs: Runs) -> None:
+    """The check on the first seeds of a task beside the check on its other seeds."""
+    print("\n| task | seeds | loses nothing | beaten | other seeds | loses nothing | beaten |\n|" + "---|" * 7)
+    for task in dict.fromkeys(task for task, _, _ in runs):
+        seeds = seeds_of(runs, task, *SIZES)
+        first, rest = (seeds[:3], seeds[3:]) if len(seeds) >= 6 else (seeds[:2], seeds[2:])
+        print(f"| {task} | {len(first)} | {enough(runs, task, first)} | {len(rest)} | {enough(runs, task, rest)} |")
+    for task in dict.fromkeys(task for task, _, _ in runs):
+        print(f"| {task} | all | {enough(runs, task, seeds_of(runs, task, *SIZES))} |")
 
 
 def same_against_same(runs: Runs) -> None:
@@ -205,6 +240,7 @@ def main() -> None:
     compare(runs, [arm for arm in quarter if arm != "even 0.25"], "even 0.25", tasks)
     compare(runs, [arm for arm in sixteenth if not arm.startswith("random")], "random 0.0625", tasks)
     compare(runs, [arm for arm in arms if arm != "uniform 8"], "uniform 8", tasks)
+    binding(runs)
     same_against_same(runs)
     for size in (0.02, 0.05):
         planted(runs, size)

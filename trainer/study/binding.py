@@ -3,9 +3,10 @@
 Where a plan of a quarter of the size loses nothing, and one of four times the size wins nothing, the place of the parameters
 cannot matter either, and no comparison of plans will find anything.
 
-Uniform LoRA is trained at a quarter of the plans' size, at all of it and at four times it, each at its own learning rate. Every
-size is compared with every larger one, and all pairs are adjusted together, so a budget that does not bind is called binding in
-one check of twenty at most. While the smallest size is worse than none, a quarter of it is tried too.
+Uniform LoRA is trained at a quarter of the plans' size, at all of it and at four times it, each at its own learning rate, and
+every size is compared with every larger one. That two sizes are not told apart does not make them alike: a few seeds are blind to
+much. So there are three answers. The budget binds where a larger size is better by more than chance; it does not where the 95%
+intervals leave no more than `NEGLIGIBLE` to lose; and otherwise it cannot be told, and the study goes on.
 """
 
 import math
@@ -16,12 +17,13 @@ from spectra import Checkpoint, InputError
 from trainer.evaluation.metrics import METRICS
 from trainer.study.arms import Candidate, uniform_of
 from trainer.study.differences import Scores, adjusted, groups
-from trainer.study.report import BASELINE, Binding, Size, TestFile
-from trainer.study.statistics import detectable
+from trainer.study.report import BASELINE, Binding, Difference, Size, TestFile
 
 FACTOR = 4
 SMALLER = 3
 """Quarters of quarters at most."""
+NEGLIGIBLE = 0.01
+"""What a size may lose and still lose nothing, in nats per token or as a share of right answers; plans win 0.01 to 0.02."""
 
 
 def sized(size: int, checkpoint: Checkpoint) -> Candidate | None:
@@ -43,7 +45,7 @@ def neighbours(size: int, checkpoint: Checkpoint) -> list[Candidate]:
 def next_smaller(checked: Binding, checkpoint: Checkpoint) -> Candidate | None:
     """A size to try next, while the smallest so far loses nothing."""
     smallest = checked.sizes[0]
-    if checked.binds or checked.enough > smallest.parameters or len(checked.sizes) >= 3 + SMALLER:
+    if checked.enough > smallest.parameters or len(checked.sizes) >= 3 + SMALLER:
         return None
     return sized(smallest.parameters // FACTOR, checkpoint)
 
@@ -56,24 +58,42 @@ def check(scores: Scores, sizes: Sequence[Candidate], whole: Candidate, tests: S
         sizes: all, the plans' own among them.
         whole: the plans' own.
         tests: held-out files; those of the first measure decide.
+
+    Raises:
+        InputError: no run of the plans' own size that has not diverged.
     """
     name, files = list(groups([test for test in tests if test.measure == tests[0].measure]).items())[-1]
-    measure, ordered = files[0].measure, sorted(sizes, key=lambda candidate: candidate.plan.parameters)
+    if whole.name not in scores.runs:
+        raise InputError(f"every run of {whole.name} diverged; give a smaller `learning_rate`")
+    # A size whose runs all diverged is no size that loses nothing.
+    finished = [candidate for candidate in sizes if candidate.name in scores.runs]
+    measure, ordered = files[0].measure, sorted(finished, key=lambda candidate: candidate.plan.parameters)
     pairs = [scores.difference(one.name, other.name, name, files, measure) for one, other in combinations(ordered, 2)]
     differences = adjusted(pairs)
-    losers = {one.arm for one in differences if one.worse}  # a size that a larger one beats
+    beaten = {one.arm for one in differences if one.worse}  # by a larger size
+    possible = {candidate.name: 0.0 for candidate in ordered}
+    for one in differences:
+        possible[one.arm] = max(possible[one.arm], _most_lost(one))
     own = ordered.index(whole)
-    spreads = [paired.spread for _, paired in pairs if paired.spread is not None and paired.error > 0]
+    # Only what lies around the plans' own size: that a sixteenth loses says nothing of the whole.
+    near = [candidate.name for candidate in ordered[max(0, own - 1) : own + 1]]
+    most = max(possible[name] for name in near)
+    settled = len(ordered) > 1 and most <= NEGLIGIBLE
     return Binding(
         test=name,
         measure=measure,
         sizes=tuple(_sizes(scores, ordered, files, measure)),
         differences=tuple(differences),
-        # Only what lies around the plans' own size: that a sixteenth loses says nothing of the whole.
-        binds=any(candidate.name in losers for candidate in ordered[max(0, own - 1) : own + 1]),
-        enough=min(candidate.plan.parameters for candidate in ordered if candidate.name not in losers),
-        detectable=max((detectable(spread, len(pairs)) for spread in spreads), default=math.nan),
+        binds=True if beaten & {*near} else False if settled else None,
+        enough=min(candidate.plan.parameters for candidate in ordered if possible[candidate.name] <= NEGLIGIBLE),
+        possible=most if math.isfinite(most) else math.nan,
     )
+
+
+def _most_lost(one: Difference) -> float:
+    """The most that a smaller size may lose to a larger one, by the interval; infinite where nothing varies or is known."""
+    bound = -one.low if METRICS[one.measure].higher_is_better else one.high
+    return bound if math.isfinite(bound) else math.inf
 
 
 def _sizes(scores: Scores, ordered: Sequence[Candidate], files: Sequence[TestFile], measure: str) -> list[Size]:
@@ -94,8 +114,8 @@ def _sizes(scores: Scores, ordered: Sequence[Candidate], files: Sequence[TestFil
 
 
 def told(found: Binding) -> str:
-    """The check in one sentence or two."""
-    metric, last = METRICS[found.measure], found.sizes[-1]
+    """The check in one sentence."""
+    metric, last = METRICS[found.measure], found.sizes[-1].parameters
 
     def shown(value: float) -> str:
         return f"{metric.scale * abs(value):.{metric.digits}f} {metric.unit}"
@@ -103,12 +123,12 @@ def told(found: Binding) -> str:
     if found.binds:
         sizes = {size.arm: size.parameters for size in found.sizes}
         steepest = max((one for one in found.differences if one.worse), key=lambda one: abs(one.difference))
-        return (
-            f"The budget binds: uniform LoRA of {sizes[steepest.arm]:,} parameters loses {shown(steepest.difference)} to"
-            f" {sizes[steepest.other]:,}."
-        )
-    seen = f", where {shown(found.detectable)} would be found in four of five checks" if math.isfinite(found.detectable) else ""
+        lost, larger = shown(steepest.difference), sizes[steepest.other]
+        return f"The budget binds: uniform LoRA of {sizes[steepest.arm]:,} parameters loses {lost} to {larger:,}."
+    if found.binds is None:
+        much = f" of up to {shown(found.possible)}" if math.isfinite(found.possible) else ""
+        return f"Whether the budget binds cannot be told: so few runs leave a loss{much} to larger sizes possible."
+    least = shown(NEGLIGIBLE)
     return (
-        f"The budget does not bind: uniform LoRA of {found.enough:,} parameters is not told apart from any of up to"
-        f" {last.parameters:,}{seen}."
+        f"The budget does not bind: uniform LoRA of {found.enough:,} parameters loses less than {least} to any of up to {last:,}."
     )

@@ -41,7 +41,7 @@ from trainer.training.growth import schedule
 from trainer.training.loop import arguments
 from trainer.training.prepare import prepare
 
-PILOTS = 3  # seeds of the sizes in the check, and of two arms where there is none: they count like all others
+PILOTS = 3  # seeds of two arms from which the spread is taken where there is no check: they count like all others
 
 
 def compare(
@@ -149,7 +149,7 @@ class _Course:
             first = next(candidate for candidate in study.candidates if candidate.name != BASELINE)
             self._seeds([study.baseline, first], min(PILOTS, study.seeds))
         power = self._power(checked)
-        if checked is not None and not checked.binds and binding == "stop":
+        if checked is not None and checked.binds is False and binding == "stop":
             return self._report(checked, power)
         self._seeds(study.candidates, study.seeds)
         return self._report(checked, power)
@@ -162,7 +162,7 @@ class _Course:
             LOG.info("whether the budget binds cannot be asked: the model has no even plan of a quarter or four times the size")
             return None
         while True:
-            self._seeds(sizes, min(PILOTS, study.seeds))
+            self._seeds(sizes, study.seeds)
             found = check(self.scores, sizes, study.baseline, self.tests)
             smaller = next_smaller(found, study.checkpoint)
             if smaller is None:

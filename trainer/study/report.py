@@ -129,12 +129,12 @@ class Binding(Value):
     """From small to large."""
     differences: tuple[Difference, ...]
     """Every pair of sizes, the smaller minus the larger; adjusted together."""
-    binds: bool
-    """Whether the plans' size, or the next smaller one, is worse than a larger one by more than chance."""
+    binds: bool | None
+    """Whether the plans' size, or the next smaller one, is worse than a larger one; None if it cannot be told."""
     enough: int
-    """The fewest parameters that are worse than none of the larger sizes by more than chance."""
-    detectable: Measured = math.nan
-    """The difference between two sizes that is found in four of five such checks; NaN where nothing varies."""
+    """The fewest parameters that lose no more than a negligible amount to every larger size, by the 95% intervals."""
+    possible: Measured
+    """The most that the plans' size, or the next smaller one, may lose to a larger one; NaN where nothing is known."""
 
 
 class Power(Value):

@@ -55,10 +55,12 @@ def peak_memory() -> int:
     """Bytes held at most since the last restart: by a GPU's allocator, else by this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    if STATUS.exists():
-        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    # Only here, because Windows has no such module; on macOS, which counts in bytes.
+    # Sandboxes have a file without this line, macOS and Windows no file.
+    known = STATUS.read_text().splitlines() if STATUS.exists() else []
+    if lines := [line for line in known if line.startswith("VmHWM")]:
+        return int(lines[0].split()[1]) * 1024
+    # Only here, because Windows has no such module.
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts bytes, Linux KiB.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

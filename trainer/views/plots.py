@@ -116,6 +116,9 @@ def study_figure(report: StudyReport) -> Figure:
     return figure
 
 
+TITLES = {True: "the budget binds", False: "the budget does not bind", None: "whether the budget binds cannot be told"}
+
+
 def sizes_figure(report: StudyReport) -> Figure:
     """Uniform LoRA by size: does the budget bind?"""
     assert report.binding
@@ -133,7 +136,7 @@ def sizes_figure(report: StudyReport) -> Figure:
         axes.minorticks_off()
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=20)
         axes.set(xlabel="trainable parameters of uniform LoRA", ylabel=f"{found.measure} on {found.test}")
-        axes.set_title("the budget binds" if found.binds else f"the budget does not bind: {found.enough:,} parameters are enough")
+        axes.set_title(TITLES[found.binds])
     return figure
 
 

@@ -33,7 +33,7 @@ def test_a_study_that_stopped_has_its_sizes_as_a_table(tmp_path):
     scores = scores_of({"small": {"t": BASE + 0.05 + STEADY}, BASELINE: {"t": BASE}}, "loss")
     found = adjusted([scores.difference("small", BASELINE, "t", files_of(["t"], "loss"), "loss")])
     sizes = (Size(arm="small", parameters=250, mean=0.65), Size(arm=BASELINE, parameters=1000, mean=0.6))
-    binding = Binding(test="t", measure="loss", sizes=sizes, differences=tuple(found), binds=True, enough=1000)
+    binding = Binding(test="t", measure="loss", sizes=sizes, differences=tuple(found), binds=True, enough=1000, possible=0.05)
     write_tables(study_of({BASELINE: {"t": BASE}}, "loss", binding=binding, differences=()), tmp_path)
     lines = (tmp_path / "study.md").read_text().splitlines()
     assert "| t, uniform LoRA | loss | minus the largest | low | high | p |" in lines

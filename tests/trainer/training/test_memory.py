@@ -25,6 +25,14 @@ def test_every_run_has_a_peak_of_its_own():
     assert peak_memory() < before - 100 * 2**20
 
 
+@pytest.mark.skipif(memory.torch.cuda.is_available(), reason="the peak of a process")
+def test_without_a_line_for_the_peak_it_is_that_of_the_whole_process(tmp_path, monkeypatch):
+    (tmp_path / "status").write_text("Name:\tpython\nVmRSS:\t12 kB\n")
+    for path in (tmp_path / "status", tmp_path / "none"):
+        monkeypatch.setattr(memory, "STATUS", path)
+        assert 2**20 < peak_memory() < 2**44
+
+
 def test_giving_back_holds_no_more_than_before():
     held = memory.psutil.Process().memory_info().rss
     give_back()

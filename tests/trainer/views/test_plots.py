@@ -123,11 +123,12 @@ def test_less_loss_is_drawn_as_better():
 
 
 @pytest.mark.parametrize(
-    ("binds", "title"), [(True, "the budget binds"), (False, "the budget does not bind: 250 parameters are enough")]
+    ("binds", "title"),
+    [(True, "the budget binds"), (False, "the budget does not bind"), (None, "whether the budget binds cannot be told")],
 )
 def test_sizes_are_drawn_with_the_error_of_each(binds, title):
     sizes = (Size(arm="small", parameters=250, mean=0.65, error=0.01), Size(arm=BASELINE, parameters=1000, mean=0.6))
-    binding = Binding(test="t", measure="loss", sizes=sizes, differences=(), binds=binds, enough=250)
+    binding = Binding(test="t", measure="loss", sizes=sizes, differences=(), binds=binds, enough=250, possible=0.02)
     (axes,) = sizes_figure(study_of({BASELINE: {"t": BASE}}, "loss", binding=binding)).axes
     (line, _, (bars,)) = axes.containers[0].lines
     np.testing.assert_allclose(line.get_xydata(), [[250, 0.65], [1000, 0.6]])

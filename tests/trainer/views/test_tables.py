@@ -114,7 +114,7 @@ def test_sizes_stand_before_the_plans_and_a_reader_goes_up():
     sizes = tuple(
         Size(arm=name, parameters=size, mean=mean) for name, size, mean in zip(names, (250, 1000), (0.65, 0.6), strict=True)
     )
-    binding = Binding(test="t", measure="loss", sizes=sizes, differences=tuple(found), binds=True, enough=1000)
+    binding = Binding(test="t", measure="loss", sizes=sizes, differences=tuple(found), binds=True, enough=1000, possible=0.05)
     study = study_of({BASELINE: {"t": BASE}}, "loss", binding=binding, differences=())
     (table,) = study_tables(study)
     assert table.title == "model: uniform LoRA by size, loss on t"
