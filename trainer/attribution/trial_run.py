@@ -76,6 +76,7 @@ def run_trial(
     model, sample = short_run(checkpoint, Path(data), settings, device, training, base, modules)
     found = adapter_scales(model)
     measured = attribute(model, found, sample, lambda done: progress(settings.max_steps + done, whole, "measuring"))
+    progress(whole, whole, f"measured at {measured.points} points")
     shares = measured.shares
     names = [site for scale in found for site in scale.sites]
     # A task head puts prefixes before the live names; reports are joined by the checkpoint's.
